@@ -1,0 +1,62 @@
+# distilled-sd-serve: `make` lists the targets; each sets up what it needs.
+
+PORT ?= 8000
+TORCH_INDEX ?=
+ARGS ?=
+# The first Python that is new enough; PYTHON=... names another.
+PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11 python; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
+BIN := .venv/bin
+PIP_INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check
+
+.DEFAULT_GOAL := help
+.PHONY: help serve test lint format miniature measure clean
+
+help:  ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+serve: .venv/.serve  ## serve the miniature on 127.0.0.1:8000 (PORT=..., ARGS="--family sd-v1 ...")
+	@exec $(BIN)/python -m serve --port $(PORT) $(ARGS)
+
+test: .venv/.dev  ## run the tests (ARGS="-k engine")
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: .venv/.dev  ## ruff, mypy --strict, import-linter
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: .venv/.dev  ## let ruff rewrite the code
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+miniature: .venv/.serve  ## train the embedded miniature from nothing (ARGS="--out DIR --device cuda")
+	$(BIN)/python -m serve.miniature.train $(ARGS)
+
+measure: .venv/.serve  ## measure the shipped miniature (ARGS=--quick)
+	$(BIN)/python -m serve.miniature.measure $(ARGS)
+
+clean:  ## remove the virtual environment and caches
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis *.egg-info
+
+.venv/bin/python:
+	@if [ -z "$(PYTHON)" ]; then \
+		echo "distilled-sd-serve: needs Python 3.11 or newer, and found none; name it with PYTHON=/path/to/python" >&2; \
+		exit 1; \
+	fi
+	@echo "Making .venv with $(PYTHON) ..."
+	@$(PYTHON) -m venv .venv
+
+# torch first: alone, so that TORCH_INDEX concerns nothing else.
+.venv/.serve: pyproject.toml constraints.txt | .venv/bin/python
+	@echo "Installing torch ..."
+	@$(PIP_INSTALL) $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) -c constraints.txt torch
+	@echo "Installing the other dependencies ..."
+	@$(PIP_INSTALL) -c constraints.txt -e .
+	@touch $@
+
+.venv/.dev: .venv/.serve
+	@echo "Installing the development dependencies ..."
+	@$(PIP_INSTALL) -c constraints.txt -e '.[dev]'
+	@touch $@

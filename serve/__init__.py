@@ -1,0 +1,25 @@
+"""Stable Diffusion v1, distilled, and with a tiny VAE, behind one endpoint on Ray Serve.
+
+The way of a request, one line per module; each imports only what stands below it:
+
+    api          HTTP routes; errors to statuses
+    schemas      a body to a checked request; a request and a variant to a `Generation`
+    router       picks the variant, calls a replica, tries once more where one dies
+    deployments  VariantReplica: the actor round an engine
+    engine       the loop that owns a device: submit, progress, cancel, close
+    pipelines    a variant's components: begin, one denoising step, decode
+    images       pixels to PNG, JPEG or WebP
+
+Beside the way:
+
+    app          the composition root: arguments to deployments to one application
+    __main__     `python -m serve`: that application on this machine
+    generation   what is to be drawn and what came of it: the words between router and pictures
+    variants     the catalogue: which components make a variant
+    weights      a family folder: what must lie in it, what is refused
+    settings     environment and command line to settings
+    errors       one tree; each class carries its status and code
+    miniature    the embedded default: a small trained family, its scenes and its training
+
+Imports inside are relative, so that a bare `serve` in a module always means Ray's.
+"""

@@ -1,0 +1,171 @@
+"""`python -m serve`: the application on a Ray cluster of its own, on this machine only."""
+
+import contextlib
+import io
+import logging
+import signal
+import socket
+import sys
+import time
+from typing import Any
+
+import psutil
+from pydantic import ValidationError
+
+from .errors import ServingError
+from .settings import LaunchSettings, prepare_ray_environment
+
+# Measured with the miniature: three replicas with torch, the router, Serve's and Ray's processes.
+_NEEDED_BYTES = 3 * 1024**3
+_PROMPT = "a golden vase with different flowers"
+
+
+def main() -> int:
+    """Serve until Ctrl-C or SIGTERM; 0 after a clean end, 1 where it can't start."""
+    try:
+        settings = LaunchSettings()
+        _check_port(settings)
+        _check_memory()
+        _end_on_signals()
+        _serve(settings)
+    except ValidationError as fault:
+        first = fault.errors()[0]
+        name = ".".join(str(part) for part in first["loc"])
+        return _refuse(f"{name}: {first['input']!r} was given: {first['msg']}")
+    except ServingError as fault:
+        return _refuse(fault.message)
+    except KeyboardInterrupt:
+        _tell("Stopped.")
+    return 0
+
+
+def _serve(settings: LaunchSettings) -> None:
+    prepare_ray_environment()
+    _tell("Starting Ray ...")
+    import ray
+    from ray import serve
+    from ray.serve.schema import LoggingConfig
+
+    from .app import AppArgs, build_app
+
+    app = build_app(
+        AppArgs(
+            family=settings.family,
+            weights_dir=settings.weights_dir,
+            device=settings.device,
+            num_gpus=settings.num_gpus,
+            graceful_shutdown_timeout_s=5,  # Who presses Ctrl-C doesn't wait for a queue.
+        )
+    )
+    try:
+        context = ray.init(
+            address="local",
+            include_dashboard=False,
+            log_to_driver=settings.show_logs,
+            logging_level="WARNING",
+            object_store_memory=200 * 1024**2,
+        )
+        _end_on_signals()  # Ray has put a handler of its own on SIGTERM, which prints a crash.
+        logging.getLogger("ray.serve").setLevel(logging.WARNING)
+        serve.start(
+            http_options={
+                "host": settings.host,
+                "port": settings.port,
+                "request_timeout_s": 120,
+            },
+            logging_config=LoggingConfig(encoding=settings.log_encoding),
+        )
+        _tell(f"Loading the family {settings.family!r} and warming up ...")
+        serve.run_many(
+            [serve.RunTarget(app)],
+            wait_for_ingress_deployment_creation=False,
+            wait_for_applications_running=False,
+        )
+        _wait_until_warm(serve)
+        _tell(_ready_text(settings, f"{context.address_info['session_dir']}/logs/serve"))
+        while True:
+            time.sleep(3600)
+    finally:
+        # A second Ctrl-C must not cut the clean-up short and leave processes behind.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        _tell("Stopping ...")
+        if ray.is_initialized():
+            # Serve ends its controller by killing it, which Ray reports as a failed task.
+            with contextlib.redirect_stderr(io.StringIO()):
+                serve.shutdown()
+                ray.shutdown()
+
+
+def _end_on_signals() -> None:
+    """Let SIGINT, also where a script's `&` has switched it off, and SIGTERM act as Ctrl-C."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler)
+
+
+def _wait_until_warm(serve: Any) -> None:
+    """Tell of each deployment when it is warm; return when all are.
+
+    Raises:
+        ServingError: Serve gave up starting one.
+    """
+    warm: set[str] = set()
+    while True:
+        app = serve.status().applications["default"]
+        for name, deployment in app.deployments.items():
+            if deployment.status == "HEALTHY" and name not in warm:
+                warm.add(name)
+                _tell(f"  {name} is warm")
+        if app.status == "RUNNING":
+            return
+        if app.status == "DEPLOY_FAILED":
+            raise ServingError(f"could not start: {app.message}")
+        time.sleep(0.2)
+
+
+def _check_memory() -> None:
+    available = psutil.virtual_memory().available
+    if available < _NEEDED_BYTES:
+        raise ServingError(
+            f"memory: {available / 1024**3:.1f} GiB available, "
+            f"{_NEEDED_BYTES / 1024**3:.0f} GiB needed"
+        )
+
+
+def _check_port(settings: LaunchSettings) -> None:
+    with socket.socket() as probe:
+        # As servers do: a port in TIME_WAIT after the last run is free.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((settings.host, settings.port))
+        except OSError as fault:
+            raise ServingError(
+                f"port: can't listen on {settings.host}:{settings.port}: {fault.strerror}; "
+                "choose another, such as make serve PORT=8001"
+            ) from None
+
+
+def _ready_text(settings: LaunchSettings, log_dir: str) -> str:
+    address = f"http://{settings.host}:{settings.port}"
+    return f"""
+Ready on {address}
+API {address}/docs, logs {log_dir}. Try:
+
+  curl {address}/v1/images/generations -H 'Content-Type: application/json' \\
+    -H 'Accept: image/png' -o vase.png \\
+    -d '{{"model": "distilled", "prompt": "{_PROMPT}", "seed": 2023}}'
+
+Ctrl-C stops it."""
+
+
+def _tell(text: str) -> None:
+    print(text, flush=True)
+
+
+def _refuse(reason: str) -> int:
+    print(f"distilled-sd-serve: {reason}", file=sys.stderr)
+    return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

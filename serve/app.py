@@ -1,0 +1,132 @@
+"""The composition root: arguments to deployments to one application.
+
+`serve run serve.app:build_app`, a serve-config file's `import_path`, and `python -m serve` all
+come here. A config file may override any deployment's options under `deployments:`.
+"""
+
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from ray import serve
+from ray.serve import Application
+from ray.serve.config import BackpressureConfig
+from ray.serve.handle import DeploymentHandle
+
+from .api import build_api
+from .deployments import LoadDenoiser, VariantReplica
+from .engine import Denoiser
+from .generation import Generation
+from .router import Router
+from .variants import FamilyName, Variant, family
+from .weights import check_family, family_dir
+
+
+class AppArgs(BaseModel):
+    """Arguments of `build_app`: `args:` in a config file, `name=value` on the command line."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    family: FamilyName = "miniature"
+    weights_dir: Path | None = Field(
+        None, description="a family folder; the miniature's own when absent, required otherwise"
+    )
+    variants: tuple[str, ...] = Field((), description="which to serve; empty means all")
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    num_gpus: float = Field(0, ge=0, description="GPUs that each variant replica reserves")
+    num_cpus: float = Field(
+        0.25,
+        ge=0,
+        description="cores that each variant replica reserves; over 1, it also uses that many",
+    )
+    max_ongoing_requests: int = Field(8, ge=1, description="requests inside one replica")
+    max_queued_requests: int = Field(32, ge=1, description="requests waiting for a variant")
+    retry_after_s: int = Field(5, ge=1, le=600, description="Retry-After when a queue is full")
+    max_image_steps: int = Field(
+        400, ge=1, description="a request's images x steps, in pictures of the default size"
+    )
+    min_ready_replicas: int = Field(1, ge=0, description="/readyz wants this many per variant")
+    graceful_shutdown_timeout_s: float = Field(
+        130, gt=0, description="how long a replica may finish its requests when it is stopped"
+    )
+
+    @field_validator("variants", mode="before")
+    @classmethod
+    def _split_commas(cls, value: Any) -> Any:
+        # The command line hands over strings only.
+        return tuple(filter(None, value.split(","))) if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _known_variants(self) -> Self:
+        known = family(self.family).variants
+        for name in self.variants:
+            if name not in known:
+                raise ValueError(f"variants: {name!r} was given; allowed: {', '.join(known)}")
+        return self
+
+
+class Ingress(Router):
+    """The router with its HTTP face."""
+
+    def __init__(self, args: AppArgs, handles: dict[str, DeploymentHandle]) -> None:
+        super().__init__(family(args.family), handles, float(args.retry_after_s))
+        self._args = args
+
+    def __serve_build_asgi_app__(self) -> Any:
+        """Build the routes in the replica; Serve calls this after the constructor."""
+        return build_api(self, self._args.max_image_steps, self._args.min_ready_replicas)
+
+
+def build_app(args: AppArgs) -> Application:
+    """The application over real pipelines.
+
+    Raises:
+        WeightsError: the family folder is missing, incomplete or not safe to load.
+    """
+    folder = family_dir(args.family, args.weights_dir)
+    check_family(folder, family(args.family), list(_served(args)))
+    return compose(args, partial(_load_pipeline, folder=folder, device=args.device))
+
+
+def compose(args: AppArgs, load: LoadDenoiser) -> Application:
+    """Bind one deployment per variant, and the router before them."""
+    replicas = {}
+    for name, variant in _served(args).items():
+        deployment = serve.deployment(VariantReplica).options(
+            name=name,
+            ray_actor_options={"num_gpus": args.num_gpus, "num_cpus": args.num_cpus},
+            max_ongoing_requests=args.max_ongoing_requests,
+            max_queued_requests=args.max_queued_requests,
+            backpressure_config=BackpressureConfig(
+                status_code=429, retry_after_s=args.retry_after_s
+            ),
+            graceful_shutdown_timeout_s=args.graceful_shutdown_timeout_s,
+        )
+        replicas[name] = deployment.bind(variant, load)
+    # The router only waits: it may hold every request that the variants can hold, and some more
+    # that it answers at once.
+    capacity = len(replicas) * (args.max_ongoing_requests + args.max_queued_requests)
+    ingress = serve.deployment(serve.ingress()(Ingress)).options(
+        name="router",
+        ray_actor_options={"num_cpus": 0},
+        max_ongoing_requests=2 * capacity + 64,
+        max_queued_requests=2 * capacity + 64,
+        backpressure_config=BackpressureConfig(status_code=429, retry_after_s=args.retry_after_s),
+        graceful_shutdown_timeout_s=args.graceful_shutdown_timeout_s,
+    )
+    return ingress.bind(args, replicas)
+
+
+def _served(args: AppArgs) -> dict[str, Variant]:
+    known = family(args.family).variants
+    return {name: known[name] for name in args.variants or known}
+
+
+def _load_pipeline(
+    variant: Variant, folder: Path, device: Literal["auto", "cpu", "cuda"]
+) -> Denoiser[Generation, Any]:
+    # Only replicas pay the seconds that importing torch and diffusers takes.
+    from .pipelines import Pipeline
+
+    return Pipeline.load(variant, folder, device)

@@ -1,0 +1,139 @@
+"""Every error that a request can end in, beside the whole way of a request.
+
+    api ── schemas ── router ── deployments ── engine ── pipelines ── images
+     └────────────────── turns each class into a status ──────────────────┘
+
+Whoever finds the fault raises the class; only `api` turns it into HTTP. The classes import neither
+Ray nor HTTP. An error crosses a Ray handle by pickling, which rebuilds it from `args`: so every
+class hands its positional, primitive arguments on to `Exception.__init__` unchanged.
+"""
+
+from typing import ClassVar
+
+
+class ServingError(Exception):
+    """The root: its message is meant for the client."""
+
+    status: ClassVar[int] = 500
+    code: ClassVar[str] = "internal_error"
+    type: ClassVar[str] = "server_error"
+
+    @property
+    def message(self) -> str:
+        """What was wrong, what was given and what is allowed."""
+        return str(self.args[0])
+
+    @property
+    def param(self) -> str | None:
+        """The request's field at fault, where there is one."""
+        return None
+
+    @property
+    def retry_after_s(self) -> float | None:
+        """Seconds after which a retry makes sense; None where it never does."""
+        return None
+
+    def __str__(self) -> str:
+        return self.message
+
+
+class InvalidRequest(ServingError):
+    """A request that can't be served as it stands: `InvalidRequest(message, param)`."""
+
+    status = 400
+    code = "invalid_value"
+    type = "invalid_request_error"
+
+    def __init__(self, message: str, param: str | None = None) -> None:
+        super().__init__(message, param)
+
+    @property
+    def param(self) -> str | None:
+        """The field given to the constructor."""
+        return None if self.args[1] is None else str(self.args[1])
+
+
+class UnknownField(InvalidRequest):
+    """A field that the request schema doesn't know."""
+
+    code = "unknown_parameter"
+
+
+class MalformedBody(InvalidRequest):
+    """A body that isn't a JSON object in UTF-8."""
+
+    code = "malformed_body"
+
+
+class BodyTooLarge(InvalidRequest):
+    """A body over the limit, counted in bytes read."""
+
+    status = 413
+    code = "body_too_large"
+
+
+class VariantNotFound(InvalidRequest):
+    """A `model` that this server doesn't serve."""
+
+    status = 404
+    code = "model_not_found"
+
+
+class RouteNotFound(InvalidRequest):
+    """A path that doesn't exist here."""
+
+    status = 404
+    code = "route_not_found"
+
+
+class MethodNotAllowed(InvalidRequest):
+    """A path that exists, asked with another method."""
+
+    status = 405
+    code = "method_not_allowed"
+
+
+class RetryLater(ServingError):
+    """Refused now, welcome later: `RetryLater(message, retry_after_s)`."""
+
+    def __init__(self, message: str, retry_after_s: float) -> None:
+        super().__init__(message, retry_after_s)
+
+    @property
+    def retry_after_s(self) -> float | None:
+        """The seconds given to the constructor."""
+        return float(self.args[1])
+
+
+class Overloaded(RetryLater):
+    """The variant's queue is full."""
+
+    status = 429
+    code = "overloaded"
+    type = "rate_limit_error"
+
+
+class VariantUnavailable(RetryLater):
+    """No replica could answer, also not on the second try."""
+
+    status = 503
+    code = "variant_unavailable"
+
+
+class EngineClosed(ServingError):
+    """Work was handed to an engine that is shutting down."""
+
+    status = 503
+    code = "shutting_down"
+
+
+class WeightsError(ServingError):
+    """A family folder that must not be served: incomplete, damaged, or holding a pickle."""
+
+    code = "bad_weights"
+
+
+class DeviceUnavailable(ServingError):
+    """The configured device isn't there."""
+
+    code = "device_unavailable"

@@ -1,0 +1,59 @@
+"""The vocabulary from the router to the pictures: what is to be drawn, and what came of it.
+
+Plain frozen data without defaults: whoever makes a `Generation` has decided everything, so nobody
+downstream needs the request's schema or the catalogue.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+SchedulerName = Literal["pndm", "ddim", "dpm++", "euler"]
+OutputFormat = Literal["png", "jpeg", "webp"]
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    """One request with every default filled in.
+
+    `seeds` holds one seed an image (0 to 2^32-1). Width and height are multiples of 8. A
+    `guidance_scale` of at most 1 means no classifier-free guidance, hence no negative prompt.
+    """
+
+    prompt: str
+    negative_prompt: str
+    seeds: tuple[int, ...]
+    width_px: int
+    height_px: int
+    num_inference_steps: int
+    guidance_scale: float
+    scheduler: SchedulerName
+
+
+@dataclass(frozen=True, slots=True)
+class PictureFormat:
+    """How pictures are encoded; `quality` (0-100) has no effect on PNG."""
+
+    output_format: OutputFormat
+    quality: int
+
+
+@dataclass(frozen=True, slots=True)
+class Timings:
+    """Seconds that a request spent in each stage of a replica.
+
+    `denoise_s` includes encoding the prompt; `encode_s` is PNG, JPEG or WebP.
+    """
+
+    queue_s: float
+    denoise_s: float
+    decode_s: float
+    encode_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Drawing:
+    """Encoded pictures, in the order of the seeds, with what the client should be told."""
+
+    pictures: tuple[bytes, ...]
+    timings: Timings
+    warnings: tuple[str, ...]

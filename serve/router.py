@@ -1,0 +1,98 @@
+"""Picks the variant and calls one of its replicas; the service's ingress deployment."""
+
+import asyncio
+import logging
+import time
+
+from ray import serve
+from ray.exceptions import RayActorError
+from ray.serve.exceptions import (
+    BackPressureError,
+    DeploymentUnavailableError,
+    ReplicaUnavailableError,
+)
+from ray.serve.handle import DeploymentHandle
+from ray.serve.schema import ReplicaState
+
+from .errors import EngineClosed, Overloaded, VariantNotFound, VariantUnavailable
+from .generation import Drawing, Generation, PictureFormat
+from .variants import Family, Variant
+
+_TRIES = 2
+# Probes of many kubelets must not become as many calls of the controller.
+_COUNT_AGE_S = 0.5
+_log = logging.getLogger("ray.serve")
+
+
+class Router:
+    """Dispatches by variant: one handle per variant, each to a deployment of its own."""
+
+    def __init__(
+        self,
+        family: Family,
+        handles: dict[str, DeploymentHandle],
+        retry_after_s: float,
+    ) -> None:
+        self.family = family
+        self.variants: dict[str, Variant] = {name: family.variants[name] for name in handles}
+        self._handles = handles
+        self._retry_after_s = retry_after_s
+        self._counted: tuple[float, dict[str, int]] | None = None
+
+    def pick(self, model: str) -> Variant:
+        """The variant that answers for a request's `model`.
+
+        Raises:
+            VariantNotFound: no such variant here.
+        """
+        variant = self.variants.get(model)
+        if variant is None:
+            known = ", ".join(repr(name) for name in self.variants)
+            raise VariantNotFound(f"model: {model!a} was given; allowed: {known}", "model")
+        return variant
+
+    async def draw(
+        self, variant: str, generation: Generation, picture_format: PictureFormat
+    ) -> Drawing:
+        """Have a replica of the variant draw; once more where the replica dies meanwhile.
+
+        The seeds are decided by now, so the second try draws the same pictures.
+
+        Raises:
+            Overloaded: the variant's queue is full.
+            VariantUnavailable: two replicas died, or none can be started.
+        """
+        for attempt in range(1, _TRIES + 1):
+            try:
+                drawing: Drawing = await self._handles[variant].draw.remote(
+                    generation, picture_format
+                )
+                return drawing
+            except BackPressureError as full:
+                raise Overloaded(
+                    f"the queue of {variant!r} is full; retry later",
+                    full.retry_after_s or self._retry_after_s,
+                ) from None
+            except (RayActorError, ReplicaUnavailableError, EngineClosed) as death:
+                _log.warning(
+                    "%s: replica lost on try %d: %s", variant, attempt, type(death).__name__
+                )
+            except DeploymentUnavailableError:
+                break
+        raise VariantUnavailable(
+            f"no replica of {variant!r} could answer; retry later", self._retry_after_s
+        )
+
+    async def warm_replicas(self) -> dict[str, int]:
+        """Count each variant's replicas that passed their warm-up, as the controller sees them."""
+        now = time.monotonic()
+        if self._counted is None or now - self._counted[0] > _COUNT_AGE_S:
+            app_name = serve.get_replica_context().app_name
+            status = await asyncio.to_thread(serve.status)
+            deployments = status.applications[app_name].deployments
+            counts = {
+                name: deployments[name].replica_states.get(ReplicaState.RUNNING, 0)
+                for name in self.variants
+            }
+            self._counted = now, counts
+        return self._counted[1]

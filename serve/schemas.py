@@ -1,0 +1,275 @@
+"""What clients send and get, in the OpenAI Images API's shape, and the checks before any work.
+
+`parse_request` turns a body into a `GenerationRequest` or into an error that names the field;
+`GenerationRequest.resolve` fills in a variant's defaults and holds the request to its bounds.
+"""
+
+import secrets
+import unicodedata
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    ValidationError,
+)
+from pydantic_core import ErrorDetails, PydanticCustomError
+
+from .errors import InvalidRequest, MalformedBody, UnknownField
+from .generation import Generation, OutputFormat, PictureFormat, SchedulerName, Timings
+from .variants import Variant
+
+MAX_BODY_BYTES = 64 * 1024
+SEEDS = 2**32
+# What a request's `quality` is when `output_compression` is absent: JPEG at 90 takes a twentieth
+# of 512x512 PNG's encoding time, and its loss is not seen.
+_DEFAULT_QUALITY = 90
+_DESCRIPTION_TEXT = "Any text without control characters (tabs and line breaks are allowed)."
+
+
+def _without_control_characters(text: str) -> str:
+    for position, character in enumerate(text):
+        # Cs: half of a surrogate pair, which has no UTF-8; Cc: NUL, escape and the like.
+        if unicodedata.category(character) in ("Cc", "Cs") and character not in "\t\n\r":
+            raise PydanticCustomError(
+                "control_character",
+                "has the control character U+{code} at position {position}",
+                {"code": f"{ord(character):04X}", "position": position},
+            )
+    return text
+
+
+def _not_blank(text: str) -> str:
+    if not text.strip():
+        raise PydanticCustomError("blank", "is empty")
+    return text
+
+
+Prompt = Annotated[
+    str,
+    StringConstraints(min_length=1, max_length=4000),
+    AfterValidator(_without_control_characters),
+]
+Text = Annotated[
+    str, StringConstraints(max_length=4000), AfterValidator(_without_control_characters)
+]
+# Two to four digits each; the variant's own bounds are narrower.
+Size = Annotated[str, StringConstraints(pattern=r"^[1-9][0-9]{1,3}x[1-9][0-9]{1,3}$")]
+
+
+class Strict(BaseModel):
+    """No coercion, no unknown fields, no NaN: a request means what it says."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+
+class GenerationRequest(Strict):
+    """`POST /v1/images/generations`: the Images API's fields and Stable Diffusion's own."""
+
+    prompt: Annotated[Text, AfterValidator(_not_blank)] = Field(
+        min_length=1,
+        description=f"What to draw. {_DESCRIPTION_TEXT}",
+        examples=["a golden vase with different flowers"],
+    )
+    model: str = Field(
+        "original", min_length=1, max_length=64, description="The variant; see `GET /v1/models`."
+    )
+    negative_prompt: Text = Field(
+        "", description="What to steer away from; no effect where guidance is off."
+    )
+    n: int = Field(1, ge=1, le=8, description="How many images.")
+    size: Size | None = Field(
+        None, description="WIDTHxHEIGHT in pixels, multiples of 8; the variant's own when absent."
+    )
+    seed: int | None = Field(
+        None,
+        ge=0,
+        lt=SEEDS,
+        description="Image i is drawn from (seed + i) modulo 2^32; drawn at random when absent.",
+    )
+    num_inference_steps: int = Field(25, ge=1, le=150, description="Denoising steps.")
+    guidance_scale: float | None = Field(
+        None,
+        ge=0,
+        le=30,
+        description="Classifier-free guidance; at most 1 switches it off and halves the work. "
+        "The variant's own when absent.",
+    )
+    scheduler: SchedulerName | None = Field(None, description="The variant's own when absent.")
+    output_format: OutputFormat | None = Field(
+        None, description="png when absent; an `Accept: image/...` header decides, too."
+    )
+    output_compression: int | None = Field(
+        None,
+        ge=0,
+        le=100,
+        description="Quality of jpeg and webp, 90 when absent; png allows only 100.",
+    )
+    response_format: Literal["b64_json"] = Field(
+        "b64_json", description="Nothing is stored here, so there are no URLs to hand out."
+    )
+
+    def picture_format(self, accepted: OutputFormat | None) -> PictureFormat:
+        """How to encode, given the format that the `Accept` header asks for, if any.
+
+        Raises:
+            InvalidRequest: header and body ask for different formats, or png for compression.
+        """
+        if accepted and self.output_format and accepted != self.output_format:
+            raise InvalidRequest(
+                f"output_format: {self.output_format!r} was given, but the Accept header asks for "
+                f"image/{accepted}; leave one of them out, or make them agree",
+                "output_format",
+            )
+        output_format = accepted or self.output_format or "png"
+        if output_format == "png" and self.output_compression not in (None, 100):
+            raise InvalidRequest(
+                f"output_compression: {self.output_compression} was given, but png is lossless and "
+                "allows only 100; ask for jpeg or webp",
+                "output_compression",
+            )
+        quality = self.output_compression
+        return PictureFormat(output_format, _DEFAULT_QUALITY if quality is None else quality)
+
+    def resolve(self, variant: Variant, max_image_steps: int) -> Generation:
+        """Fill in a variant's defaults, and a random seed where the request has none.
+
+        `max_image_steps` bounds a request's work: images x steps, in pictures of the variant's
+        default size.
+
+        Raises:
+            InvalidRequest: the size or the work is out of the variant's bounds.
+        """
+        width_px, height_px = self._size_px(variant)
+        area = width_px * height_px / variant.default_size_px**2
+        image_steps = self.n * self.num_inference_steps * area
+        if image_steps > max_image_steps:
+            raise InvalidRequest(
+                f"n: {self.n} image(s) of {width_px}x{height_px} with {self.num_inference_steps} "
+                f"steps are {image_steps:.0f} image steps of "
+                f"{variant.default_size_px}x{variant.default_size_px}; a request may ask for "
+                f"{max_image_steps}; lower n, size or num_inference_steps",
+                "n",
+            )
+        first = secrets.randbelow(SEEDS) if self.seed is None else self.seed
+        guidance_scale = self.guidance_scale
+        return Generation(
+            prompt=self.prompt,
+            negative_prompt=self.negative_prompt,
+            seeds=tuple((first + image) % SEEDS for image in range(self.n)),
+            width_px=width_px,
+            height_px=height_px,
+            num_inference_steps=self.num_inference_steps,
+            guidance_scale=variant.guidance_scale if guidance_scale is None else guidance_scale,
+            scheduler=self.scheduler or variant.default_scheduler,
+        )
+
+    def _size_px(self, variant: Variant) -> tuple[int, int]:
+        if self.size is None:
+            return variant.default_size_px, variant.default_size_px
+        width_px, height_px = (int(side) for side in self.size.split("x"))
+        for side_px in (width_px, height_px):
+            if side_px % 8 or not variant.min_size_px <= side_px <= variant.max_size_px:
+                raise InvalidRequest(
+                    f"size: {self.size!r} was given; {variant.name!r} allows WIDTHxHEIGHT with "
+                    f"both sides multiples of 8 from {variant.min_size_px} to "
+                    f"{variant.max_size_px}",
+                    "size",
+                )
+        return width_px, height_px
+
+
+class Image(Strict):
+    """One picture of a reply."""
+
+    b64_json: str
+    seed: int
+
+
+class ImagesResponse(Strict):
+    """The reply of `POST /v1/images/generations`."""
+
+    created: int = Field(description="Unix seconds.")
+    model: str
+    data: list[Image]
+    output_format: OutputFormat
+    size: str
+    timings: Timings
+    warnings: list[str] = Field(description="What was changed, such as a prompt that was cut.")
+
+
+class ErrorBody(Strict):
+    """What is inside `error`."""
+
+    message: str
+    type: str
+    param: str | None
+    code: str
+
+
+class ErrorResponse(Strict):
+    """Every reply that isn't a success."""
+
+    error: ErrorBody
+
+
+def parse_request(body: bytes) -> GenerationRequest:
+    """Read a request body.
+
+    Raises:
+        MalformedBody: not JSON, not UTF-8, or not an object.
+        UnknownField: a field that doesn't exist.
+        InvalidRequest: names the field, what was given and what is allowed.
+    """
+    try:
+        return GenerationRequest.model_validate_json(body)
+    except ValidationError as fault:
+        # An unknown field first: it is often the reason for the others, a misspelt name.
+        details = sorted(fault.errors(), key=lambda one: one["type"] != "extra_forbidden")
+        raise _as_invalid_request(details[0]) from None
+
+
+def _as_invalid_request(detail: ErrorDetails) -> InvalidRequest:
+    if not detail["loc"]:
+        reason = str(detail.get("ctx", {}).get("error", "not a JSON object"))
+        return MalformedBody(f"body: must be a JSON object in UTF-8: {reason}")
+    field = str(detail["loc"][0])
+    if detail["type"] == "extra_forbidden":
+        return UnknownField(
+            f"{_shown(field)}: unknown field; allowed: {', '.join(GenerationRequest.model_fields)}",
+            field[:64],
+        )
+    if detail["type"] == "missing":
+        return InvalidRequest(f"{field}: missing; it must be {_allowed(field)}", field)
+    problem = detail["msg"] if detail["type"] in ("control_character", "blank") else "was given"
+    return InvalidRequest(
+        f"{field}: {_shown(detail['input'])} {problem}; it must be {_allowed(field)}", field
+    )
+
+
+def _shown(value: Any) -> str:
+    # ASCII, so that no bidirectional or zero-width character can change how the message reads.
+    text = ascii(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def _allowed(field: str) -> str:
+    """A field's bounds in words, read from the schema so that they have one owner."""
+    schema = GenerationRequest.model_json_schema()["properties"][field]
+    choices = [one for one in schema.get("anyOf", [schema]) if one.get("type") != "null"]
+    rule = choices[0]
+    if "const" in rule:
+        return f"{rule['const']!r} ({schema['description']})"
+    if "enum" in rule:
+        return "one of " + ", ".join(repr(value) for value in rule["enum"])
+    if "pattern" in rule:
+        return "a string such as '512x512', WIDTHxHEIGHT in pixels"
+    if rule["type"] == "string":
+        low, high = rule.get("minLength", 0), rule["maxLength"]
+        return f"a string of {low} to {high} characters, none of them a control character"
+    kind = {"integer": "an integer", "number": "a finite number"}[rule["type"]]
+    high = rule.get("maximum", rule.get("exclusiveMaximum", 0) - 1)
+    return f"{kind} from {rule['minimum']} to {high}"

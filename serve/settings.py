@@ -1,0 +1,52 @@
+"""Environment and command line to frozen settings; the only reader and writer of `os.environ`."""
+
+import os
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from .variants import FamilyName
+
+# Ray's own switches, set before Ray is imported; what the user has set stays.
+_RAY_ENVIRONMENT = {
+    # Unset, Ray invents a token on the first start and then locks out its own later commands.
+    "RAY_AUTH_MODE": "disabled",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    # Ray starts workers at nice 15; then anything else on the machine starves the replicas.
+    "RAY_worker_niceness": "0",
+    # Its daemons then use the loopback address on Linux, too, as they do on a Mac.
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+    # Nothing is fetched while serving.
+    "HF_HUB_OFFLINE": "1",
+}
+
+
+class LaunchSettings(BaseSettings):
+    """What `python -m serve` can be told: `--port 8001`, or `DSD_PORT=8001`."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="DSD_",
+        frozen=True,
+        extra="forbid",
+        cli_parse_args=True,
+        cli_prog_name="python -m serve",
+        cli_kebab_case=True,
+        cli_avoid_json=True,
+    )
+
+    host: str = Field("127.0.0.1", description="address to listen on")
+    port: int = Field(8000, ge=1, le=65535, description="port to listen on")
+    family: FamilyName = Field("miniature", description="which weights to serve")
+    weights_dir: Path | None = Field(None, description="family folder; needed unless miniature")
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where the models run")
+    num_gpus: float = Field(0, ge=0, description="GPUs that each replica reserves")
+    show_logs: bool = Field(False, description="show the replicas' log lines here, too")
+    log_encoding: Literal["TEXT", "JSON"] = Field("TEXT", description="form of the log lines")
+
+
+def prepare_ray_environment() -> None:
+    """Set Ray's and the model libraries' switches for a local cluster; call before `import ray`."""
+    for name, value in _RAY_ENVIRONMENT.items():
+        os.environ.setdefault(name, value)

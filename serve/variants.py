@@ -1,0 +1,207 @@
+"""The catalogue: which components make a variant, where they come from, and its defaults.
+
+Data only. A family is a folder with one sub-folder per component; a variant picks a UNet and a VAE
+from it. To add a variant, add an entry here (CONTRIBUTING.md walks through one).
+"""
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from .generation import SchedulerName
+
+FamilyName = Literal["miniature", "sd-v1"]
+ComponentClass = Literal[
+    "CLIPTokenizer",
+    "CLIPTextModel",
+    "PNDMScheduler",
+    "UNet2DConditionModel",
+    "AutoencoderKL",
+    "AutoencoderTiny",
+]
+
+
+class Frozen(BaseModel):
+    """A catalogue entry."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Source(Frozen):
+    """Where a component is published. `subfolder` is None where it lies at the repository's top."""
+
+    repository: str
+    revision: str
+    subfolder: str | None
+    licence: str
+
+
+class Component(Frozen):
+    """One sub-folder of a family folder; `source` is None for what this repository ships."""
+
+    folder: str
+    component_class: ComponentClass
+    source: Source | None
+
+    @property
+    def has_weights(self) -> bool:
+        """Whether the folder holds safetensors (tokenizer and scheduler hold only text)."""
+        return self.component_class not in ("CLIPTokenizer", "PNDMScheduler")
+
+
+class Variant(Frozen):
+    """What one `model` of the API is made of, with the defaults of its requests."""
+
+    name: str
+    description: str
+    tokenizer: Component
+    text_encoder: Component
+    scheduler: Component
+    unet: Component
+    vae: Component
+    default_scheduler: SchedulerName
+    guidance_scale: float
+    default_size_px: int
+    min_size_px: int
+    max_size_px: int
+
+    @property
+    def components(self) -> dict[str, Component]:
+        """The five components by the names that diffusers gives them."""
+        return {
+            "tokenizer": self.tokenizer,
+            "text_encoder": self.text_encoder,
+            "scheduler": self.scheduler,
+            "unet": self.unet,
+            "vae": self.vae,
+        }
+
+
+class Family(Frozen):
+    """Variants that share a folder."""
+
+    name: FamilyName
+    description: str
+    variants: dict[str, Variant]
+
+
+def family(name: FamilyName) -> Family:
+    """The catalogue's entry for a family.
+
+    Raises:
+        KeyError: no such family.
+    """
+    return {"miniature": MINIATURE, "sd-v1": SD_V1}[name]
+
+
+def _published(
+    folder: str,
+    component_class: ComponentClass,
+    repository: str,
+    subfolder: str | None,
+    licence: str,
+) -> Component:
+    # The branch is named, not a hash: what it resolves to is pinned where the files are downloaded.
+    source = Source(repository=repository, revision="main", subfolder=subfolder, licence=licence)
+    return Component(folder=folder, component_class=component_class, source=source)
+
+
+def _shipped(folder: str, component_class: ComponentClass) -> Component:
+    return Component(folder=folder, component_class=component_class, source=None)
+
+
+_OPENRAIL = "CreativeML OpenRAIL-M"
+_SD_V1_4 = "CompVis/stable-diffusion-v1-4"
+
+_sd_tokenizer = _published("tokenizer", "CLIPTokenizer", _SD_V1_4, "tokenizer", _OPENRAIL)
+_sd_text_encoder = _published("text_encoder", "CLIPTextModel", _SD_V1_4, "text_encoder", _OPENRAIL)
+_sd_scheduler = _published("scheduler", "PNDMScheduler", _SD_V1_4, "scheduler", _OPENRAIL)
+_sd_unet = _published("unet", "UNet2DConditionModel", _SD_V1_4, "unet", _OPENRAIL)
+_sd_vae = _published("vae", "AutoencoderKL", _SD_V1_4, "vae", _OPENRAIL)
+_bk_sdm_small_unet = _published(
+    "unet_distilled", "UNet2DConditionModel", "nota-ai/bk-sdm-small", "unet", _OPENRAIL
+)
+_taesd_vae = _published("vae_tiny", "AutoencoderTiny", "sayakpaul/taesd-diffusers", None, "MIT")
+
+
+def _sd_v1(name: str, description: str, unet: Component, vae: Component) -> Variant:
+    return Variant(
+        name=name,
+        description=description,
+        tokenizer=_sd_tokenizer,
+        text_encoder=_sd_text_encoder,
+        scheduler=_sd_scheduler,
+        unet=unet,
+        vae=vae,
+        default_scheduler="pndm",
+        guidance_scale=7.5,
+        default_size_px=512,
+        min_size_px=256,
+        max_size_px=1024,
+    )
+
+
+SD_V1 = Family(
+    name="sd-v1",
+    description="Stable Diffusion v1-4 and its BK-SDM distillation, 512x512",
+    variants={
+        variant.name: variant
+        for variant in (
+            _sd_v1("original", "SD v1-4 as published", _sd_unet, _sd_vae),
+            _sd_v1("distilled", "BK-SDM-small's UNet", _bk_sdm_small_unet, _sd_vae),
+            _sd_v1(
+                "distilled-tiny-vae",
+                "BK-SDM-small's UNet, decoded by the tiny VAE",
+                _bk_sdm_small_unet,
+                _taesd_vae,
+            ),
+        )
+    },
+)
+
+_mini_unet = _shipped("unet", "UNet2DConditionModel")
+_mini_student_unet = _shipped("unet_distilled", "UNet2DConditionModel")
+_mini_vae = _shipped("vae", "AutoencoderKL")
+_mini_tiny_vae = _shipped("vae_tiny", "AutoencoderTiny")
+
+
+def _miniature(name: str, description: str, unet: Component, vae: Component) -> Variant:
+    return Variant(
+        name=name,
+        description=description,
+        tokenizer=_shipped("tokenizer", "CLIPTokenizer"),
+        text_encoder=_shipped("text_encoder", "CLIPTextModel"),
+        scheduler=_shipped("scheduler", "PNDMScheduler"),
+        unet=unet,
+        vae=vae,
+        default_scheduler="pndm",
+        # Where the miniature's pictures are clean: 7.5 over-drives so small a model (its card).
+        guidance_scale=4.0,
+        default_size_px=96,
+        min_size_px=64,
+        max_size_px=192,
+    )
+
+
+MINIATURE = Family(
+    name="miniature",
+    description="the embedded miniature of the same family, 96x96",
+    variants={
+        variant.name: variant
+        for variant in (
+            _miniature("original", "the miniature's teacher UNet", _mini_unet, _mini_vae),
+            _miniature(
+                "distilled",
+                "its student UNet, made the BK-SDM-small way",
+                _mini_student_unet,
+                _mini_vae,
+            ),
+            _miniature(
+                "distilled-tiny-vae",
+                "the student UNet, decoded by the tiny VAE",
+                _mini_student_unet,
+                _mini_tiny_vae,
+            ),
+        )
+    },
+)
