@@ -1,5 +1,6 @@
 """A denoiser without a model: its pictures tell the seed, its steps take as long as told."""
 
+import os
 import threading
 import time
 from dataclasses import dataclass, field
@@ -80,8 +81,8 @@ class FakeDenoiser:
         )
 
 
-def load_fake(
-    variant: Variant, step_s: float = 0.0, journal_dir: Path | None = None
-) -> FakeDenoiser:
-    journal = None if journal_dir is None else journal_dir / variant.name
-    return FakeDenoiser(step_s=step_s, journal=journal)
+def load_fake(step_s: float, journal_dir: Path, variant: Variant) -> FakeDenoiser:
+    """Load in a replica; leaves the process's id and its GPUs beside the journal."""
+    (journal_dir / f"{variant.name}.pid").write_text(str(os.getpid()))
+    (journal_dir / f"{variant.name}.gpu").write_text(os.environ.get("CUDA_VISIBLE_DEVICES", ""))
+    return FakeDenoiser(step_s=step_s, journal=journal_dir / variant.name)

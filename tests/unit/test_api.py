@@ -1,0 +1,266 @@
+"""The HTTP face over a fake router: no Ray, no server."""
+
+import asyncio
+import base64
+import io
+import json
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+from PIL import Image
+
+from serve.api import build_api
+from serve.errors import Overloaded, ServingError, VariantNotFound, VariantUnavailable
+from serve.generation import Drawing, Generation, PictureFormat, Timings
+from serve.images import encode
+from serve.schemas import MAX_BODY_BYTES
+from serve.variants import MINIATURE, Family, Variant
+
+URL = "/v1/images/generations"
+JSON = {"content-type": "application/json"}
+
+
+class FakeRouter:
+    """Draws pictures of one grey, the seed's; remembers what it was asked."""
+
+    family: Family = MINIATURE
+    variants: dict[str, Variant] = MINIATURE.variants
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[str, Generation, PictureFormat]] = []
+        self.fault: Exception | None = None
+        self.warnings: tuple[str, ...] = ()
+        self.replicas = dict.fromkeys(self.variants, 1)
+
+    def pick(self, model: str) -> Variant:
+        if model not in self.variants:
+            raise VariantNotFound(f"model: {model!r} was given", "model")
+        return self.variants[model]
+
+    async def draw(
+        self, variant: str, generation: Generation, picture_format: PictureFormat
+    ) -> Drawing:
+        self.asked.append((variant, generation, picture_format))
+        if self.fault is not None:
+            raise self.fault
+        size = (generation.height_px, generation.width_px, 3)
+        pictures = [
+            encode(np.full(size, seed % 256, np.uint8), picture_format) for seed in generation.seeds
+        ]
+        return Drawing(tuple(pictures), Timings(0.1, 0.2, 0.3, 0.4), self.warnings)
+
+    async def warm_replicas(self) -> dict[str, int]:
+        return self.replicas
+
+
+Call = Callable[..., httpx.Response]
+
+
+@pytest.fixture
+def router() -> FakeRouter:
+    return FakeRouter()
+
+
+@pytest.fixture
+def call(router: FakeRouter) -> Call:
+    app = build_api(router, max_image_steps=400, min_ready_replicas=1)
+
+    def send(method: str, url: str, **arguments: Any) -> httpx.Response:
+        async def request() -> httpx.Response:
+            transport = httpx.ASGITransport(app)
+            async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+                return await client.request(method, url, **arguments)
+
+        return asyncio.run(request())
+
+    return send
+
+
+def assert_openai_error(response: httpx.Response, status: int, code: str) -> dict[str, Any]:
+    assert response.status_code == status, response.text
+    assert set(response.json()) == {"error"}
+    error: dict[str, Any] = response.json()["error"]
+    assert set(error) == {"message", "type", "param", "code"}
+    assert error["code"] == code
+    return error
+
+
+def test_the_reply_has_the_images_apis_shape(call: Call, router: FakeRouter) -> None:
+    router.warnings = ("prompt: 90 tokens, cut to the first 77",)
+    body = {"model": "distilled", "prompt": "a star", "seed": 2**32 - 1, "n": 2, "size": "64x72"}
+    response = call("POST", URL, json=body)
+    assert response.status_code == 200
+    reply = response.json()
+    assert set(reply) == {
+        "created", "model", "data", "output_format", "size", "timings", "warnings",
+    }  # fmt: skip
+    assert reply["model"] == "distilled"
+    assert [image["seed"] for image in reply["data"]] == [2**32 - 1, 0]
+    assert reply["size"] == "64x72"
+    assert reply["timings"] == {"queue_s": 0.1, "denoise_s": 0.2, "decode_s": 0.3, "encode_s": 0.4}
+    assert reply["warnings"] == list(router.warnings)
+    for image, grey in zip(reply["data"], (255, 0), strict=True):
+        picture = Image.open(io.BytesIO(base64.b64decode(image["b64_json"])))
+        assert (picture.format, picture.size) == ("PNG", (64, 72))
+        assert picture.getpixel((0, 0)) == (grey, grey, grey)
+
+
+def test_the_default_variant_is_original(call: Call, router: FakeRouter) -> None:
+    assert call("POST", URL, json={"prompt": "x"}).json()["model"] == "original"
+    assert router.asked[0][0] == "original"
+
+
+@pytest.mark.parametrize(
+    ("accept", "media_type"),
+    [
+        pytest.param("image/png", "image/png", id="png"),
+        pytest.param("image/jpeg", "image/jpeg", id="jpeg"),
+        pytest.param("image/webp", "image/webp", id="webp"),
+        pytest.param("image/webp;q=0.9, image/jpeg", "image/jpeg", id="highest-q"),
+        pytest.param("application/json;q=0.1, image/png", "image/png", id="png-before-json"),
+        pytest.param("*/*", "application/json", id="anything"),
+        pytest.param("application/json", "application/json", id="json"),
+        pytest.param("text/html, image/png;q=0.5", "application/json", id="a-browser"),
+        pytest.param("image/png;q=0", "application/json", id="png-refused"),
+        pytest.param("image/png;q=x", "application/json", id="malformed-q"),
+    ],
+)
+def test_accept_decides_between_json_and_bytes(call: Call, accept: str, media_type: str) -> None:
+    response = call("POST", URL, json={"prompt": "x", "seed": 9}, headers={"accept": accept})
+    assert response.status_code == 200
+    assert response.headers["content-type"] == media_type
+    if media_type != "application/json":
+        picture = Image.open(io.BytesIO(response.content))
+        assert picture.get_format_mimetype() == media_type
+        assert response.headers["x-seed"] == "9"
+        assert response.headers["x-model"] == "original"
+
+
+def test_bytes_are_for_one_picture_only(call: Call, router: FakeRouter) -> None:
+    response = call("POST", URL, json={"prompt": "x", "n": 2}, headers={"accept": "image/png"})
+    assert assert_openai_error(response, 400, "invalid_value")["param"] == "n"
+    assert router.asked == []
+
+
+def test_warnings_travel_with_bytes_as_a_header(call: Call, router: FakeRouter) -> None:
+    router.warnings = ("prompt: cut", "negative_prompt: cut")
+    response = call("POST", URL, json={"prompt": "x"}, headers={"accept": "image/png"})
+    assert response.headers["x-warnings"] == "prompt: cut; negative_prompt: cut"
+
+
+@pytest.mark.parametrize(
+    "content_type", ["", "text/plain", "application/x-www-form-urlencoded", "application/jsonx"]
+)
+def test_another_content_type_is_refused(call: Call, content_type: str) -> None:
+    response = call("POST", URL, content=b'{"prompt": "x"}', headers={"content-type": content_type})
+    assert assert_openai_error(response, 400, "invalid_value")["param"] == "content-type"
+
+
+def test_a_charset_beside_the_content_type_is_fine(call: Call) -> None:
+    headers = {"content-type": "Application/JSON; charset=utf-8"}
+    assert call("POST", URL, content=b'{"prompt": "x"}', headers=headers).status_code == 200
+
+
+def test_a_body_of_64_kib_is_read_and_one_byte_more_is_not(call: Call) -> None:
+    body = json.dumps({"prompt": "x"}).encode()
+    fits = body + b" " * (MAX_BODY_BYTES - len(body))
+    assert call("POST", URL, content=fits, headers=JSON).status_code == 200
+    assert_openai_error(call("POST", URL, content=fits + b" ", headers=JSON), 413, "body_too_large")
+
+
+def test_a_chunked_body_is_counted_as_it_is_read(call: Call) -> None:
+    read = 0
+
+    async def chunks() -> AsyncIterator[bytes]:
+        nonlocal read
+        for _ in range(1_000):
+            read += 4096
+            yield b" " * 4096
+
+    assert_openai_error(call("POST", URL, content=chunks(), headers=JSON), 413, "body_too_large")
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "code", "param"),
+    [
+        pytest.param(b"{", 400, "malformed_body", None, id="malformed"),
+        pytest.param(b"{}", 400, "invalid_value", "prompt", id="missing-prompt"),
+        pytest.param(b'{"prompt":"x","x":1}', 400, "unknown_parameter", "x", id="unknown-field"),
+        pytest.param(b'{"prompt":"x","model":"y"}', 404, "model_not_found", "model", id="variant"),
+        pytest.param(b'{"prompt":"x","size":"100x96"}', 400, "invalid_value", "size", id="size"),
+        pytest.param(
+            b'{"prompt":"x","n":8,"num_inference_steps":150}', 400, "invalid_value", "n", id="work"
+        ),
+    ],
+)
+def test_bad_input_is_refused_before_any_work(
+    call: Call, router: FakeRouter, body: bytes, status: int, code: str, param: str | None
+) -> None:
+    response = call("POST", URL, content=body, headers=JSON)
+    error = assert_openai_error(response, status, code)
+    assert error["param"] == param
+    assert error["type"] == "invalid_request_error"
+    assert router.asked == []
+
+
+@pytest.mark.parametrize(
+    ("fault", "status", "retry_after"),
+    [
+        pytest.param(Overloaded("full", 4.2), 429, "5", id="overloaded"),
+        pytest.param(VariantUnavailable("gone", 3), 503, "3", id="unavailable"),
+        pytest.param(ServingError("odd"), 500, None, id="root"),
+    ],
+)
+def test_errors_become_statuses_with_retry_after(
+    call: Call, router: FakeRouter, fault: ServingError, status: int, retry_after: str | None
+) -> None:
+    router.fault = fault
+    response = call("POST", URL, json={"prompt": "x"})
+    assert_openai_error(response, status, fault.code)
+    assert response.headers.get("retry-after") == retry_after
+
+
+def test_an_unexpected_error_leaks_nothing(call: Call, router: FakeRouter) -> None:
+    router.fault = RuntimeError("secret path /etc/shadow")
+    error = assert_openai_error(call("POST", URL, json={"prompt": "x"}), 500, "internal_error")
+    assert "secret" not in json.dumps(error)
+
+
+def test_unknown_routes_and_methods_have_the_same_shape(call: Call) -> None:
+    assert_openai_error(call("GET", "/v2/nothing"), 404, "route_not_found")
+    assert_openai_error(call("GET", URL), 405, "method_not_allowed")
+
+
+def test_models_tell_what_they_are_made_of(call: Call) -> None:
+    models = {model["id"]: model for model in call("GET", "/v1/models").json()["data"]}
+    assert list(models) == list(MINIATURE.variants)
+    assert models["distilled-tiny-vae"]["components"]["vae"]["component_class"] == "AutoencoderTiny"
+    assert models["original"]["defaults"]["guidance_scale"] == 4.0
+
+
+def test_ready_means_the_minimum_of_warm_replicas_of_every_variant(
+    call: Call, router: FakeRouter
+) -> None:
+    assert call("GET", "/readyz").status_code == 200
+    router.replicas["distilled"] = 0
+    response = call("GET", "/readyz")
+    assert response.status_code == 503
+    assert response.json()["warm_replicas"]["distilled"] == 0
+    assert call("GET", "/healthz").status_code == 200
+
+
+def test_the_docs_page_needs_no_other_host(call: Call) -> None:
+    page = call("GET", "/docs").text
+    assert "http://" not in page
+    assert "https://" not in page
+    assert call("GET", "/static-offline-docs/swagger-ui-bundle.js").status_code == 200
+
+
+def test_the_openapi_document_describes_the_request(call: Call) -> None:
+    document = call("GET", "/openapi.json").json()
+    schema = document["paths"][URL]["post"]["requestBody"]["content"]["application/json"]["schema"]
+    assert schema["properties"]["num_inference_steps"]["maximum"] == 150
+    assert document["paths"][URL]["post"]["responses"]["429"]

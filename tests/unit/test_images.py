@@ -1,0 +1,40 @@
+import asyncio
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from serve.generation import OutputFormat, PictureFormat
+from serve.images import Encoder, encode
+
+_ROW, _COLUMN = np.mgrid[0:64, 0:96]
+PIXELS = np.stack([4 * _ROW, 2 * _COLUMN, 128 + _ROW - _COLUMN], axis=-1).astype(np.uint8)
+
+
+def decode(picture: bytes) -> np.ndarray:
+    return np.asarray(Image.open(io.BytesIO(picture)).convert("RGB"))
+
+
+def test_png_is_lossless() -> None:
+    assert np.array_equal(decode(encode(PIXELS, PictureFormat("png", 90))), PIXELS)
+
+
+@pytest.mark.parametrize("output_format", ["jpeg", "webp"])
+def test_lossy_formats_are_close_and_shrink_with_quality(output_format: OutputFormat) -> None:
+    fine, coarse = (encode(PIXELS, PictureFormat(output_format, quality)) for quality in (95, 20))
+    assert np.abs(decode(fine).astype(int) - PIXELS).mean() < 3
+    assert len(coarse) < len(fine)
+    assert Image.open(io.BytesIO(fine)).format == output_format.upper()
+
+
+def test_pictures_keep_their_order() -> None:
+    async def scenario() -> None:
+        encoder = Encoder(threads=4)
+        # The first is the largest, so it is done last.
+        images = [np.full((8 * side, 8 * side, 3), side, np.uint8) for side in range(40, 0, -1)]
+        pictures = await encoder.encode(images, PictureFormat("png", 90))
+        assert [int(decode(one)[0, 0, 0]) for one in pictures] == list(range(40, 0, -1))
+        encoder.close()
+
+    asyncio.run(scenario())

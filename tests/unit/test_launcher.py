@@ -1,0 +1,38 @@
+import socket
+from types import SimpleNamespace
+
+import psutil
+import pytest
+
+from serve import __main__ as launcher
+from serve.errors import ServingError
+
+
+def test_too_little_memory_is_told_with_both_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=2**30))
+    with pytest.raises(ServingError, match=r"memory: 1\.0 GiB available, 3 GiB needed"):
+        launcher._check_memory()
+
+
+def test_main_reports_an_obstacle_and_starts_nothing(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        monkeypatch.setattr("sys.argv", ["serve", "--port", str(port)])
+        assert launcher.main() == 1
+    output = capsys.readouterr()
+    assert output.out == ""
+    assert output.err.startswith("distilled-sd-serve: port: ")
+
+
+def test_settings_come_from_the_environment_too(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("sys.argv", ["serve"])
+    monkeypatch.setenv("DSD_PORT", "8123")
+    monkeypatch.setenv("DSD_LOG_ENCODING", "JSON")
+    settings = launcher.LaunchSettings()
+    assert (settings.port, settings.log_encoding) == (8123, "JSON")

@@ -1,0 +1,175 @@
+import json
+from typing import Any
+
+import pytest
+
+from serve.errors import InvalidRequest, MalformedBody, UnknownField
+from serve.schemas import GenerationRequest, parse_request
+from serve.variants import MINIATURE
+
+VARIANT = MINIATURE.variants["original"]
+
+
+def parse(**fields: Any) -> GenerationRequest:
+    return parse_request(json.dumps({"prompt": "a red star", **fields}).encode())
+
+
+def refusal(body: bytes) -> InvalidRequest:
+    with pytest.raises(InvalidRequest) as caught:
+        parse_request(body)
+    return caught.value
+
+
+def test_a_prompt_is_enough() -> None:
+    generation = parse().resolve(VARIANT, 400)
+    assert (generation.width_px, generation.height_px) == (96, 96)
+    assert generation.num_inference_steps == 25
+    assert generation.guidance_scale == VARIANT.guidance_scale
+    assert generation.scheduler == "pndm"
+    assert 0 <= generation.seeds[0] < 2**32
+
+
+def test_a_seed_is_drawn_anew_where_none_is_given() -> None:
+    assert len({parse().resolve(VARIANT, 400).seeds for _ in range(20)}) == 20
+
+
+def test_image_i_uses_seed_plus_i_modulo_2_to_the_32() -> None:
+    generation = parse(seed=2**32 - 2, n=4).resolve(VARIANT, 400)
+    assert generation.seeds == (2**32 - 2, 2**32 - 1, 0, 1)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "allowed"),
+    [
+        pytest.param("n", 0, "integer from 1 to 8", id="too-few-images"),
+        pytest.param("n", 9, "integer from 1 to 8", id="too-many-images"),
+        pytest.param("n", True, "integer from 1 to 8", id="boolean-for-integer"),
+        pytest.param("n", 1.5, "integer from 1 to 8", id="fraction-for-integer"),
+        pytest.param("n", "2", "integer from 1 to 8", id="string-for-integer"),
+        pytest.param("n", None, "integer from 1 to 8", id="null-for-integer"),
+        pytest.param("seed", -1, "0 to 4294967295", id="negative-seed"),
+        pytest.param("seed", 2**32, "0 to 4294967295", id="seed-over-32-bits"),
+        pytest.param("num_inference_steps", 0, "1 to 150", id="no-steps"),
+        pytest.param("num_inference_steps", 151, "1 to 150", id="too-many-steps"),
+        pytest.param("guidance_scale", -0.1, "0 to 30", id="negative-guidance"),
+        pytest.param("guidance_scale", 30.5, "0 to 30", id="too-much-guidance"),
+        pytest.param("guidance_scale", False, "0 to 30", id="boolean-for-number"),
+        pytest.param("guidance_scale", float("nan"), "0 to 30", id="nan"),
+        pytest.param("guidance_scale", float("inf"), "0 to 30", id="infinity"),
+        pytest.param("scheduler", "lms", "'pndm', 'ddim', 'dpm++', 'euler'", id="scheduler"),
+        pytest.param("size", "96", "WIDTHxHEIGHT", id="one-sided-size"),
+        pytest.param("size", "٩٦x٩٦", "WIDTHxHEIGHT", id="arabic-digits"),
+        pytest.param("size", "96x99999", "WIDTHxHEIGHT", id="five-digits"),
+        pytest.param("output_format", "gif", "'png', 'jpeg', 'webp'", id="output-format"),
+        pytest.param("output_compression", 101, "0 to 100", id="output-compression"),
+        pytest.param("response_format", "url", "'b64_json'", id="url"),
+        pytest.param("prompt", "", "1 to 4000", id="empty-prompt"),
+        pytest.param("prompt", " \n", "1 to 4000", id="blank-prompt"),
+        pytest.param("prompt", "x" * 4001, "1 to 4000", id="over-long-prompt"),
+        pytest.param("prompt", "a\x00b", "control character", id="nul"),
+        pytest.param("prompt", "a\x1b[31m", "control character", id="escape"),
+        pytest.param("negative_prompt", "a\x7f", "control character", id="delete"),
+        pytest.param("negative_prompt", "x" * 4001, "0 to 4000", id="over-long-negative"),
+        pytest.param("model", "m" * 65, "1 to 64", id="over-long-model"),
+    ],
+)
+def test_a_bad_value_is_refused_naming_field_value_and_what_is_allowed(
+    field: str, value: Any, allowed: str
+) -> None:
+    fault = refusal(json.dumps({"prompt": "x", field: value}).encode())
+    assert fault.status == 400
+    assert fault.param == field
+    assert fault.message.startswith(f"{field}: ")
+    assert ascii(value)[:20] in fault.message
+    assert allowed in fault.message
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        pytest.param(b"", id="empty"),
+        pytest.param(b"{", id="cut"),
+        pytest.param(b"[]", id="array"),
+        pytest.param(b'"x"', id="string"),
+        pytest.param(b'{"prompt": "\xff"}', id="not-utf-8"),
+        pytest.param(b'{"prompt": "\\ud800"}', id="lone-surrogate"),
+        pytest.param(b'{"prompt": ' + b"[" * 10_000, id="deep"),
+        pytest.param(b'{"prompt": "x", "seed": 1' + b"0" * 5_000 + b"}", id="long-number"),
+    ],
+)
+def test_a_malformed_body_is_refused(body: bytes) -> None:
+    fault = refusal(body)
+    assert isinstance(fault, MalformedBody)
+    assert fault.message.startswith("body: ")
+
+
+def test_numbers_too_large_for_a_float_are_refused() -> None:
+    fault = refusal(b'{"prompt": "x", "guidance_scale": 1e309}')
+    assert fault.param == "guidance_scale"
+
+
+def test_an_unknown_field_is_named_with_the_known_ones() -> None:
+    fault = refusal(b'{"promt": "x"}')
+    assert isinstance(fault, UnknownField)
+    assert fault.param == "promt"
+    assert "'promt'" in fault.message
+    assert "negative_prompt" in fault.message
+
+
+def test_a_missing_prompt_is_named() -> None:
+    assert refusal(b"{}").param == "prompt"
+
+
+def test_messages_are_ascii_and_short_whatever_was_given() -> None:
+    fault = refusal(json.dumps({"prompt": "x", "size": "‮" * 5_000}).encode())
+    assert fault.message.isascii()
+    assert len(fault.message) < 300
+
+
+@pytest.mark.parametrize("text", ["tab\tand\nbreaks\r\n", "emoji 🌻", "ein Strauß", "花瓶"])
+def test_ordinary_text_is_accepted(text: str) -> None:
+    assert parse(prompt=text).prompt == text
+
+
+@pytest.mark.parametrize(
+    "size",
+    [
+        pytest.param("100x96", id="width-not-a-multiple-of-8"),
+        pytest.param("96x100", id="height-not-a-multiple-of-8"),
+        pytest.param("56x96", id="too-narrow"),
+        pytest.param("96x200", id="too-high"),
+    ],
+)
+def test_a_size_out_of_the_variants_bounds_is_refused(size: str) -> None:
+    with pytest.raises(InvalidRequest, match="multiples of 8 from 64 to 192") as caught:
+        parse(size=size).resolve(VARIANT, 400)
+    assert caught.value.param == "size"
+    assert size in caught.value.message
+
+
+def test_work_is_bounded_over_images_size_and_steps() -> None:
+    assert parse(n=8, num_inference_steps=50).resolve(VARIANT, 400)
+    assert parse(n=2, num_inference_steps=50, size="192x192").resolve(VARIANT, 400)
+    for fields in (
+        {"n": 8, "num_inference_steps": 51},
+        {"n": 3, "num_inference_steps": 50, "size": "192x192"},
+    ):
+        with pytest.raises(InvalidRequest, match="image steps"):
+            parse(**fields).resolve(VARIANT, 400)
+
+
+def test_accept_and_output_format_must_agree() -> None:
+    assert parse(output_format="webp").picture_format("webp").output_format == "webp"
+    assert parse().picture_format("jpeg").output_format == "jpeg"
+    with pytest.raises(InvalidRequest) as caught:
+        parse(output_format="webp").picture_format("png")
+    assert caught.value.param == "output_format"
+
+
+def test_png_cannot_be_compressed_with_loss() -> None:
+    assert parse(output_compression=100).picture_format(None).output_format == "png"
+    with pytest.raises(InvalidRequest) as caught:
+        parse(output_compression=50).picture_format(None)
+    assert caught.value.param == "output_compression"
+    assert parse(output_compression=50, output_format="jpeg").picture_format(None).quality == 50
+    assert parse(output_compression=0, output_format="jpeg").picture_format(None).quality == 0

@@ -1,0 +1,39 @@
+import pytest
+
+from serve.variants import MINIATURE, SD_V1, Family
+
+FAMILIES = pytest.mark.parametrize("family", [MINIATURE, SD_V1], ids=lambda one: one.name)
+
+
+@FAMILIES
+def test_both_families_have_the_three_variants(family: Family) -> None:
+    assert list(family.variants) == ["original", "distilled", "distilled-tiny-vae"]
+    assert all(name == variant.name for name, variant in family.variants.items())
+
+
+@FAMILIES
+def test_variants_share_what_the_real_family_shares(family: Family) -> None:
+    original, distilled, tiny = family.variants.values()
+    for name in ("tokenizer", "text_encoder", "scheduler"):
+        assert len({one.components[name].folder for one in (original, distilled, tiny)}) == 1
+    assert original.unet.folder != distilled.unet.folder == tiny.unet.folder
+    assert original.vae.folder == distilled.vae.folder != tiny.vae.folder
+
+
+@FAMILIES
+def test_default_sizes_lie_within_their_bounds(family: Family) -> None:
+    for variant in family.variants.values():
+        assert variant.min_size_px <= variant.default_size_px <= variant.max_size_px
+        assert all(
+            side % 8 == 0
+            for side in (variant.min_size_px, variant.default_size_px, variant.max_size_px)
+        )
+
+
+def test_a_folder_has_one_source() -> None:
+    sources: dict[str, set[str]] = {}
+    for variant in SD_V1.variants.values():
+        for component in variant.components.values():
+            assert component.source is not None
+            sources.setdefault(component.folder, set()).add(component.source.model_dump_json())
+    assert all(len(found) == 1 for found in sources.values())
