@@ -1,5 +1,6 @@
 """`make serve` as a person meets it: its words, its `curl` line, Ctrl-C, and what it refuses."""
 
+import json
 import os
 import re
 import shutil
@@ -12,11 +13,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import httpx
+import numpy as np
 import psutil
 import pytest
 from PIL import Image
 
 from tests.integration.conftest import ROOT, free_port
+from tests.unit.test_pipelines import TOLERANCE, difference
 
 pytestmark = pytest.mark.skipif(
     shutil.which("make") is None or shutil.which("curl") is None, reason="needs make and curl"
@@ -28,12 +32,20 @@ class Running:
     process: subprocess.Popen[str]
     words: str
 
+    @property
+    def url(self) -> str:
+        return re.findall(r"Ready on (\S+)", self.words)[0]
+
+    @property
+    def log_dir(self) -> Path:
+        return Path(re.findall(r"logs (\S+)\. ", self.words)[0])
+
 
 @pytest.fixture(scope="module")
 def running() -> Iterator[Running]:
     """`make serve` in a session of its own, like a terminal's, up to its last line."""
     process = subprocess.Popen(
-        ["make", "--silent", "serve", f"PORT={free_port()}"],
+        ["make", "--silent", "serve", f"PORT={free_port()}", "ARGS=--log-encoding JSON"],
         cwd=ROOT,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -65,6 +77,50 @@ def test_its_curl_line_draws_the_picture(running: Running, tmp_path: Path) -> No
     subprocess.run(command[0], shell=True, cwd=tmp_path, check=True, timeout=60)
     picture = Image.open(tmp_path / "vase.png")
     assert (picture.format, picture.size) == ("PNG", (96, 96))
+
+
+def test_the_readmes_requests_are_answered_and_its_picture_is_what_they_draw(
+    running: Running, tmp_path: Path
+) -> None:
+    blocks = re.findall(r"```sh\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    requests = [block for block in blocks if block.startswith("curl ")]
+    assert len(requests) == 2
+    answers = [
+        subprocess.run(
+            block.replace("http://127.0.0.1:8000", running.url).replace("curl ", "curl -sf ", 1),
+            shell=True,
+            cwd=tmp_path,
+            check=True,
+            capture_output=True,
+            timeout=60,
+        ).stdout
+        for block in requests
+    ]
+    drawn, shown = (
+        np.asarray(Image.open(path).convert("RGB"))
+        for path in (tmp_path / "vase.png", ROOT / "serve/miniature/golden-vase.png")
+    )
+    assert difference(drawn, shown) <= TOLERANCE
+    assert [image["seed"] for image in json.loads(answers[1])["data"]] == [7, 8]
+
+
+def test_a_request_id_is_in_the_json_log_lines_of_router_and_replica(running: Running) -> None:
+    reply = httpx.post(
+        f"{running.url}/v1/images/generations",
+        json={"prompt": "x", "model": "distilled", "num_inference_steps": 1},
+        headers={"X-Request-ID": "the-request"},
+        timeout=60,
+    )
+    assert reply.headers["x-request-id"] == "the-request"
+    for pattern in ("replica_*_router_*.log", "replica_*_distilled_*.log"):
+        deadline = time.monotonic() + 20
+        while True:
+            (log,) = running.log_dir.glob(pattern)
+            records = [json.loads(line) for line in log.read_text().splitlines()]
+            if any(one.get("request_id") == "the-request" for one in records):
+                break
+            assert time.monotonic() < deadline, records[-3:]
+            time.sleep(0.1)
 
 
 def test_a_taken_port_is_one_clear_line(running: Running) -> None:

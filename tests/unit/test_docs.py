@@ -1,0 +1,58 @@
+"""The documents' commands and tables say what the code does."""
+
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from serve.schemas import GenerationRequest
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text()
+DOCUMENTS = ["README.md", "deploy/README.md", "CONTRIBUTING.md", "serve/miniature/README.md"]
+
+# Commands that tests or CI run, beside `make`'s and the `curl` lines of test_launcher.py.
+RUN_BY_TESTS = {
+    ".venv/bin/serve run serve.app:build_app variants=distilled",
+    ".venv/bin/serve run deploy/serve-config.yaml",
+}
+
+
+def commands(document: str) -> list[str]:
+    blocks = re.findall(r"```sh\n(.*?)```", (ROOT / document).read_text(), re.DOTALL)
+    text = "".join(blocks).replace("\\\n", " ")
+    return [line.split("#")[0].strip() for line in text.splitlines() if line.strip()]
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_every_make_target_in_the_documents_exists(document: str) -> None:
+    for command in commands(document):
+        if command.startswith("make"):
+            arguments = re.sub(r'ARGS="[^"]*"', "", command.removeprefix("make")).split()
+            subprocess.run(
+                ["make", "--dry-run", *arguments], cwd=ROOT, check=True, capture_output=True
+            )
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_every_other_command_in_the_documents_is_run_by_a_test(document: str) -> None:
+    for command in commands(document):
+        assert command.startswith(("make", "curl http://127.0.0.1:8000")) or command in RUN_BY_TESTS
+
+
+def test_the_readme_lists_every_field_with_its_default() -> None:
+    rows = dict(re.findall(r"^\| `(\w+)` \|[^|]*\| ([^|]*) \|$", README, re.MULTILINE))
+    assert set(rows) == set(GenerationRequest.model_fields)
+    for name in ("model", "n", "num_inference_steps", "response_format"):
+        default = GenerationRequest.model_fields[name].default
+        assert rows[name].strip("`") == str(default)
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_links_and_pictures_in_the_documents_exist(document: str) -> None:
+    text = (ROOT / document).read_text()
+    targets = re.findall(r"\]\(([^)]+)\)", text) + re.findall(r'src="([^"]+)"', text)
+    for target in targets:
+        if not target.startswith("http"):
+            assert ((ROOT / document).parent / target.split("#")[0]).exists(), target
