@@ -24,8 +24,8 @@ class VariantReplica:
         self, variant: Variant, load: LoadDenoiser
     ) -> None:
         started_at = time.perf_counter()
-        self._engine: Engine[Generation, Any] = Engine(load(variant))
         self._encoder = Encoder()
+        self._engine: Engine[Generation, Any] = Engine(load(variant))
         loaded_at = time.perf_counter()
         await self._warm_up(variant)
         _log.info(
@@ -75,9 +75,10 @@ class VariantReplica:
         if self._engine.call_age_s > _STUCK_AFTER_S:
             raise RuntimeError(f"a device call has lasted {self._engine.call_age_s:.0f} s")
 
-    async def __del__(self) -> None:
+    def __del__(self) -> None:
         # Serve calls this after the last accepted request has been answered.
-        await self._engine.close()
+        if hasattr(self, "_engine"):  # Not where loading failed.
+            self._engine.close()
         self._encoder.close()
 
     async def _warm_up(self, variant: Variant) -> None:

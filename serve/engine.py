@@ -173,13 +173,16 @@ class Engine(Generic[JobT, TrajectoryT]):
         started_at = self._call_started_at
         return 0.0 if started_at is None else time.perf_counter() - started_at
 
-    async def close(self) -> None:
-        """Refuse new jobs, end the unfinished ones with `EngineClosed`, wait for the thread."""
+    def close(self) -> None:
+        """Refuse new jobs and end the unfinished ones with `EngineClosed`; returns at once."""
         with self._changed:
             self._closed = True
             if self._current is not None:
                 self._current.cancelled.set()
             self._changed.notify()
+
+    async def wait_closed(self) -> None:
+        """Wait until the thread has left the device, at most one step after `close`."""
         await asyncio.to_thread(self._thread.join)
 
     def _run(self) -> None:

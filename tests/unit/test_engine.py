@@ -19,7 +19,7 @@ def test_images_come_in_the_order_of_the_seeds() -> None:
         engine = Engine(FakeDenoiser())
         result = await engine.submit(generation(seeds=(3, 1, 2))).result()
         assert [int(image[0, 0, 0]) for image in result.images] == [3, 1, 2]
-        await engine.close()
+        engine.close()
 
     asyncio.run(scenario())
 
@@ -31,7 +31,7 @@ def test_every_call_into_the_denoiser_comes_from_one_thread() -> None:
         tickets = [engine.submit(generation(seeds=(seed, seed + 1))) for seed in range(4)]
         await asyncio.gather(*(ticket.result() for ticket in tickets))
         assert denoiser.threads == {"denoise"}
-        await engine.close()
+        engine.close()
 
     asyncio.run(scenario())
 
@@ -53,7 +53,7 @@ def test_requests_are_served_in_order() -> None:
             await asyncio.sleep(0)
             denoiser.gate.set()
         assert finished == list(range(6))
-        await engine.close()
+        engine.close()
 
     asyncio.run(scenario())
 
@@ -70,7 +70,7 @@ def test_the_event_loop_is_free_while_a_step_lasts() -> None:
         assert denoiser.steps == 0
         denoiser.gate.set()
         await ticket.result()
-        await engine.close()
+        engine.close()
 
     asyncio.run(scenario())
 
@@ -89,7 +89,7 @@ def test_a_cancelled_request_stops_at_the_next_step() -> None:
         denoiser.gate.set()
         await engine.submit(generation(num_inference_steps=1)).result()
         assert denoiser.steps == 2  # The step under way when it was cancelled, and the next job's.
-        await engine.close()
+        engine.close()
 
     asyncio.run(scenario())
 
@@ -108,7 +108,7 @@ def test_a_request_cancelled_in_the_queue_is_never_begun() -> None:
             await second.result()
         await engine.submit(generation(num_inference_steps=1)).result()
         assert denoiser.steps == 2
-        await engine.close()
+        engine.close()
 
     asyncio.run(scenario())
 
@@ -124,7 +124,7 @@ def test_a_failing_request_leaves_its_neighbours_alone() -> None:
         assert len((await before.result()).images) == 1
         assert len((await after.result()).images) == 1
         assert engine.alive
-        await engine.close()
+        engine.close()
 
     asyncio.run(scenario())
 
@@ -138,7 +138,7 @@ def test_progress_ends_at_the_last_step() -> None:
         steps = [progress.step for progress in seen]
         assert steps == sorted(set(steps))
         assert len(seen) > 3
-        await engine.close()
+        engine.close()
 
     asyncio.run(scenario())
 
@@ -155,7 +155,7 @@ def test_progress_of_a_cancelled_request_ends() -> None:
         async with asyncio.timeout(2):
             assert await reader == []
         denoiser.gate.set()
-        await engine.close()
+        engine.close()
 
     async def _collect(progress: object) -> list[Progress]:
         return [one async for one in progress]  # type: ignore[attr-defined]
@@ -170,10 +170,9 @@ def test_closing_ends_unfinished_requests_and_refuses_new_ones() -> None:
         engine = Engine(denoiser)
         running, waiting = engine.submit(generation()), engine.submit(generation())
         await until(lambda: engine.call_age_s > 0)
-        closing = asyncio.create_task(engine.close())
-        await asyncio.sleep(0.01)
+        engine.close()
         denoiser.gate.set()
-        await closing
+        await engine.wait_closed()
         for ticket in (running, waiting):
             with pytest.raises(EngineClosed):
                 await ticket.result()
@@ -198,6 +197,6 @@ def test_times_add_up_to_the_wait() -> None:
         assert result.denoise_s >= 0.1
         assert result.queue_s >= 0.1
         assert result.queue_s + result.denoise_s + result.decode_s <= elapsed_s
-        await engine.close()
+        engine.close()
 
     asyncio.run(scenario())

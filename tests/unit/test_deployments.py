@@ -1,0 +1,99 @@
+"""The replica as a plain class: Serve calls the same methods."""
+
+import asyncio
+import io
+
+import pytest
+from PIL import Image
+
+from serve import deployments
+from serve.deployments import VariantReplica
+from serve.errors import EngineClosed
+from serve.generation import PictureFormat
+from serve.variants import MINIATURE
+from tests.fakes import FakeDenoiser, generation
+
+VARIANT = MINIATURE.variants["distilled"]
+
+
+async def replica_over(denoiser: FakeDenoiser) -> VariantReplica:
+    replica = VariantReplica.__new__(VariantReplica)
+    await VariantReplica.__init__(replica, VARIANT, lambda _: denoiser)
+    return replica
+
+
+def test_a_replica_is_warm_once_constructed() -> None:
+    async def scenario() -> None:
+        denoiser = FakeDenoiser()
+        replica = await replica_over(denoiser)
+        assert denoiser.steps == 4  # With and without guidance, two steps each.
+
+    asyncio.run(scenario())
+
+
+def test_a_denoiser_that_cannot_draw_fails_the_construction() -> None:
+    async def scenario() -> None:
+        with pytest.raises(ValueError, match="a bad prompt"):
+            await replica_over(FakeDenoiser(fail_on="warm-up"))
+
+    asyncio.run(scenario())
+
+
+def test_a_drawing_holds_encoded_pictures_and_every_time() -> None:
+    async def scenario() -> None:
+        replica = await replica_over(FakeDenoiser(step_s=0.001))
+        drawing = await replica.draw(generation(seeds=(1, 2)), PictureFormat("webp", 90))
+        assert [Image.open(io.BytesIO(one)).format for one in drawing.pictures] == ["WEBP"] * 2
+        assert drawing.timings.denoise_s > 0
+        assert drawing.timings.encode_s > 0
+
+    asyncio.run(scenario())
+
+
+def test_a_cancelled_drawing_frees_the_device() -> None:
+    async def scenario() -> None:
+        denoiser = FakeDenoiser(step_s=0.01)
+        replica = await replica_over(denoiser)
+        drawing = asyncio.create_task(
+            replica.draw(generation(num_inference_steps=150), PictureFormat("png", 90))
+        )
+        await asyncio.sleep(0.05)
+        drawing.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await drawing
+        await replica.draw(generation(num_inference_steps=1), PictureFormat("png", 90))
+        assert denoiser.steps < 50
+
+    asyncio.run(scenario())
+
+
+def test_health_fails_while_a_device_call_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scenario() -> None:
+        denoiser = FakeDenoiser()
+        replica = await replica_over(denoiser)
+        replica.check_health()
+        denoiser.gate.clear()
+        drawing = asyncio.create_task(replica.draw(generation(), PictureFormat("png", 90)))
+        await asyncio.sleep(0.05)
+        replica.check_health()  # A step may take its time.
+        monkeypatch.setattr(deployments, "_STUCK_AFTER_S", 0.01)
+        with pytest.raises(RuntimeError, match="has lasted"):
+            replica.check_health()
+        denoiser.gate.set()
+        await drawing
+        replica.check_health()
+
+    asyncio.run(scenario())
+
+
+def test_a_stopped_replica_is_unhealthy_and_refuses_work() -> None:
+    async def scenario() -> None:
+        replica = await replica_over(FakeDenoiser())
+        replica.__del__()
+        await replica._engine.wait_closed()
+        with pytest.raises(RuntimeError, match="thread has ended"):
+            replica.check_health()
+        with pytest.raises(EngineClosed):
+            await replica.draw(generation(), PictureFormat("png", 90))
+
+    asyncio.run(scenario())
