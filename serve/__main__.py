@@ -7,6 +7,7 @@ import signal
 import socket
 import sys
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import psutil
@@ -14,6 +15,7 @@ from pydantic import ValidationError
 
 from .errors import ServingError
 from .settings import LaunchSettings, prepare_ray_environment
+from .variants import family
 
 # Measured with the miniature: three replicas with torch, the router, Serve's and Ray's processes.
 _NEEDED_BYTES = 3 * 1024**3
@@ -40,11 +42,10 @@ def main() -> int:
 
 
 def _serve(settings: LaunchSettings) -> None:
-    prepare_ray_environment()
     _tell("Starting Ray ...")
-    import ray
+    # Not at the top: Ray reads the environment when it is imported.
+    prepare_ray_environment()
     from ray import serve
-    from ray.serve.schema import LoggingConfig
 
     from .app import AppArgs, build_app
 
@@ -57,6 +58,27 @@ def _serve(settings: LaunchSettings) -> None:
             graceful_shutdown_timeout_s=5,  # Who presses Ctrl-C doesn't wait for a queue.
         )
     )
+    with _local_ray_serve(settings) as log_dir:
+        _tell(f"Loading the family {settings.family!r} and warming up ...")
+        serve.run_many(
+            [serve.RunTarget(app)],
+            wait_for_ingress_deployment_creation=False,
+            wait_for_applications_running=False,
+        )
+        _wait_until_warm(serve)
+        _tell(_ready_text(settings, log_dir))
+        while True:
+            time.sleep(3600)
+
+
+@contextlib.contextmanager
+def _local_ray_serve(settings: LaunchSettings) -> Iterator[str]:
+    """Ray and Serve on this machine, from start to clean end; yields the folder of Serve's logs."""
+    import ray
+    from ray import serve
+    from ray.serve.schema import LoggingConfig
+
+    logging.getLogger("ray.serve").setLevel(logging.WARNING)
     try:
         context = ray.init(
             address="local",
@@ -66,7 +88,7 @@ def _serve(settings: LaunchSettings) -> None:
             object_store_memory=200 * 1024**2,
         )
         _end_on_signals()  # Ray has put a handler of its own on SIGTERM, which prints a crash.
-        logging.getLogger("ray.serve").setLevel(logging.WARNING)
+        _check_gpus(settings, ray.cluster_resources().get("GPU", 0))
         serve.start(
             http_options={
                 "host": settings.host,
@@ -75,26 +97,17 @@ def _serve(settings: LaunchSettings) -> None:
             },
             logging_config=LoggingConfig(encoding=settings.log_encoding),
         )
-        _tell(f"Loading the family {settings.family!r} and warming up ...")
-        serve.run_many(
-            [serve.RunTarget(app)],
-            wait_for_ingress_deployment_creation=False,
-            wait_for_applications_running=False,
-        )
-        _wait_until_warm(serve)
-        _tell(_ready_text(settings, f"{context.address_info['session_dir']}/logs/serve"))
-        while True:
-            time.sleep(3600)
+        yield f"{context.address_info['session_dir']}/logs/serve"
     finally:
         # A second Ctrl-C must not cut the clean-up short and leave processes behind.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         _tell("Stopping ...")
-        if ray.is_initialized():
-            # Serve ends its controller by killing it, which Ray reports as a failed task.
-            with contextlib.redirect_stderr(io.StringIO()):
+        # Serve ends its controller by killing it, which Ray prints as a failed task.
+        with contextlib.redirect_stdout(io.StringIO()):
+            if ray.is_initialized():
                 serve.shutdown()
-                ray.shutdown()
+            ray.shutdown()
 
 
 def _end_on_signals() -> None:
@@ -119,7 +132,8 @@ def _wait_until_warm(serve: Any) -> None:
         if app.status == "RUNNING":
             return
         if app.status == "DEPLOY_FAILED":
-            raise ServingError(f"could not start: {app.message}")
+            reasons = [one.message.splitlines() for one in app.deployments.values() if one.message]
+            raise ServingError(f"could not start: {reasons[0][-1] if reasons else app.message}")
         time.sleep(0.2)
 
 
@@ -129,6 +143,16 @@ def _check_memory() -> None:
         raise ServingError(
             f"memory: {available / 1024**3:.1f} GiB available, "
             f"{_NEEDED_BYTES / 1024**3:.0f} GiB needed"
+        )
+
+
+def _check_gpus(settings: LaunchSettings, available: float) -> None:
+    """Refuse what Ray would wait for without a word."""
+    needed = len(family(settings.family).variants) * settings.num_gpus
+    if needed > available:
+        raise ServingError(
+            f"num_gpus: {settings.num_gpus:g} for each variant are {needed:g}, "
+            f"but {available:g} are here"
         )
 
 

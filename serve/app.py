@@ -102,6 +102,8 @@ def compose(args: AppArgs, load: LoadDenoiser) -> Application:
                 status_code=429, retry_after_s=args.retry_after_s
             ),
             graceful_shutdown_timeout_s=args.graceful_shutdown_timeout_s,
+            # What fails to load fails again; Serve's 20 tries would hide that for minutes.
+            max_constructor_retry_count=2,
         )
         replicas[name] = deployment.bind(variant, load)
     # The router only waits: it may hold every request that the variants can hold, and some more

@@ -163,6 +163,7 @@ def test_ctrl_c_ends_it_cleanly_and_leaves_no_process(running: Running) -> None:
         pytest.param(["--family", "sd-v1"], "weights_dir: not given", id="no-weights"),
         pytest.param(["--family", "sd-v9"], "family: 'sd-v9' was given", id="family"),
         pytest.param(["--weights-dir", "/nowhere"], "'/nowhere' is not a folder", id="folder"),
+        pytest.param(["--num-gpus", "50"], "50 for each variant are 150", id="gpus"),
     ],
 )
 def test_what_it_cannot_serve_is_one_clear_line(arguments: list[str], complaint: str) -> None:
@@ -181,7 +182,8 @@ def test_what_it_cannot_serve_is_one_clear_line(arguments: list[str], complaint:
 
 
 def test_a_missing_python_is_one_clear_line(tmp_path: Path) -> None:
-    shutil.copy(ROOT / "Makefile", tmp_path)
+    for name in ("Makefile", "pyproject.toml", "constraints.txt"):
+        shutil.copy(ROOT / name, tmp_path)
     refused = subprocess.run(
         ["make", "--silent", "serve", "PYTHON="], cwd=tmp_path, capture_output=True, text=True
     )

@@ -25,7 +25,7 @@ async def replica_over(denoiser: FakeDenoiser) -> VariantReplica:
 def test_a_replica_is_warm_once_constructed() -> None:
     async def scenario() -> None:
         denoiser = FakeDenoiser()
-        replica = await replica_over(denoiser)
+        await replica_over(denoiser)
         assert denoiser.steps == 4  # With and without guidance, two steps each.
 
     asyncio.run(scenario())
