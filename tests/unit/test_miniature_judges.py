@@ -1,0 +1,81 @@
+"""The miniature's judges: right on drawn scenes, at chance on other scenes' captions."""
+
+import numpy as np
+import pytest
+
+from serve.miniature import judges
+from serve.miniature.measure import colour_prompts, colours_right, vases_right
+from serve.miniature.scenes import Scene, Thing, Vase, draw, parse_caption, random_scene
+
+
+@pytest.fixture(scope="module")
+def drawn_prompts():
+    pictures = []
+    for index, prompt in enumerate(colour_prompts()):
+        wish = parse_caption(prompt)
+        pictures.append(draw(Scene(Thing(wish.thing, wish.colour), wish.background, index)))
+    return np.stack(pictures)
+
+
+def test_sixty_prompts_ask_for_sixty_different_things():
+    prompts = colour_prompts()
+    assert len(set(prompts)) == 60
+    assert {parse_caption(p).colour for p in prompts} == set(judges.COLOURS)
+
+
+def test_drawn_prompts_are_judged_right(drawn_prompts):
+    assert colours_right(colour_prompts(), drawn_prompts) == 1.0
+
+
+def test_shuffled_captions_are_judged_about_chance(drawn_prompts):
+    prompts = colour_prompts()
+    assert colours_right(prompts[7:] + prompts[:7], drawn_prompts) <= 0.1
+
+
+def test_noise_is_not_judged_right():
+    noise = np.random.default_rng(0).integers(0, 256, (60, 96, 96, 3), dtype=np.uint8)
+    assert colours_right(colour_prompts(), noise) <= 0.05
+
+
+def test_colours_of_random_scenes_are_read():
+    rng = np.random.default_rng(3)
+    for _ in range(400):
+        scene = random_scene(rng)
+        pixels = draw(scene)
+        assert judges.background_colour(pixels) == scene.background
+        if isinstance(scene.subject, Thing):
+            assert judges.thing_colour(pixels) == scene.subject.colour
+        else:
+            assert judges.vase_colour(pixels) == scene.subject.colour
+
+
+def test_an_empty_picture_shows_no_thing():
+    assert judges.thing_colour(np.full((96, 96, 3), 200, np.uint8)) is None
+
+
+def test_bunches_of_one_colour_and_of_several_are_told_apart():
+    rng = np.random.default_rng(4)
+    vases = []
+    while len(vases) < 150:
+        scene = random_scene(rng)
+        if isinstance(scene.subject, Vase):
+            vases.append(scene)
+    agreed = 0
+    for scene in vases:
+        several = len({flower.colour for flower in scene.subject.flowers}) >= 2
+        seen = judges.flower_colours(draw(scene))
+        agreed += several == (len(seen) >= 2)
+    assert agreed / len(vases) >= 0.95
+
+
+def test_only_golden_vases_with_mixed_flowers_count():
+    rng = np.random.default_rng(6)
+    wrong = []
+    while len(wrong) < 100:
+        scene = random_scene(rng)
+        subject = scene.subject
+        if isinstance(subject, Vase):
+            colours = {flower.colour for flower in subject.flowers}
+            if subject.colour != "golden" or len(colours) < 2:
+                wrong.append(draw(scene))
+    assert vases_right(np.stack(wrong)) <= 2

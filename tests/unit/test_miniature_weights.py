@@ -1,0 +1,82 @@
+"""The shipped miniature: complete, small, readable by everybody, in the real family's shape."""
+
+import json
+import stat
+
+import pytest
+
+from serve.miniature import WEIGHTS_DIR
+from serve.miniature.family import parameter_count
+
+_MODEL = "diffusion_pytorch_model.fp16.safetensors"
+_FILES = {
+    "tokenizer": {"tokenizer.json", "tokenizer_config.json"},
+    "text_encoder": {"config.json", "model.fp16.safetensors"},
+    "scheduler": {"scheduler_config.json"},
+    "unet": {"config.json", _MODEL},
+    "unet_distilled": {"config.json", _MODEL},
+    "vae": {"config.json", _MODEL},
+    "vae_tiny": {"config.json", _MODEL},
+}
+
+
+def _config(folder):
+    return json.loads((WEIGHTS_DIR / folder / "config.json").read_text())
+
+
+def test_the_folder_holds_the_whole_family_and_nothing_else():
+    found = {
+        folder.name: {path.name for path in folder.iterdir()} for folder in WEIGHTS_DIR.iterdir()
+    }
+    assert found == _FILES
+
+
+def test_the_weights_are_at_most_20_mb():
+    assert sum(path.stat().st_size for path in WEIGHTS_DIR.rglob("*.safetensors")) <= 20e6
+
+
+def test_everybody_may_read_the_files():
+    modes = {stat.S_IMODE(p.stat().st_mode) & 0o444 for p in WEIGHTS_DIR.rglob("*") if p.is_file()}
+    assert modes == {0o444}
+
+
+def test_no_configuration_names_a_path():
+    for path in WEIGHTS_DIR.rglob("*.json"):
+        if path.name != "tokenizer.json":
+            assert "_name_or_path" not in path.read_text()
+            assert "/" not in path.read_text().replace("</w>", "")
+
+
+def test_the_student_has_at_most_60_percent_of_the_teachers_parameters():
+    share = parameter_count(WEIGHTS_DIR / "unet_distilled") / parameter_count(WEIGHTS_DIR / "unet")
+    assert 0.4 < share <= 0.6
+
+
+def test_the_student_has_bk_sdm_smalls_shape():
+    teacher, student = _config("unet"), _config("unet_distilled")
+    assert (teacher["layers_per_block"], student["layers_per_block"]) == (2, 1)
+    assert student["mid_block_type"] is None
+    assert teacher["block_out_channels"] == student["block_out_channels"]
+
+
+def test_both_vaes_shrink_by_eight_and_swap_by_their_scaling_factors():
+    assert len(_config("vae")["block_out_channels"]) == 4
+    assert len(_config("vae_tiny")["decoder_block_out_channels"]) == 4
+    assert _config("vae")["scaling_factor"] == pytest.approx(0.18215)
+    assert _config("vae_tiny")["scaling_factor"] == 1.0
+
+
+def test_the_scheduler_is_stable_diffusion_v1s():
+    config = json.loads((WEIGHTS_DIR / "scheduler" / "scheduler_config.json").read_text())
+    expected = {
+        "_class_name": "PNDMScheduler",
+        "beta_start": 0.00085,
+        "beta_end": 0.012,
+        "beta_schedule": "scaled_linear",
+        "num_train_timesteps": 1000,
+        "prediction_type": "epsilon",
+        "set_alpha_to_one": False,
+        "skip_prk_steps": True,
+        "steps_offset": 1,
+    }
+    assert expected.items() <= config.items()
