@@ -95,6 +95,8 @@ class Pipeline:
         self.unet = unet.eval()
         self.vae = vae.eval()
         self.scheduler = scheduler
+        # StableDiffusionPipeline corrects every scheduler so, whatever its file says.
+        self._scheduler_config = {**scheduler.config, "clip_sample": False, "steps_offset": 1}
         self.device = unet.device
         self.dtype = unet.dtype
 
@@ -148,7 +150,7 @@ class Pipeline:
         )
         trajectories = []
         for seed in generation.seeds:
-            scheduler = _SCHEDULERS[generation.scheduler].from_config(self.scheduler.config)
+            scheduler = _SCHEDULERS[generation.scheduler].from_config(self._scheduler_config)
             scheduler.set_timesteps(generation.num_inference_steps, device="cpu")
             noise = randn_tensor(
                 shape,
