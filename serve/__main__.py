@@ -46,6 +46,7 @@ def _serve(settings: LaunchSettings) -> None:
     # Not at the top: Ray reads the environment when it is imported.
     prepare_ray_environment()
     from ray import serve
+    from ray.serve.schema import LoggingConfig
 
     from .app import AppArgs, build_app
 
@@ -60,8 +61,9 @@ def _serve(settings: LaunchSettings) -> None:
     )
     with _local_ray_serve(settings) as log_dir:
         _tell(f"Loading the family {settings.family!r} and warming up ...")
+        logging_config = LoggingConfig(encoding=settings.log_encoding)
         serve.run_many(
-            [serve.RunTarget(app)],
+            [serve.RunTarget(app, logging_config=logging_config)],
             wait_for_ingress_deployment_creation=False,
             wait_for_applications_running=False,
         )
@@ -76,7 +78,6 @@ def _local_ray_serve(settings: LaunchSettings) -> Iterator[str]:
     """Ray and Serve on this machine, from start to clean end; yields the folder of Serve's logs."""
     import ray
     from ray import serve
-    from ray.serve.schema import LoggingConfig
 
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
     try:
@@ -95,7 +96,6 @@ def _local_ray_serve(settings: LaunchSettings) -> Iterator[str]:
                 "port": settings.port,
                 "request_timeout_s": 120,
             },
-            logging_config=LoggingConfig(encoding=settings.log_encoding),
         )
         yield f"{context.address_info['session_dir']}/logs/serve"
     finally:

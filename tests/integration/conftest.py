@@ -4,6 +4,7 @@ import os
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,13 +24,21 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+def wait_until_ready(url: str, deadline_s: float = 180) -> None:
+    """Poll `/readyz`; a config file is deployed after the command that submits it has returned."""
+    end = time.monotonic() + deadline_s
+    while httpx.get(f"{url}/readyz", timeout=30).status_code != 200:
+        assert time.monotonic() < end, f"{url} did not become ready"
+        time.sleep(0.2)
+
+
 @dataclass(frozen=True)
 class Cluster:
     url: str
     address: str
 
     def serve_run(self, *arguments: str) -> None:
-        """Run the `serve run` command line on this cluster, until its applications run."""
+        """Run the `serve run` command line on this cluster."""
         command = [str(Path(sys.executable).with_name("serve")), "run", "--non-blocking"]
         subprocess.run(
             [*command, "--address", self.address, *arguments],
@@ -72,5 +81,5 @@ def start(cluster: Cluster) -> Callable[[Application, str], str]:
 def miniature(cluster: Cluster) -> str:
     """The service as deploy/serve-config.yaml describes it; returns its address."""
     cluster.serve_run("deploy/serve-config.yaml")
-    assert httpx.get(f"{cluster.url}/readyz", timeout=30).status_code == 200
+    wait_until_ready(cluster.url)
     return cluster.url
