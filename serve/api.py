@@ -8,10 +8,12 @@ import base64
 import logging
 import math
 import time
+from collections.abc import Callable, Coroutine
 from typing import Any, Protocol
 
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response
+from fastapi.routing import APIRoute
 from fastapi_offline import FastAPIOffline
 from starlette.exceptions import HTTPException
 
@@ -68,14 +70,14 @@ def build_api(router: Router, max_image_steps: int, min_ready_replicas: int) -> 
     `max_image_steps` bounds one request's work (`GenerationRequest.resolve`); `/readyz` wants
     `min_ready_replicas` warm replicas of every variant.
     """
-    api: FastAPI = (
-        FastAPIOffline(  # Swagger's files come from the package: /docs works without a network.
-            title="distilled-sd-serve",
-            description="Stable Diffusion v1, distilled, and with a tiny VAE, behind one endpoint.",
-            version="1",
-            redoc_url=None,
-        )
+    # Offline: Swagger's files come from the package, so /docs works without a network.
+    api: FastAPI = FastAPIOffline(
+        title="distilled-sd-serve",
+        description="Stable Diffusion v1, distilled, and with a tiny VAE, behind one endpoint.",
+        version="1",
+        redoc_url=None,
     )
+    api.router.route_class = _Route
     _add_error_handlers(api)
 
     @api.post(
@@ -149,14 +151,23 @@ def _add_error_handlers(api: FastAPI) -> None:
             return _error_response(MethodNotAllowed(f"{method} is not allowed on {path}"))
         return _error_response(RouteNotFound(f"{path}: no such route; GET /docs lists them"))
 
-    @api.middleware("http")
-    async def no_traceback_for_clients(request: Request, call_next: Any) -> Response:
-        try:
-            response: Response = await call_next(request)
-            return response
-        except Exception:
-            _log.exception("unexpected error on %s %s", request.method, request.url.path)
-            return _error_response(_internal_error())
+
+class _Route(APIRoute):
+    """A route whose unexpected errors are logged here and never shown to the client."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        handle = super().get_route_handler()
+
+        async def guarded(request: Request) -> Response:
+            try:
+                return await handle(request)
+            except (ServingError, HTTPException):
+                raise
+            except Exception:
+                _log.exception("unexpected error on %s %s", request.method, request.url.path)
+                return _error_response(_internal_error())
+
+        return guarded
 
 
 def _internal_error() -> ServingError:
@@ -181,19 +192,14 @@ def _require_json(request: Request) -> None:
 
 
 async def _read_body(request: Request) -> bytes:
-    """Read the body, counting: a chunked one declares no length."""
-    declared = request.headers.get("content-length", "0")
-    size = int(declared) if declared.isdecimal() else 0
+    """Read the body, counting as it comes: a chunked one declares no length."""
+    size = 0
     parts: list[bytes] = []
-    if size <= MAX_BODY_BYTES:
-        size = 0
-        async for part in request.stream():
-            size += len(part)
-            if size > MAX_BODY_BYTES:
-                break
-            parts.append(part)
-    if size > MAX_BODY_BYTES:
-        raise BodyTooLarge(f"body: over {MAX_BODY_BYTES} bytes; at most {MAX_BODY_BYTES} allowed")
+    async for part in request.stream():
+        size += len(part)
+        if size > MAX_BODY_BYTES:
+            raise BodyTooLarge(f"body: over {MAX_BODY_BYTES} bytes, the most that is allowed")
+        parts.append(part)
     return b"".join(parts)
 
 
