@@ -43,6 +43,7 @@ class FakeDenoiser:
     step_s: float = 0.0
     journal: Path | None = None
     fail_on: str | None = None
+    begun: int = 0
     steps: int = 0
     threads: set[str] = field(default_factory=set)
     # Tests hold a step open with it.
@@ -53,6 +54,7 @@ class FakeDenoiser:
 
     def begin(self, job: Generation) -> tuple[list[FakeTrajectory], tuple[str, ...]]:
         self.threads.add(threading.current_thread().name)
+        self.begun += 1
         if job.prompt == self.fail_on:
             raise ValueError("a bad prompt")
         return [

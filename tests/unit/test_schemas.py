@@ -152,6 +152,8 @@ def test_a_size_out_of_the_variants_bounds_is_refused(size: str) -> None:
 def test_work_is_bounded_over_images_size_and_steps() -> None:
     assert parse(n=8, num_inference_steps=50).resolve(VARIANT, 400)
     assert parse(n=2, num_inference_steps=50, size="192x192").resolve(VARIANT, 400)
+    assert parse(n=4, num_inference_steps=50, size="192x96").resolve(VARIANT, 400)
+    assert parse(n=4, num_inference_steps=50, size="96x192").resolve(VARIANT, 400)
     for fields in (
         {"n": 8, "num_inference_steps": 51},
         {"n": 3, "num_inference_steps": 50, "size": "192x192"},
