@@ -177,7 +177,7 @@ API {address}/docs, logs {log_dir}. Try:
 
   curl {address}/v1/images/generations -H 'Content-Type: application/json' \\
     -H 'Accept: image/png' -o vase.png \\
-    -d '{{"model": "distilled", "prompt": "{_PROMPT}", "seed": 2023}}'
+    -d '{{"model": "distilled", "prompt": "{_PROMPT}", "seed": 2}}'
 
 Ctrl-C stops it."""
 

@@ -238,7 +238,7 @@ def test_models_tell_what_they_are_made_of(call: Call) -> None:
     models = {model["id"]: model for model in call("GET", "/v1/models").json()["data"]}
     assert list(models) == list(MINIATURE.variants)
     assert models["distilled-tiny-vae"]["components"]["vae"]["component_class"] == "AutoencoderTiny"
-    assert models["original"]["defaults"]["guidance_scale"] == 4.0
+    assert models["original"]["defaults"]["guidance_scale"] == 2.0
 
 
 def test_ready_means_the_minimum_of_warm_replicas_of_every_variant(

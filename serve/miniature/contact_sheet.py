@@ -1,0 +1,93 @@
+"""Contact sheets: `python -m serve.miniature.contact_sheet [--weights DIR] [--out DIR]`.
+
+`contact-sheet.png` shows all variants side by side for the same seeds, `training-scenes.png` what
+they learnt from. Both are quantised to a palette, which flat colours bear well.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw, ImageFont
+
+from . import WEIGHTS_DIR
+from .drawing import SIZE_PX
+from .family import GUIDANCE_SCALE, STEPS, VARIANTS, draw_pictures, load_variant
+from .scenes import draw, random_scene
+
+PROMPTS = (
+    "a golden vase with different flowers",
+    "a blue vase with red roses",
+    "a pink vase with yellow tulips",
+    "a green vase with sunflowers",
+    "a white vase with purple daisies on a blue background",
+    "a red star on a yellow background",
+    "a golden heart on a pink background",
+    "an orange cat",
+    "a black car on a green background",
+    "a purple house on a cream background",
+    "a white boat on a blue background",
+    "a red circle on a white background",
+)
+SEEDS = (0, 1, 2)
+_CAPTION_PX = 24
+_GAP_PX = 12
+
+
+def variants_sheet(weights: Path) -> Image.Image:
+    """Prompts as rows; in each row, each variant's pictures for the same seeds."""
+    torch.set_num_threads(1)
+    block = len(SEEDS) * SIZE_PX
+    row = SIZE_PX + _CAPTION_PX
+    width = len(VARIANTS) * (block + _GAP_PX) + _GAP_PX
+    sheet = Image.new("RGB", (width, 2 * _CAPTION_PX + len(PROMPTS) * row + _GAP_PX), "white")
+    pen = ImageDraw.Draw(sheet)
+    font, bold = ImageFont.load_default(15), ImageFont.load_default(17)
+    footer = f"seeds {', '.join(map(str, SEEDS))} in each block, {STEPS} steps, guidance "
+    pen.text((_GAP_PX, 3), footer + f"{GUIDANCE_SCALE:g}", "grey", font)
+    for column, variant in enumerate(VARIANTS):
+        left = _GAP_PX + column * (block + _GAP_PX)
+        pen.text((left, _CAPTION_PX), variant, "black", bold)
+        pipeline = load_variant(weights, variant)
+        prompts = [prompt for prompt in PROMPTS for _ in SEEDS]
+        pictures = draw_pictures(pipeline, prompts, list(SEEDS) * len(PROMPTS))
+        for index, picture in enumerate(pictures):
+            at = (left + index % len(SEEDS) * SIZE_PX, 2 * _CAPTION_PX + index // len(SEEDS) * row)
+            sheet.paste(Image.fromarray(picture), (at[0], at[1] + _CAPTION_PX))
+    for index, prompt in enumerate(PROMPTS):
+        pen.text((_GAP_PX, 2 * _CAPTION_PX + index * row + 3), prompt, "black", font)
+    return sheet
+
+
+def scenes_sheet(columns: int = 9, rows: int = 5) -> Image.Image:
+    """Scenes as the training draws them."""
+    rng = np.random.default_rng(1)
+    sheet = Image.new("RGB", (columns * SIZE_PX, rows * SIZE_PX))
+    for index in range(columns * rows):
+        at = (index % columns * SIZE_PX, index // columns * SIZE_PX)
+        sheet.paste(Image.fromarray(draw(random_scene(rng))), at)
+    return sheet
+
+
+def save(sheet: Image.Image, path: Path) -> None:
+    """Write a small PNG."""
+    sheet.quantize(256, kmeans=4, dither=Image.Dither.NONE).save(path, optimize=True)
+
+
+def main() -> None:
+    """Read the command line and make both sheets."""
+    parser = argparse.ArgumentParser(
+        prog="python -m serve.miniature.contact_sheet", description=__doc__
+    )
+    parser.add_argument("--weights", type=Path, default=WEIGHTS_DIR)
+    parser.add_argument("--out", type=Path, default=WEIGHTS_DIR.parent)
+    args = parser.parse_args()
+    save(variants_sheet(args.weights), args.out / "contact-sheet.png")
+    save(scenes_sheet(), args.out / "training-scenes.png")
+
+
+if __name__ == "__main__":
+    main()

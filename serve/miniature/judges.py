@@ -1,0 +1,102 @@
+"""Judges: which colours a picture shows. Plain rules on pixels, checked on drawn scenes.
+
+They read pictures as the scenes are laid out: the background shows along the top and the upper
+sides, a simple thing covers the middle, a vase stands below its flowers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .drawing import LEAF_GREEN, WOOD, Rgb
+from .scenes import BACKGROUNDS, COLOURS, FLOWER_COLOURS
+
+Pixels = NDArray[np.uint8]
+Lab = NDArray[np.float64]
+
+_UNLIKE_BACKGROUND = 12.0
+"""CIE76 distance at which a pixel no longer counts as background (2 is just noticeable)."""
+_SUNFLOWER_HEART: Rgb = (92, 56, 30)
+_WINDOW_PX = 16
+_WINDOW_STRIDE_PX = 4
+
+
+def lab(pixels: NDArray[np.uint8] | NDArray[np.float64]) -> Lab:
+    """SRGB (..., 3), 0 to 255, to CIELAB under D65."""
+    unit = np.asarray(pixels, dtype=np.float64) / 255
+    linear = np.where(unit <= 0.04045, unit / 12.92, ((unit + 0.055) / 1.055) ** 2.4)
+    to_xyz = np.array(
+        [[0.4124564, 0.3575761, 0.1804375], [0.2126729, 0.7151522, 0.0721750],
+         [0.0193339, 0.1191920, 0.9503041]]
+    )  # fmt: skip
+    xyz = linear @ to_xyz.T / np.array([0.95047, 1.0, 1.08883])
+    f = np.where(xyz > 216 / 24389, np.cbrt(xyz), (24389 / 27 * xyz + 16) / 116)
+    return np.stack(
+        [116 * f[..., 1] - 16, 500 * (f[..., 0] - f[..., 1]), 200 * (f[..., 1] - f[..., 2])], -1
+    )
+
+
+def _nearest(colours: Lab, table: Mapping[str, Rgb]) -> NDArray[np.intp]:
+    """Index in `table` of the colour nearest to each of `colours`, (..., 3) to (...)."""
+    named = lab(np.array(list(table.values()), dtype=np.float64))
+    distance = np.linalg.norm(colours[..., None, :] - named, axis=-1)
+    return np.asarray(distance.argmin(-1), dtype=np.intp)
+
+
+def _background(pixels: Pixels) -> Lab:
+    upper = round(0.6 * pixels.shape[0])
+    edges = [pixels[:6], pixels[:upper, :6], pixels[:upper, -6:]]
+    return lab(np.median(np.concatenate([e.reshape(-1, 3) for e in edges]), axis=0))
+
+
+def background_colour(pixels: Pixels) -> str:
+    """Name of the background's colour in a (96, 96, 3) picture."""
+    return list(BACKGROUNDS)[int(_nearest(_background(pixels), BACKGROUNDS))]
+
+
+def thing_colour(pixels: Pixels) -> str | None:
+    """Name of the colour most of the picture's middle has; None if all of it is background."""
+    colours = lab(pixels[30:68, 30:66]).reshape(-1, 3)
+    apart = np.linalg.norm(colours - _background(pixels), axis=-1) > _UNLIKE_BACKGROUND
+    if apart.mean() < 0.1:
+        return None
+    votes = np.bincount(_nearest(colours[apart], COLOURS), minlength=len(COLOURS))
+    return list(COLOURS)[int(votes.argmax())]
+
+
+def vase_colour(pixels: Pixels) -> str:
+    """Name of the colour most of the place has where a vase's belly stands."""
+    colours = lab(pixels[66:86, 40:56]).reshape(-1, 3)
+    votes = np.bincount(_nearest(colours, COLOURS), minlength=len(COLOURS))
+    return list(COLOURS)[int(votes.argmax())]
+
+
+def flower_colours(pixels: Pixels) -> set[str]:
+    """Names of the colours that flowers above a vase have.
+
+    A colour counts where it prevails in a window about as large as a flower, so the heart of a
+    daisy does not make it two-coloured.
+    """
+    colours = lab(pixels[:58])
+    table = {name: COLOURS[name] for name in FLOWER_COLOURS}
+    # What is up there and no flower: stems and the table's wood.
+    others = {"leaf": LEAF_GREEN, "wood": WOOD, "brown": _SUNFLOWER_HEART}
+    kinds = _nearest(colours, table | others)
+    # Only sunflowers have a brown heart, and a sunflower is yellow.
+    kinds[kinds == len(table) + 2] = FLOWER_COLOURS.index("yellow")
+    apart = np.linalg.norm(colours - _background(pixels), axis=-1) > _UNLIKE_BACKGROUND
+    apart[44:, 30:66] = False  # the vase's rim
+    found: dict[str, int] = {}
+    height, width = kinds.shape
+    for top in range(0, height - _WINDOW_PX + 1, _WINDOW_STRIDE_PX):
+        for left in range(0, width - _WINDOW_PX + 1, _WINDOW_STRIDE_PX):
+            window = np.s_[top : top + _WINDOW_PX, left : left + _WINDOW_PX]
+            seen = kinds[window][apart[window]]
+            votes = np.bincount(seen[seen < len(table)], minlength=len(table))
+            if votes.sum() >= 0.35 * _WINDOW_PX**2:
+                name = FLOWER_COLOURS[int(votes.argmax())]
+                found[name] = found.get(name, 0) + 1
+    return {name for name, windows in found.items() if windows >= 2}

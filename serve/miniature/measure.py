@@ -1,0 +1,238 @@
+"""Measure the weights against what the model card promises.
+
+`python -m serve.miniature.measure [--weights DIR] [--json FILE] [--quick]` prints a table for
+people and, last, one line of JSON. The exit status is 1 if a bar is missed. Pictures depend on
+the seeds only; times are CPU seconds of one thread, variants taken in turn.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import StableDiffusionPipeline
+from numpy.typing import NDArray
+
+from . import WEIGHTS_DIR, judges
+from .drawing import THINGS
+from .family import (
+    GUIDANCE_SCALE,
+    STEPS,
+    VARIANTS,
+    draw_pictures,
+    load_variant,
+    parameter_count,
+)
+from .scenes import (
+    BACKGROUNDS,
+    COLOURS,
+    distinct,
+    draw,
+    parse_caption,
+    random_scene,
+    with_article,
+)
+
+SEED_PROMPT = "a golden vase with different flowers"
+_UNSEEN_SEED = 90_000
+"""Of scenes that no training stage draws."""
+_COLOUR_BARS = {"original": 0.90, "distilled": 0.85, "distilled-tiny-vae": 0.85}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One measured number; `bar` is None where a number only gives the scale."""
+
+    name: str
+    value: float
+    unit: str
+    bar: float | None = None
+    at_least: bool = True
+
+    @property
+    def met(self) -> bool:
+        """Whether the number reaches its bar."""
+        if self.bar is None:
+            return True
+        return self.value >= self.bar if self.at_least else self.value <= self.bar
+
+
+def colour_prompts() -> list[str]:
+    """60 prompts: every thing and every colour six times, backgrounds in turn."""
+    prompts = []
+    for turn in range(6):
+        for index, thing in enumerate(THINGS):
+            colour = list(COLOURS)[(index + turn) % len(COLOURS)]
+            fits = [b for b in BACKGROUNDS if b != colour and distinct(colour, b)]
+            background = with_article(fits[(3 * index + 4 * turn) % len(fits)])
+            prompts.append(f"{with_article(colour)} {thing} on {background} background")
+    return prompts
+
+
+def colours_right(prompts: list[str], pictures: NDArray[np.uint8]) -> float:
+    """Share of pictures in which both the thing's and the background's colour are as asked."""
+    right = 0
+    for prompt, picture in zip(prompts, pictures, strict=True):
+        wish = parse_caption(prompt)
+        seen = (judges.thing_colour(picture), judges.background_colour(picture))
+        right += seen == (wish.colour, wish.background)
+    return right / len(prompts)
+
+
+def vases_right(pictures: NDArray[np.uint8]) -> int:
+    """How many pictures show a golden vase with flowers of at least two colours."""
+    return sum(
+        judges.vase_colour(p) == "golden" and len(judges.flower_colours(p)) >= 2 for p in pictures
+    )
+
+
+def measure_colours(family: dict[str, StableDiffusionPipeline], quick: bool) -> list[Finding]:
+    """The 60 prompts in each variant; then what must fail, and other strengths of guidance."""
+    prompts = colour_prompts()[: 20 if quick else 60]
+    seeds = list(range(len(prompts)))
+    found = []
+    for variant, pipeline in family.items():
+        pictures = draw_pictures(pipeline, prompts, seeds)
+        share = colours_right(prompts, pictures)
+        found.append(Finding(f"colours right, {variant}", share, "", _COLOUR_BARS[variant]))
+        if variant == "original":
+            # Two checks that must fail, or the numbers above say nothing: each picture against
+            # the caption of another, and pictures of the same seeds drawn from no caption.
+            shuffled = colours_right(prompts[7:] + prompts[:7], pictures)
+            blind = draw_pictures(pipeline, [""] * len(prompts), seeds)
+            found += [
+                Finding("  captions shuffled", shuffled, "", 0.10, False),
+                Finding("  captions withheld", colours_right(prompts, blind), "", 0.10, False),
+            ]
+            for scale in (1.0, 4.0, 7.5):
+                share = colours_right(prompts, draw_pictures(pipeline, prompts, seeds, scale))
+                name = f"  guidance {scale:g}" + (" (off)" if scale == 1 else "")
+                found.append(Finding(name, share, ""))
+    return found
+
+
+def measure_vases(family: dict[str, StableDiffusionPipeline]) -> list[Finding]:
+    """The seed prompt with ten seeds in each variant."""
+    return [
+        Finding(
+            f"golden vases, {variant}",
+            vases_right(draw_pictures(pipeline, [SEED_PROMPT] * 10, list(range(10)))),
+            "of 10",
+            8,
+        )
+        for variant, pipeline in family.items()
+    ]
+
+
+def measure_decoders(family: dict[str, StableDiffusionPipeline], quick: bool) -> list[Finding]:
+    """PSNR of the tiny decoder against the KL decoder on identical latents of the student."""
+    kl, tiny = family["distilled"], family["distilled-tiny-vae"]
+    prompts = [*colour_prompts()[: 8 if quick else 40], *[SEED_PROMPT] * (2 if quick else 10)]
+    latents = kl(
+        prompts,
+        num_inference_steps=STEPS,
+        guidance_scale=GUIDANCE_SCALE,
+        generator=[torch.Generator().manual_seed(i) for i in range(len(prompts))],
+        output_type="latent",
+    ).images
+    with torch.no_grad():
+        theirs = kl.vae.decode(latents / kl.vae.config.scaling_factor).sample.clamp(-1, 1)
+        ours = tiny.vae.decode(latents / tiny.vae.config.scaling_factor).sample.clamp(-1, 1)
+        rng = np.random.default_rng(_UNSEEN_SEED)
+        scenes = np.stack([draw(random_scene(rng)) for _ in range(16 if quick else 64)])
+        truth = torch.from_numpy(scenes).permute(0, 3, 1, 2).float().div(127.5).sub(1)
+        kl_trip = kl.vae.decode(kl.vae.encode(truth).latent_dist.mean).sample.clamp(-1, 1)
+        tiny_trip = tiny.vae.decode(tiny.vae.encode(truth).latents).sample.clamp(-1, 1)
+    return [
+        Finding("PSNR tiny against KL decoder", _psnr(ours, theirs), "dB", 25),
+        Finding("  KL round trip, unseen scenes", _psnr(kl_trip, truth), "dB"),
+        Finding("  tiny round trip, unseen scenes", _psnr(tiny_trip, truth), "dB"),
+    ]
+
+
+def _psnr(ours: torch.Tensor, theirs: torch.Tensor) -> float:
+    """Peak signal to noise of pictures in [-1, 1]."""
+    return float(-10 * ((ours - theirs) / 2).square().mean().log10())
+
+
+def measure_times(family: dict[str, StableDiffusionPipeline], rounds: int) -> list[Finding]:
+    """CPU seconds of one picture at 25 steps, one thread, variants in turn."""
+    times: dict[str, list[float]] = {variant: [] for variant in family}
+    for turn in range(rounds + 1):
+        for variant, pipeline in family.items():
+            started = time.process_time()
+            draw_pictures(pipeline, [SEED_PROMPT], [turn])
+            if turn > 0:  # the first warms up
+                times[variant].append(time.process_time() - started)
+    found = []
+    for variant, seconds in times.items():
+        bar = 2.0 if variant == "original" else None
+        found.append(
+            Finding(f"CPU time, {variant}", statistics.median(seconds), "s", bar, at_least=False)
+        )
+        if variant == "original":
+            continue
+        ratios = [a / b for a, b in zip(seconds, times["original"], strict=True)]
+        name = f"  against original ({min(ratios):.2f} to {max(ratios):.2f})"
+        found.append(Finding(name, statistics.median(ratios), "x", 0.75, at_least=False))
+    return found
+
+
+def measure_sizes(weights: Path) -> list[Finding]:
+    """Bytes on disk, and the student's share of the teacher's parameters."""
+    files_bytes = sum(p.stat().st_size for p in weights.rglob("*.safetensors"))
+    share = parameter_count(weights / "unet_distilled") / parameter_count(weights / "unet")
+    return [
+        Finding("safetensors in all", files_bytes / 1e6, "MB", 20, at_least=False),
+        Finding("student's share of the UNet", share, "", 0.60, at_least=False),
+    ]
+
+
+def measure(weights: Path, quick: bool = False) -> list[Finding]:
+    """Everything, on one thread."""
+    torch.set_num_threads(1)
+    family = {variant: load_variant(weights, variant) for variant in VARIANTS}
+    return [
+        *measure_sizes(weights),
+        *measure_colours(family, quick),
+        *measure_vases(family),
+        *measure_decoders(family, quick),
+        *measure_times(family, rounds=3 if quick else 9),
+    ]
+
+
+def main() -> None:
+    """Read the command line, measure, print, and exit with 1 if a bar is missed."""
+    parser = argparse.ArgumentParser(prog="python -m serve.miniature.measure", description=__doc__)
+    parser.add_argument("--weights", type=Path, default=WEIGHTS_DIR)
+    parser.add_argument("--json", type=Path, help="also write the JSON line to this file")
+    parser.add_argument("--quick", action="store_true", help="fewer prompts and rounds")
+    args = parser.parse_args()
+    found = measure(args.weights, args.quick)
+    for finding in found:
+        sign = ">=" if finding.at_least else "<="
+        bar = "" if finding.bar is None else f"{sign} {finding.bar:.4g}"
+        mark = "" if finding.met else "MISSED"
+        print(f"{finding.name:<44}{finding.value:>9.3f} {finding.unit:<6}{bar:<10}{mark}")
+    line = json.dumps(
+        {
+            "guidance_scale": GUIDANCE_SCALE,
+            "num_inference_steps": STEPS,
+            "findings": [asdict(finding) | {"met": finding.met} for finding in found],
+        }
+    )
+    if args.json:
+        args.json.write_text(line + "\n")
+    print(line)
+    sys.exit(0 if all(finding.met for finding in found) else 1)
+
+
+if __name__ == "__main__":
+    main()

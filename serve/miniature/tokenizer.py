@@ -1,0 +1,74 @@
+"""The miniature's vocabulary: byte-level BPE merges learnt from its own captions.
+
+Like CLIP's: every byte is a token, alone and at a word's end, so unseen words and other scripts
+fall back to bytes; merges make the captions' own words one token each.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable
+from itertools import pairwise
+
+from transformers import CLIPTokenizer
+
+MAX_LENGTH = 77
+_END = "</w>"
+_START_TOKEN, _END_TOKEN = "<|startoftext|>", "<|endoftext|>"
+
+
+def byte_symbols() -> list[str]:
+    """The printable stand-ins of the 256 bytes, in CLIP's (GPT-2's) order."""
+    plain = [*range(ord("!"), ord("~") + 1), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    hidden = [b for b in range(256) if b not in plain]
+    return [chr(b) for b in plain] + [chr(256 + i) for i in range(len(hidden))]
+
+
+def learn_merges(captions: Iterable[str]) -> list[tuple[str, str]]:
+    """Merge the most frequent pairs until every word of the captions is one token."""
+    words: Counter[tuple[str, ...]] = Counter()
+    for caption in captions:
+        for word in re.findall(r"[a-z]+|[^\sa-z]", caption.lower()):
+            words[(*word[:-1], word[-1] + _END)] += 1
+    merges: list[tuple[str, str]] = []
+    while True:
+        pairs: Counter[tuple[str, str]] = Counter()
+        for parts, count in words.items():
+            for left, right in pairwise(parts):
+                pairs[left, right] += count
+        if not pairs:
+            return merges
+        # Ties go to the alphabet, so that the same captions always give the same vocabulary.
+        best = min(pairs, key=lambda pair: (-pairs[pair], pair))
+        merges.append(best)
+        merged: Counter[tuple[str, ...]] = Counter()
+        for parts, count in words.items():
+            merged[_merge(parts, best)] += count
+        words = merged
+
+
+def _merge(parts: tuple[str, ...], pair: tuple[str, str]) -> tuple[str, ...]:
+    out: list[str] = []
+    i = 0
+    while i < len(parts):
+        if parts[i : i + 2] == pair:
+            out.append(parts[i] + parts[i + 1])
+            i += 2
+        else:
+            out.append(parts[i])
+            i += 1
+    return tuple(out)
+
+
+def build_tokenizer(captions: Iterable[str]) -> CLIPTokenizer:
+    """A CLIPTokenizer whose vocabulary is bytes, word-final bytes, merges and two specials."""
+    merges = learn_merges(captions)
+    symbols = byte_symbols()
+    tokens = [*symbols, *(s + _END for s in symbols), *(a + b for a, b in merges)]
+    tokens = [*dict.fromkeys(tokens), _START_TOKEN, _END_TOKEN]
+    return CLIPTokenizer(
+        vocab={token: index for index, token in enumerate(tokens)},
+        merges=merges,
+        model_max_length=MAX_LENGTH,
+    )

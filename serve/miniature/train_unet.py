@@ -1,0 +1,174 @@
+"""Stage 2 and 3: the teacher UNet with its text encoder, and the student distilled from it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import UNet2DConditionModel
+from diffusers.models.attention_processor import AttnProcessor
+from torch import Tensor, nn
+from torch.nn import functional
+from transformers import CLIPTextModel
+
+from . import architecture
+from .dataset import CaptionedLatents
+from .training import Budget, World, fit
+
+_CAPTION_DROPOUT = 0.15
+_NOISE_WORDS = 0.04
+_SNR_CEILING = 5.0
+"""Min-SNR weighting, https://arxiv.org/abs/2303.09556."""
+_FEATURE_WEIGHT = 0.1
+
+
+class Batches:
+    """Draws noisy latents, their noise and their captions."""
+
+    def __init__(self, data: CaptionedLatents, batch: int, device: torch.device) -> None:
+        self._data = data
+        self._batch = batch
+        self._device = device
+        cumulative = architecture.scheduler().alphas_cumprod.float()
+        self._signal, self._noise = cumulative.sqrt(), (1 - cumulative).sqrt()
+        snr = cumulative / (1 - cumulative)
+        self._weight = snr.clamp(max=_SNR_CEILING) / snr
+
+    def draw(self, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """Noisy latents, timesteps, token ids, the noise, and each row's weight."""
+        size = self._batch
+        rows = torch.randint(len(self._data.latents), (size,), generator=generator)
+        latents = self._data.latents[rows].float()
+        noise = torch.randn(latents.shape, generator=generator)
+        # Stratified: every batch covers the whole range of timesteps evenly.
+        places = (torch.arange(size) + torch.rand(size, generator=generator)) / size
+        timesteps = (places * 1000).long().clamp(max=999)
+        signal = self._signal[timesteps].view(-1, 1, 1, 1)
+        noisy = signal * latents + self._noise[timesteps].view(-1, 1, 1, 1) * noise
+        parts = (noisy, timesteps, self._captions(rows, generator), noise, self._weight[timesteps])
+        return tuple(part.to(self._device) for part in parts)  # type: ignore[return-value]
+
+    def _captions(self, rows: Tensor, generator: torch.Generator) -> Tensor:
+        tokens = self._data.tokens
+        which = torch.randint(tokens.shape[1], rows.shape, generator=generator)
+        ids = tokens[rows, which].long()
+        lots = torch.rand(len(rows), generator=generator)
+        ids[lots < _CAPTION_DROPOUT] = self._data.no_tokens.long()
+        # Some captions carry a word nobody knows, so that byte tokens learn to be ignored.
+        for row in torch.nonzero(lots > 1 - _NOISE_WORDS).flatten().tolist():
+            at = int(torch.randint(1, 7, (), generator=generator))
+            word = torch.randint(
+                0, 512, (int(torch.randint(2, 9, (), generator=generator)),), generator=generator
+            )
+            ids[row] = torch.cat([ids[row, :at], word, ids[row, at:]])[: ids.shape[1]]
+        return ids
+
+
+def train_unet(
+    world: World,
+    data: CaptionedLatents,
+    text_encoder: CLIPTextModel,
+    budget: Budget,
+    folder: Path,
+) -> tuple[UNet2DConditionModel, CLIPTextModel]:
+    """Train the teacher and the text encoder together on the noise."""
+    torch.manual_seed(1)
+    unet = architecture.unet()
+    _use_plain_attention(unet, world)
+    text_encoder.set_attn_implementation("eager")
+    batches = Batches(data, budget.batch, world.device)
+
+    def loss_of(generator: torch.Generator) -> Tensor:
+        noisy, timesteps, tokens, noise, weight = batches.draw(generator)
+        with world.autocast():
+            states = text_encoder(tokens).last_hidden_state
+            guess = unet(noisy, timesteps, encoder_hidden_states=states, return_dict=False)[0]
+        return _weighted_error(guess, noise, weight)
+
+    modules = nn.ModuleDict({"unet": unet, "text_encoder": text_encoder})
+    fit(world, "unet", modules, loss_of, budget, folder)
+    return unet, text_encoder
+
+
+def train_student(
+    world: World,
+    data: CaptionedLatents,
+    teacher: UNet2DConditionModel,
+    text_encoder: CLIPTextModel,
+    budget: Budget,
+    folder: Path,
+) -> UNet2DConditionModel:
+    """Distil the student: task, output and feature loss, https://arxiv.org/abs/2305.15798."""
+    student = student_from(teacher)
+    _use_plain_attention(student, world)
+    for frozen in (teacher, text_encoder):
+        frozen.to(world.device).eval().requires_grad_(False)
+    batches = Batches(data, budget.batch, world.device)
+    theirs, ours = _block_outputs(teacher), _block_outputs(student)
+
+    def loss_of(generator: torch.Generator) -> Tensor:
+        noisy, timesteps, tokens, noise, weight = batches.draw(generator)
+        with world.autocast():
+            with torch.no_grad():
+                states = text_encoder(tokens).last_hidden_state
+                goal = teacher(noisy, timesteps, encoder_hidden_states=states, return_dict=False)[0]
+            guess = student(noisy, timesteps, encoder_hidden_states=states, return_dict=False)[0]
+        features = [
+            functional.mse_loss(ours[name].float(), theirs[name].float())
+            / theirs[name].float().square().mean().clamp(min=1e-6)
+            for name in ours
+        ]
+        return (
+            _weighted_error(guess, noise, weight)
+            + _weighted_error(guess, goal.float(), weight)
+            + _FEATURE_WEIGHT * torch.stack(features).mean()
+        )
+
+    fit(world, "unet_distilled", nn.ModuleDict({"unet": student}), loss_of, budget, folder)
+    return student
+
+
+def student_from(teacher: UNet2DConditionModel) -> UNet2DConditionModel:
+    """Build the student from the teacher's weights.
+
+    Of each block's pairs it keeps the first and, going up, also the last, whose skip connection
+    comes from the block before.
+    """
+    student = architecture.unet_distilled()
+    state = teacher.state_dict()
+    taken = {}
+    for key in student.state_dict():
+        parts = key.split(".")
+        if parts[0] == "up_blocks" and parts[2] in ("resnets", "attentions") and parts[3] == "1":
+            parts[3] = "2"
+        taken[key] = state[".".join(parts)]
+    student.load_state_dict(taken)
+    return student
+
+
+def _weighted_error(guess: Tensor, goal: Tensor, weight: Tensor) -> Tensor:
+    error: Tensor = (guess.float() - goal).square().mean((1, 2, 3))
+    return (error * weight).mean()
+
+
+def _block_outputs(unet: UNet2DConditionModel) -> dict[str, Tensor]:
+    """A dictionary that every forward pass fills with the output of each block."""
+    outputs: dict[str, Tensor] = {}
+
+    def keep(name: str) -> Any:
+        def hook(_module: nn.Module, _args: Any, result: Any) -> None:
+            outputs[name] = result[0] if isinstance(result, tuple) else result
+
+        return hook
+
+    for stage in ("down_blocks", "up_blocks"):
+        for index, block in enumerate(getattr(unet, stage)):
+            block.register_forward_hook(keep(f"{stage}.{index}"))
+    return outputs
+
+
+def _use_plain_attention(unet: UNet2DConditionModel, world: World) -> None:
+    # On a CPU the fused attention's backward pass costs the whole UNet 40 % of its speed.
+    if world.device.type == "cpu":
+        unet.set_attn_processor(AttnProcessor())
