@@ -31,7 +31,7 @@ format: .venv/.dev  ## let ruff rewrite the code
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-miniature: .venv/.serve  ## train the embedded miniature from nothing (ARGS="--out DIR --device cuda")
+miniature: .venv/.serve  ## train the embedded miniature from nothing (ARGS="--device cuda")
 	$(BIN)/python -m serve.miniature.train $(ARGS)
 
 measure: .venv/.serve  ## measure the shipped miniature (ARGS=--quick)

@@ -15,7 +15,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from . import WEIGHTS_DIR
 from .drawing import SIZE_PX
-from .family import GUIDANCE_SCALE, STEPS, VARIANTS, draw_pictures, load_variant
+from .family import GUIDANCE_SCALE, STEPS, draw_pictures, load_family
 from .scenes import draw, random_scene
 
 PROMPTS = (
@@ -40,18 +40,18 @@ _GAP_PX = 12
 def variants_sheet(weights: Path) -> Image.Image:
     """Prompts as rows; in each row, each variant's pictures for the same seeds."""
     torch.set_num_threads(1)
+    family = load_family(weights)
     block = len(SEEDS) * SIZE_PX
     row = SIZE_PX + _CAPTION_PX
-    width = len(VARIANTS) * (block + _GAP_PX) + _GAP_PX
+    width = len(family) * (block + _GAP_PX) + _GAP_PX
     sheet = Image.new("RGB", (width, 2 * _CAPTION_PX + len(PROMPTS) * row + _GAP_PX), "white")
     pen = ImageDraw.Draw(sheet)
     font, bold = ImageFont.load_default(15), ImageFont.load_default(17)
     footer = f"seeds {', '.join(map(str, SEEDS))} in each block, {STEPS} steps, guidance "
     pen.text((_GAP_PX, 3), footer + f"{GUIDANCE_SCALE:g}", "grey", font)
-    for column, variant in enumerate(VARIANTS):
+    for column, (variant, pipeline) in enumerate(family.items()):
         left = _GAP_PX + column * (block + _GAP_PX)
         pen.text((left, _CAPTION_PX), variant, "black", bold)
-        pipeline = load_variant(weights, variant)
         prompts = [prompt for prompt in PROMPTS for _ in SEEDS]
         pictures = draw_pictures(pipeline, prompts, list(SEEDS) * len(PROMPTS))
         for index, picture in enumerate(pictures):

@@ -1,87 +1,77 @@
-"""A variant of the miniature as diffusers' own StableDiffusionPipeline, for measuring and sheets.
-
-The serving code does not pass here: it reads the same folders with its own loader.
-"""
+"""The shipped variants as the server draws with them, for measuring and contact sheets."""
 
 from __future__ import annotations
 
-import json
-import struct
 from math import prod
 from pathlib import Path
 
 import numpy as np
-import torch
-from diffusers import (
-    AutoencoderKL,
-    AutoencoderTiny,
-    PNDMScheduler,
-    StableDiffusionPipeline,
-    UNet2DConditionModel,
-)
 from numpy.typing import NDArray
-from transformers import CLIPTextModel, CLIPTokenizer
+from safetensors import safe_open
 
-VARIANTS: dict[str, tuple[str, str]] = {
-    "original": ("unet", "vae"),
-    "distilled": ("unet_distilled", "vae"),
-    "distilled-tiny-vae": ("unet_distilled", "vae_tiny"),
-}
-"""Folders of UNet and VAE; text encoder, tokenizer and scheduler are shared."""
+from ..generation import Generation
+from ..pipelines import Pipeline, Trajectory
+from ..schemas import GenerationRequest
+from ..variants import MINIATURE
+from .drawing import SIZE_PX
 
-GUIDANCE_SCALE = 2.0
-"""The family's default. So small a model is over-driven from about 4: golden turns yellow."""
-STEPS = 25
+GUIDANCE_SCALE = MINIATURE.variants["original"].guidance_scale
+STEPS: int = GenerationRequest.model_fields["num_inference_steps"].default
 
 
-def load_variant(weights: Path, variant: str) -> StableDiffusionPipeline:
-    """Assemble a variant from the family's folders: fp16 on disk, fp32 in memory."""
-    unet, vae = VARIANTS[variant]
-    stored = {"variant": "fp16", "dtype": torch.float32, "use_safetensors": True}
-    autoencoder = AutoencoderTiny if vae == "vae_tiny" else AutoencoderKL
-    pipeline = StableDiffusionPipeline(
-        vae=autoencoder.from_pretrained(weights / vae, **stored),
-        text_encoder=CLIPTextModel.from_pretrained(weights / "text_encoder", **stored),
-        tokenizer=CLIPTokenizer.from_pretrained(weights / "tokenizer"),
-        unet=UNet2DConditionModel.from_pretrained(weights / unet, **stored),
-        scheduler=PNDMScheduler.from_pretrained(weights / "scheduler"),
-        safety_checker=None,
-        feature_extractor=None,
-        requires_safety_checker=False,
-    )
-    pipeline.set_progress_bar_config(disable=True)
-    return pipeline
+def load_family(weights: Path) -> dict[str, Pipeline]:
+    """Every variant by name, on the CPU."""
+    return {
+        name: Pipeline.load(variant, weights, "cpu") for name, variant in MINIATURE.variants.items()
+    }
 
 
-def draw_pictures(
-    pipeline: StableDiffusionPipeline,
+def denoise(
+    pipeline: Pipeline,
     prompts: list[str],
     seeds: list[int],
     guidance_scale: float = GUIDANCE_SCALE,
-    steps: int = STEPS,
+) -> list[Trajectory]:
+    """One finished trajectory for each prompt and seed."""
+    trajectories: list[Trajectory] = []
+    for prompt, seed in zip(prompts, seeds, strict=True):
+        asked = Generation(
+            prompt=prompt,
+            negative_prompt="",
+            seeds=(seed,),
+            width_px=SIZE_PX,
+            height_px=SIZE_PX,
+            num_inference_steps=STEPS,
+            guidance_scale=guidance_scale,
+            scheduler="pndm",
+        )
+        trajectories += pipeline.begin(asked)[0]
+    for _ in range(trajectories[0].total_steps):
+        pipeline.step(trajectories)
+    return trajectories
+
+
+def draw_pictures(
+    pipeline: Pipeline,
+    prompts: list[str],
+    seeds: list[int],
+    guidance_scale: float = GUIDANCE_SCALE,
     at_once: int = 10,
 ) -> NDArray[np.uint8]:
     """One picture for each prompt and seed: (N, 96, 96, 3), uint8."""
-    pictures: list[NDArray[np.uint8]] = []
+    pictures = []
     for start in range(0, len(prompts), at_once):
         part = slice(start, start + at_once)
-        made = pipeline(
-            prompts[part],
-            num_inference_steps=steps,
-            guidance_scale=guidance_scale,
-            generator=[torch.Generator().manual_seed(seed) for seed in seeds[part]],
-            output_type="pil",
-        ).images
-        pictures += [np.asarray(image, dtype=np.uint8) for image in made]
-    return np.stack(pictures)
+        finished = denoise(pipeline, prompts[part], seeds[part], guidance_scale)
+        pictures.append(pipeline.decode(finished))
+    return np.concatenate(pictures)
 
 
 def parameter_count(folder: Path) -> int:
     """Number of values in a folder's safetensors files, read from their headers alone."""
     total = 0
     for path in folder.glob("*.safetensors"):
-        with path.open("rb") as file:
-            (length,) = struct.unpack("<Q", file.read(8))
-            header = json.loads(file.read(length))
-        total += sum(prod(v["shape"]) for k, v in header.items() if k != "__metadata__")
+        with safe_open(path, framework="numpy") as tensors:
+            names = tensors.keys()
+            total += sum(prod(tensors.get_slice(name).get_shape()) for name in names)
     return total

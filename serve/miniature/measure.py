@@ -17,17 +17,17 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from diffusers import StableDiffusionPipeline
 from numpy.typing import NDArray
 
+from ..pipelines import Pipeline
 from . import WEIGHTS_DIR, judges
 from .drawing import THINGS
 from .family import (
     GUIDANCE_SCALE,
     STEPS,
-    VARIANTS,
+    denoise,
     draw_pictures,
-    load_variant,
+    load_family,
     parameter_count,
 )
 from .scenes import (
@@ -93,7 +93,7 @@ def vases_right(pictures: NDArray[np.uint8]) -> int:
     )
 
 
-def measure_colours(family: dict[str, StableDiffusionPipeline], quick: bool) -> list[Finding]:
+def measure_colours(family: dict[str, Pipeline], quick: bool) -> list[Finding]:
     """The 60 prompts in each variant; then what must fail, and other strengths of guidance."""
     prompts = colour_prompts()[: 20 if quick else 60]
     seeds = list(range(len(prompts)))
@@ -118,7 +118,7 @@ def measure_colours(family: dict[str, StableDiffusionPipeline], quick: bool) -> 
     return found
 
 
-def measure_vases(family: dict[str, StableDiffusionPipeline]) -> list[Finding]:
+def measure_vases(family: dict[str, Pipeline]) -> list[Finding]:
     """The seed prompt with ten seeds in each variant."""
     return [
         Finding(
@@ -131,18 +131,13 @@ def measure_vases(family: dict[str, StableDiffusionPipeline]) -> list[Finding]:
     ]
 
 
-def measure_decoders(family: dict[str, StableDiffusionPipeline], quick: bool) -> list[Finding]:
+def measure_decoders(family: dict[str, Pipeline], quick: bool) -> list[Finding]:
     """PSNR of the tiny decoder against the KL decoder on identical latents of the student."""
     kl, tiny = family["distilled"], family["distilled-tiny-vae"]
     prompts = [*colour_prompts()[: 8 if quick else 40], *[SEED_PROMPT] * (2 if quick else 10)]
-    latents = kl(
-        prompts,
-        num_inference_steps=STEPS,
-        guidance_scale=GUIDANCE_SCALE,
-        generator=[torch.Generator().manual_seed(i) for i in range(len(prompts))],
-        output_type="latent",
-    ).images
-    with torch.no_grad():
+    with torch.inference_mode():
+        finished = denoise(kl, prompts, list(range(len(prompts))))
+        latents = torch.cat([one.latents for one in finished])
         theirs = kl.vae.decode(latents / kl.vae.config.scaling_factor).sample.clamp(-1, 1)
         ours = tiny.vae.decode(latents / tiny.vae.config.scaling_factor).sample.clamp(-1, 1)
         rng = np.random.default_rng(_UNSEEN_SEED)
@@ -162,7 +157,7 @@ def _psnr(ours: torch.Tensor, theirs: torch.Tensor) -> float:
     return float(-10 * ((ours - theirs) / 2).square().mean().log10())
 
 
-def measure_times(family: dict[str, StableDiffusionPipeline], rounds: int) -> list[Finding]:
+def measure_times(family: dict[str, Pipeline], rounds: int) -> list[Finding]:
     """CPU seconds of one picture at 25 steps, one thread, variants in turn."""
     times: dict[str, list[float]] = {variant: [] for variant in family}
     for turn in range(rounds + 1):
@@ -198,7 +193,7 @@ def measure_sizes(weights: Path) -> list[Finding]:
 def measure(weights: Path, quick: bool = False) -> list[Finding]:
     """Everything, on one thread."""
     torch.set_num_threads(1)
-    family = {variant: load_variant(weights, variant) for variant in VARIANTS}
+    family = load_family(weights)
     return [
         *measure_sizes(weights),
         *measure_colours(family, quick),
