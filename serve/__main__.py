@@ -60,7 +60,7 @@ def _serve(settings: LaunchSettings) -> None:
         )
     )
     with _local_ray_serve(settings) as log_dir:
-        _tell(f"Loading the family {settings.family!r} and warming up ...")
+        _tell(f"Loading {family(settings.family).description}, and warming up ...")
         logging_config = LoggingConfig(encoding=settings.log_encoding)
         serve.run_many(
             [serve.RunTarget(app, logging_config=logging_config)],
