@@ -47,6 +47,12 @@ class AppArgs(BaseModel):
         400, ge=1, description="a request's images x steps, in pictures of the default size"
     )
     min_ready_replicas: int = Field(1, ge=0, description="/readyz wants this many per variant")
+    stuck_after_s: float = Field(
+        120,
+        gt=0,
+        description="a replica whose device call lasts longer is replaced; a full-size step on a "
+        "CPU may need more",
+    )
     graceful_shutdown_timeout_s: float = Field(
         130, gt=0, description="how long a replica may finish its requests when it is stopped"
     )
@@ -105,7 +111,7 @@ def compose(args: AppArgs, load: LoadDenoiser) -> Application:
             # What fails to load fails again; Serve's 20 tries would hide that for minutes.
             max_constructor_retry_count=2,
         )
-        replicas[name] = deployment.bind(variant, load)
+        replicas[name] = deployment.bind(variant, load, args.stuck_after_s)
     # The router only waits: it may hold every request that the variants can hold, and some more
     # that it answers at once.
     capacity = len(replicas) * (args.max_ongoing_requests + args.max_queued_requests)

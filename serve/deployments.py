@@ -3,15 +3,13 @@
 import logging
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, get_args
 
 from .engine import Denoiser, Engine
-from .generation import Drawing, Generation, PictureFormat, Timings
+from .generation import Drawing, Generation, OutputFormat, PictureFormat, Timings
 from .images import Encoder
 from .variants import Variant
 
-# A step of the largest allowed work takes seconds on a slow CPU: a call this old hangs.
-_STUCK_AFTER_S = 120.0
 _log = logging.getLogger("ray.serve")
 
 LoadDenoiser = Callable[[Variant], Denoiser[Generation, Any]]
@@ -21,8 +19,9 @@ class VariantReplica:
     """Draws with one variant. Loaded and warm once constructed, so RUNNING means ready."""
 
     async def __init__(  # type: ignore[misc]  # Serve awaits constructors.
-        self, variant: Variant, load: LoadDenoiser
+        self, variant: Variant, load: LoadDenoiser, stuck_after_s: float
     ) -> None:
+        self._stuck_after_s = stuck_after_s
         started_at = time.perf_counter()
         self._encoder = Encoder()
         self._engine: Engine[Generation, Any] = Engine(load(variant))
@@ -72,7 +71,7 @@ class VariantReplica:
         """
         if not self._engine.alive:
             raise RuntimeError("the engine's thread has ended")
-        if self._engine.call_age_s > _STUCK_AFTER_S:
+        if self._engine.call_age_s > self._stuck_after_s:
             raise RuntimeError(f"a device call has lasted {self._engine.call_age_s:.0f} s")
 
     def __del__(self) -> None:
@@ -95,4 +94,5 @@ class VariantReplica:
                 scheduler=variant.default_scheduler,
             )
             result = await self._engine.submit(generation).result()
-        await self._encoder.encode(result.images, PictureFormat("png", 90))
+        for output_format in get_args(OutputFormat):
+            await self._encoder.encode(result.images, PictureFormat(output_format, 90))

@@ -200,9 +200,8 @@ class Pipeline:
             if negative:
                 base = unconditional[index : index + 1]
                 prediction = base + one.guidance_scale * (prediction - base)
-            one.latents = one.scheduler.step(prediction, timestep, one.latents, return_dict=False)[
-                0
-            ]
+            stepped = one.scheduler.step(prediction, timestep, one.latents, return_dict=False)
+            one.latents = stepped[0]
             one.steps_done += 1
 
     @torch.inference_mode()

@@ -24,8 +24,7 @@ from .variants import Variant
 
 MAX_BODY_BYTES = 64 * 1024
 SEEDS = 2**32
-# What a request's `quality` is when `output_compression` is absent: JPEG at 90 takes a twentieth
-# of 512x512 PNG's encoding time, and its loss is not seen.
+# A request's `quality` when `output_compression` is absent.
 _DEFAULT_QUALITY = 90
 _DESCRIPTION_TEXT = "Any text without control characters (tabs and line breaks are allowed)."
 
@@ -48,11 +47,6 @@ def _not_blank(text: str) -> str:
     return text
 
 
-Prompt = Annotated[
-    str,
-    StringConstraints(min_length=1, max_length=4000),
-    AfterValidator(_without_control_characters),
-]
 Text = Annotated[
     str, StringConstraints(max_length=4000), AfterValidator(_without_control_characters)
 ]

@@ -11,7 +11,7 @@ from serve.miniature import WEIGHTS_DIR
 from serve.pipelines import Pipeline, resolve_device
 from serve.variants import MINIATURE
 from tests.fakes import generation
-from tests.unit.test_pipelines import TOLERANCE, difference, finish, stock_picture
+from tests.pictures import TOLERANCE, difference, finish, stock_picture
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 

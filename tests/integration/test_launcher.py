@@ -20,7 +20,7 @@ import pytest
 from PIL import Image
 
 from tests.integration.conftest import ROOT, free_port
-from tests.unit.test_pipelines import TOLERANCE, difference
+from tests.pictures import TOLERANCE, difference
 
 pytestmark = pytest.mark.skipif(
     shutil.which("make") is None or shutil.which("curl") is None, reason="needs make and curl"

@@ -16,7 +16,7 @@ from serve.pipelines import Pipeline
 from serve.variants import MINIATURE
 from tests.fakes import generation
 from tests.integration.conftest import Cluster
-from tests.unit.test_pipelines import TOLERANCE, difference, finish
+from tests.pictures import TOLERANCE, difference, finish
 
 VARIANTS = list(MINIATURE.variants)
 PROMPT = "a golden vase with different flowers"

@@ -6,7 +6,6 @@ import io
 import pytest
 from PIL import Image
 
-from serve import deployments
 from serve.deployments import VariantReplica
 from serve.errors import EngineClosed
 from serve.generation import PictureFormat
@@ -16,9 +15,9 @@ from tests.fakes import FakeDenoiser, generation
 VARIANT = MINIATURE.variants["distilled"]
 
 
-async def replica_over(denoiser: FakeDenoiser) -> VariantReplica:
+async def replica_over(denoiser: FakeDenoiser, stuck_after_s: float = 60) -> VariantReplica:
     replica = VariantReplica.__new__(VariantReplica)
-    await VariantReplica.__init__(replica, VARIANT, lambda _: denoiser)
+    await VariantReplica.__init__(replica, VARIANT, lambda _: denoiser, stuck_after_s)
     return replica
 
 
@@ -67,16 +66,15 @@ def test_a_cancelled_drawing_frees_the_device() -> None:
     asyncio.run(scenario())
 
 
-def test_health_fails_while_a_device_call_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_health_fails_while_a_device_call_hangs() -> None:
     async def scenario() -> None:
         denoiser = FakeDenoiser()
-        replica = await replica_over(denoiser)
-        replica.check_health()
+        replica = await replica_over(denoiser, stuck_after_s=0.2)
         denoiser.gate.clear()
         drawing = asyncio.create_task(replica.draw(generation(), PictureFormat("png", 90)))
-        await asyncio.sleep(0.05)
+        await asyncio.sleep(0.02)
         replica.check_health()  # A step may take its time.
-        monkeypatch.setattr(deployments, "_STUCK_AFTER_S", 0.01)
+        await asyncio.sleep(0.3)
         with pytest.raises(RuntimeError, match="has lasted"):
             replica.check_health()
         denoiser.gate.set()

@@ -5,18 +5,15 @@ import functools
 import numpy as np
 import pytest
 import torch
-from diffusers import StableDiffusionPipeline
 from numpy.typing import NDArray
 
 from serve.errors import DeviceUnavailable
 from serve.generation import Generation, SchedulerName
 from serve.miniature import WEIGHTS_DIR
-from serve.pipelines import _SCHEDULERS, Pipeline, Trajectory, resolve_device
+from serve.pipelines import Pipeline, resolve_device
 from serve.variants import MINIATURE
 from tests.fakes import generation
-
-# Mean absolute difference per 8-bit channel; batched and single calls differ by rounding only.
-TOLERANCE = 0.5
+from tests.pictures import TOLERANCE, difference, finish, stock_picture
 
 
 @functools.cache
@@ -29,43 +26,6 @@ def draw(variant: str, asked: Generation) -> NDArray[np.uint8]:
     trajectories, _ = pipeline(variant).begin(asked)
     finish(pipeline(variant), trajectories)
     return pipeline(variant).decode(trajectories)
-
-
-def finish(pipe: Pipeline, trajectories: list[Trajectory]) -> None:
-    while left := [one for one in trajectories if one.steps_done < one.total_steps]:
-        pipe.step(left)
-
-
-def stock_picture(ours: Pipeline, asked: Generation) -> NDArray[np.uint8]:
-    """What diffusers' own pipeline makes of the same components and arguments."""
-    pipe = StableDiffusionPipeline(
-        vae=ours.vae,
-        text_encoder=ours.text_encoder,
-        tokenizer=ours.tokenizer,
-        unet=ours.unet,
-        scheduler=_SCHEDULERS[asked.scheduler].from_config(ours.scheduler.config),
-        safety_checker=None,
-        feature_extractor=None,
-        requires_safety_checker=False,
-    )
-    pipe.set_progress_bar_config(disable=True)
-    images = pipe(
-        asked.prompt,
-        negative_prompt=asked.negative_prompt,
-        width=asked.width_px,
-        height=asked.height_px,
-        num_inference_steps=asked.num_inference_steps,
-        guidance_scale=asked.guidance_scale,
-        num_images_per_prompt=len(asked.seeds),
-        generator=[torch.Generator("cpu").manual_seed(seed) for seed in asked.seeds],
-        output_type="np",
-    ).images
-    pixels: NDArray[np.uint8] = (images * 255).round().astype(np.uint8)
-    return pixels
-
-
-def difference(one: NDArray[np.uint8], other: NDArray[np.uint8]) -> float:
-    return float(np.abs(one.astype(int) - other).mean())
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -1,0 +1,49 @@
+"""Drawing with the pipelines and comparing pictures, for the tests that need both."""
+
+import numpy as np
+import torch
+from diffusers import StableDiffusionPipeline
+from numpy.typing import NDArray
+
+from serve.generation import Generation
+from serve.pipelines import _SCHEDULERS, Pipeline, Trajectory
+
+# Mean absolute difference per 8-bit channel; batched and single calls differ by rounding only.
+TOLERANCE = 0.5
+
+
+def finish(pipe: Pipeline, trajectories: list[Trajectory]) -> None:
+    while left := [one for one in trajectories if one.steps_done < one.total_steps]:
+        pipe.step(left)
+
+
+def stock_picture(ours: Pipeline, asked: Generation) -> NDArray[np.uint8]:
+    """What diffusers' own pipeline makes of the same components and arguments."""
+    pipe = StableDiffusionPipeline(
+        vae=ours.vae,
+        text_encoder=ours.text_encoder,
+        tokenizer=ours.tokenizer,
+        unet=ours.unet,
+        scheduler=_SCHEDULERS[asked.scheduler].from_config(ours.scheduler.config),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+    pipe.set_progress_bar_config(disable=True)
+    images = pipe(
+        asked.prompt,
+        negative_prompt=asked.negative_prompt,
+        width=asked.width_px,
+        height=asked.height_px,
+        num_inference_steps=asked.num_inference_steps,
+        guidance_scale=asked.guidance_scale,
+        num_images_per_prompt=len(asked.seeds),
+        generator=[torch.Generator("cpu").manual_seed(seed) for seed in asked.seeds],
+        output_type="np",
+    ).images
+    pixels: NDArray[np.uint8] = (images * 255).round().astype(np.uint8)
+    return pixels
+
+
+def difference(one: NDArray[np.uint8], other: NDArray[np.uint8]) -> float:
+    return float(np.abs(one.astype(int) - other).mean())
