@@ -3,6 +3,9 @@
 PORT ?= 8000
 TORCH_INDEX ?=
 ARGS ?=
+FAMILY ?= sd-v1
+VARIANT ?=
+DIR ?= weights/$(FAMILY)
 # The first Python that is new enough; PYTHON=... names another.
 PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11 python; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
@@ -10,7 +13,7 @@ BIN := .venv/bin
 PIP_INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test lint format miniature measure clean
+.PHONY: help serve test lint format weights miniature measure clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -30,6 +33,9 @@ lint: .venv/.dev  ## ruff, mypy --strict, import-linter
 format: .venv/.dev  ## let ruff rewrite the code
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+weights: .venv/.serve  ## download real weights (FAMILY=sd-v1, VARIANT=distilled, DIR=..., ARGS=--update)
+	$(BIN)/python -m serve.weights download $(DIR) --family $(FAMILY) $(if $(VARIANT),--variants $(VARIANT)) $(ARGS)
 
 miniature: .venv/.serve  ## train the embedded miniature from nothing (ARGS="--device cuda")
 	$(BIN)/python -m serve.miniature.train $(ARGS)

@@ -16,7 +16,7 @@ Beside the way:
     __main__     `python -m serve`: that application on this machine
     generation   what is to be drawn and what came of it: the words between router and pictures
     variants     the catalogue: which components make a variant
-    weights      a family folder: what must lie in it, what is refused
+    weights      a family folder: downloading, pinning and checking it, and random values
     settings     environment and command line to settings
     errors       one tree; each class carries its status and code
     miniature    the embedded default: a small trained family, its scenes and its training

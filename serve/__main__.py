@@ -8,7 +8,7 @@ import socket
 import sys
 import time
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import psutil
 from pydantic import ValidationError
@@ -16,8 +16,13 @@ from pydantic import ValidationError
 from .errors import ServingError
 from .settings import LaunchSettings, prepare_ray_environment
 from .variants import family
+from .weights.layout import family_dir, fp32_bytes
+
+if TYPE_CHECKING:
+    from .app import AppArgs  # Imports Ray, which reads the environment: see `_serve`.
 
 # Measured with the miniature: three replicas with torch, the router, Serve's and Ray's processes.
+# What larger weights need on a CPU comes on top.
 _NEEDED_BYTES = 3 * 1024**3
 _PROMPT = "a golden vase with different flowers"
 
@@ -27,11 +32,12 @@ def main() -> int:
     try:
         settings = LaunchSettings()
         _check_port(settings)
-        _check_memory()
         _end_on_signals()
         _serve(settings)
     except ValidationError as fault:
         first = fault.errors()[0]
+        if not first["loc"]:  # A validator of the whole, which names its field itself.
+            return _refuse(str(first["ctx"]["error"]))
         name = ".".join(str(part) for part in first["loc"])
         return _refuse(f"{name}: {first['input']!r} was given: {first['msg']}")
     except ServingError as fault:
@@ -50,16 +56,18 @@ def _serve(settings: LaunchSettings) -> None:
 
     from .app import AppArgs, build_app
 
-    app = build_app(
-        AppArgs(
-            family=settings.family,
-            weights_dir=settings.weights_dir,
-            device=settings.device,
-            num_gpus=settings.num_gpus,
-            graceful_shutdown_timeout_s=5,  # Who presses Ctrl-C doesn't wait for a queue.
-        )
+    args = AppArgs(
+        family=settings.family,
+        weights_dir=settings.weights_dir,
+        variants=settings.variants,
+        verify_hashes=settings.verify_hashes,
+        device=settings.device,
+        num_gpus=settings.num_gpus,
+        graceful_shutdown_timeout_s=5,  # Who presses Ctrl-C doesn't wait for a queue.
     )
-    with _local_ray_serve(settings) as log_dir:
+    app = build_app(args)
+    _check_memory(args)
+    with _local_ray_serve(settings, len(args.served)) as log_dir:
         _tell(f"Loading {family(settings.family).description}, and warming up ...")
         logging_config = LoggingConfig(encoding=settings.log_encoding)
         serve.run_many(
@@ -74,7 +82,7 @@ def _serve(settings: LaunchSettings) -> None:
 
 
 @contextlib.contextmanager
-def _local_ray_serve(settings: LaunchSettings) -> Iterator[str]:
+def _local_ray_serve(settings: LaunchSettings, replicas: int) -> Iterator[str]:
     """Ray and Serve on this machine, from start to clean end; yields the folder of Serve's logs."""
     import ray
     from ray import serve
@@ -89,7 +97,7 @@ def _local_ray_serve(settings: LaunchSettings) -> Iterator[str]:
             object_store_memory=200 * 1024**2,
         )
         _end_on_signals()  # Ray has put a handler of its own on SIGTERM, which prints a crash.
-        _check_gpus(settings, ray.cluster_resources().get("GPU", 0))
+        _check_gpus(settings, replicas, ray.cluster_resources().get("GPU", 0))
         serve.start(
             http_options={
                 "host": settings.host,
@@ -137,18 +145,22 @@ def _wait_until_warm(serve: Any) -> None:
         time.sleep(0.2)
 
 
-def _check_memory() -> None:
+def _check_memory(args: "AppArgs") -> None:
+    needed = _NEEDED_BYTES
+    if args.device == "cpu" or args.num_gpus == 0:
+        folder = family_dir(args.family, args.weights_dir)
+        needed += sum(fp32_bytes(folder, variant) for variant in args.served.values())
     available = psutil.virtual_memory().available
-    if available < _NEEDED_BYTES:
+    if available < needed:
         raise ServingError(
-            f"memory: {available / 1024**3:.1f} GiB available, "
-            f"{_NEEDED_BYTES / 1024**3:.0f} GiB needed"
+            f"memory: {available / 1024**3:.1f} GiB available, {needed / 1024**3:.1f} GiB needed; "
+            "serve fewer with --variants"
         )
 
 
-def _check_gpus(settings: LaunchSettings, available: float) -> None:
+def _check_gpus(settings: LaunchSettings, replicas: int, available: float) -> None:
     """Refuse what Ray would wait for without a word."""
-    needed = len(family(settings.family).variants) * settings.num_gpus
+    needed = replicas * settings.num_gpus
     if needed > available:
         raise ServingError(
             f"num_gpus: {settings.num_gpus:g} for each variant are {needed:g}, "

@@ -9,6 +9,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Coroutine
+from dataclasses import asdict
 from typing import Any, Protocol
 
 from fastapi import FastAPI, Request
@@ -36,6 +37,7 @@ from .schemas import (
     parse_request,
 )
 from .variants import Family, Variant
+from .weights.manifest import Manifest
 
 _OUTPUT_FORMATS: dict[str, OutputFormat] = {"png": "png", "jpeg": "jpeg", "webp": "webp"}
 _log = logging.getLogger("ray.serve")  # Serve adds the request's id to this logger's lines.
@@ -51,6 +53,10 @@ class Router(Protocol):
     @property
     def variants(self) -> dict[str, Variant]:
         """The served variants by name."""
+
+    @property
+    def manifest(self) -> Manifest:
+        """Where their weights came from."""
 
     def pick(self, model: str) -> Variant:
         """The variant that answers for a `model`; raises `VariantNotFound`."""
@@ -120,7 +126,10 @@ def build_api(router: Router, max_image_steps: int, min_ready_replicas: int) -> 
         """The served variants, what each is made of, and the defaults of its requests."""
         return {
             "object": "list",
-            "data": [_model(router.family, variant) for variant in router.variants.values()],
+            "data": [
+                _model(router.family, variant, router.manifest)
+                for variant in router.variants.values()
+            ],
         }
 
     @api.get("/healthz")
@@ -252,7 +261,8 @@ def _json(
     return reply.model_dump_json().encode()
 
 
-def _model(family: Family, variant: Variant) -> dict[str, Any]:
+def _model(family: Family, variant: Variant, manifest: Manifest) -> dict[str, Any]:
+    origins = manifest.origins(variant)
     return {
         "id": variant.name,
         "object": "model",
@@ -260,8 +270,11 @@ def _model(family: Family, variant: Variant) -> dict[str, Any]:
         "owned_by": "distilled-sd-serve",
         "family": family.name,
         "description": variant.description,
+        "random_weights": any(origin.kind == "random" for origin in origins.values()),
+        "licences": sorted({origin.licence for origin in origins.values()}),
         "components": {
-            name: component.model_dump() for name, component in variant.components.items()
+            name: {**asdict(component), "origin": origins[name].model_dump()}
+            for name, component in variant.components.items()
         },
         "defaults": {
             "size": f"{variant.default_size_px}x{variant.default_size_px}",

@@ -19,8 +19,11 @@ from .deployments import LoadDenoiser, VariantReplica
 from .engine import Denoiser
 from .generation import Generation
 from .router import Router
+from .settings import go_offline
 from .variants import FamilyName, Variant, family
-from .weights import check_family, family_dir
+from .weights.check import check_family
+from .weights.layout import family_dir
+from .weights.manifest import Manifest
 
 
 class AppArgs(BaseModel):
@@ -31,6 +34,9 @@ class AppArgs(BaseModel):
     family: FamilyName = "miniature"
     weights_dir: Path | None = Field(
         None, description="a family folder; the miniature's own when absent, required otherwise"
+    )
+    verify_hashes: bool = Field(
+        False, description="compare every byte of the weights with their manifest before loading"
     )
     variants: tuple[str, ...] = Field((), description="which to serve; empty means all")
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -57,6 +63,12 @@ class AppArgs(BaseModel):
         130, gt=0, description="how long a replica may finish its requests when it is stopped"
     )
 
+    @property
+    def served(self) -> dict[str, Variant]:
+        """The catalogue's entries of the variants to serve, by name."""
+        known = family(self.family).variants
+        return {name: known[name] for name in self.variants or known}
+
     @field_validator("variants", mode="before")
     @classmethod
     def _split_commas(cls, value: Any) -> Any:
@@ -75,8 +87,10 @@ class AppArgs(BaseModel):
 class Ingress(Router):
     """The router with its HTTP face."""
 
-    def __init__(self, args: AppArgs, handles: dict[str, DeploymentHandle]) -> None:
-        super().__init__(family(args.family), handles, float(args.retry_after_s))
+    def __init__(
+        self, args: AppArgs, manifest: Manifest, handles: dict[str, DeploymentHandle]
+    ) -> None:
+        super().__init__(family(args.family), manifest, handles, float(args.retry_after_s))
         self._args = args
 
     def __serve_build_asgi_app__(self) -> Any:
@@ -91,14 +105,14 @@ def build_app(args: AppArgs) -> Application:
         WeightsError: the family folder is missing, incomplete or not safe to load.
     """
     folder = family_dir(args.family, args.weights_dir)
-    check_family(folder, family(args.family), list(_served(args)))
-    return compose(args, partial(_load_pipeline, folder=folder, device=args.device))
+    manifest = check_family(folder, family(args.family), args.served)
+    return compose(args, manifest, partial(_load_pipeline, args, folder))
 
 
-def compose(args: AppArgs, load: LoadDenoiser) -> Application:
+def compose(args: AppArgs, manifest: Manifest, load: LoadDenoiser) -> Application:
     """Bind one deployment per variant, and the router before them."""
     replicas = {}
-    for name, variant in _served(args).items():
+    for name, variant in args.served.items():
         deployment = serve.deployment(VariantReplica).options(
             name=name,
             ray_actor_options={"num_gpus": args.num_gpus, "num_cpus": args.num_cpus},
@@ -111,7 +125,7 @@ def compose(args: AppArgs, load: LoadDenoiser) -> Application:
             # What fails to load fails again; Serve's 20 tries would hide that for minutes.
             max_constructor_retry_count=2,
         )
-        replicas[name] = deployment.bind(variant, load, args.stuck_after_s)
+        replicas[name] = deployment.bind(variant, load, args.stuck_after_s, manifest.note(variant))
     # The router only waits: it may hold every request that the variants can hold, and some more
     # that it answers at once.
     capacity = len(replicas) * (args.max_ongoing_requests + args.max_queued_requests)
@@ -123,18 +137,14 @@ def compose(args: AppArgs, load: LoadDenoiser) -> Application:
         backpressure_config=BackpressureConfig(status_code=429, retry_after_s=args.retry_after_s),
         graceful_shutdown_timeout_s=args.graceful_shutdown_timeout_s,
     )
-    return ingress.bind(args, replicas)
+    return ingress.bind(args, manifest, replicas)
 
 
-def _served(args: AppArgs) -> dict[str, Variant]:
-    known = family(args.family).variants
-    return {name: known[name] for name in args.variants or known}
-
-
-def _load_pipeline(
-    variant: Variant, folder: Path, device: Literal["auto", "cpu", "cuda"]
-) -> Denoiser[Generation, Any]:
+def _load_pipeline(args: AppArgs, folder: Path, variant: Variant) -> Denoiser[Generation, Any]:
+    # Again, and where it is loaded: the application may have been built on another machine.
+    check_family(folder, family(args.family), [variant.name], hashes=args.verify_hashes)
+    go_offline()
     # Only replicas pay the seconds that importing torch and diffusers takes.
     from .pipelines import Pipeline
 
-    return Pipeline.load(variant, folder, device)
+    return Pipeline.load(variant, folder, args.device)

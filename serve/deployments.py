@@ -16,11 +16,16 @@ LoadDenoiser = Callable[[Variant], Denoiser[Generation, Any]]
 
 
 class VariantReplica:
-    """Draws with one variant. Loaded and warm once constructed, so RUNNING means ready."""
+    """Draws with one variant. Loaded and warm once constructed, so RUNNING means ready.
+
+    `note` is what everybody who sees a picture must know of the weights: it goes into every
+    picture's Exif and every reply's warnings.
+    """
 
     async def __init__(  # type: ignore[misc]  # Serve awaits constructors.
-        self, variant: Variant, load: LoadDenoiser, stuck_after_s: float
+        self, variant: Variant, load: LoadDenoiser, stuck_after_s: float, note: str | None
     ) -> None:
+        self._note = note
         self._stuck_after_s = stuck_after_s
         started_at = time.perf_counter()
         self._encoder = Encoder()
@@ -42,7 +47,7 @@ class VariantReplica:
         """
         result = await self._engine.submit(generation).result()
         denoised_at = time.perf_counter()
-        pictures = await self._encoder.encode(result.images, picture_format)
+        pictures = await self._encoder.encode(result.images, picture_format, self._note)
         timings = Timings(
             queue_s=result.queue_s,
             denoise_s=result.denoise_s,
@@ -61,7 +66,8 @@ class VariantReplica:
             timings.decode_s,
             timings.encode_s,
         )
-        return Drawing(pictures, timings, result.warnings)
+        notes = () if self._note is None else (self._note,)
+        return Drawing(pictures, timings, result.warnings + notes)
 
     def check_health(self) -> None:
         """Tell Serve whether this replica can go on; three failures in a row replace it.

@@ -19,17 +19,28 @@ _PNG_COMPRESS_LEVEL = 1
 _WEBP_METHOD = 0
 
 
-def encode(pixels: NDArray[np.uint8], picture_format: PictureFormat) -> bytes:
-    """Encode one picture, `(H, W, 3)` uint8 RGB."""
+# Exif's tag for what a picture shows; PNG, JPEG and WebP all carry it.
+_EXIF_IMAGE_DESCRIPTION = 0x010E
+
+
+def encode(
+    pixels: NDArray[np.uint8], picture_format: PictureFormat, description: str | None = None
+) -> bytes:
+    """Encode one picture, `(H, W, 3)` uint8 RGB; its Exif carries the description, if any."""
     buffer = io.BytesIO()
+    exif = Image.Exif()
+    if description is not None:
+        exif[_EXIF_IMAGE_DESCRIPTION] = description
     image = Image.fromarray(pixels)
     match picture_format.output_format:
         case "png":
-            image.save(buffer, "PNG", compress_level=_PNG_COMPRESS_LEVEL)
+            image.save(buffer, "PNG", exif=exif, compress_level=_PNG_COMPRESS_LEVEL)
         case "jpeg":
-            image.save(buffer, "JPEG", quality=picture_format.quality)
+            image.save(buffer, "JPEG", exif=exif, quality=picture_format.quality)
         case "webp":
-            image.save(buffer, "WEBP", quality=picture_format.quality, method=_WEBP_METHOD)
+            image.save(
+                buffer, "WEBP", exif=exif, quality=picture_format.quality, method=_WEBP_METHOD
+            )
     return buffer.getvalue()
 
 
@@ -40,11 +51,17 @@ class Encoder:
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="encode")
 
     async def encode(
-        self, images: Sequence[NDArray[np.uint8]], picture_format: PictureFormat
+        self,
+        images: Sequence[NDArray[np.uint8]],
+        picture_format: PictureFormat,
+        description: str | None = None,
     ) -> tuple[bytes, ...]:
         """Encode pictures side by side; the answer keeps their order."""
         loop = asyncio.get_running_loop()
-        jobs = [loop.run_in_executor(self._pool, encode, one, picture_format) for one in images]
+        jobs = [
+            loop.run_in_executor(self._pool, encode, one, picture_format, description)
+            for one in images
+        ]
         return tuple(await asyncio.gather(*jobs))
 
     def close(self) -> None:

@@ -25,7 +25,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 from .errors import DeviceUnavailable
 from .generation import Generation, SchedulerName
 from .variants import Variant
-from .weights import component_dirs, precision_suffix
+from .weights.layout import component_dirs, precision_suffix
 
 DeviceName = Literal["auto", "cpu", "cuda"]
 
@@ -102,7 +102,7 @@ class Pipeline:
 
     @classmethod
     def load(cls, variant: Variant, folder: Path, device_name: DeviceName) -> Self:
-        """Read a variant from a family folder that `weights.check_family` has passed.
+        """Read a variant from a family folder that `weights.check.check_family` has passed.
 
         Raises:
             DeviceUnavailable: see `resolve_device`.

@@ -17,6 +17,7 @@ from ray.serve.schema import ReplicaState
 from .errors import EngineClosed, Overloaded, VariantNotFound, VariantUnavailable
 from .generation import Drawing, Generation, PictureFormat
 from .variants import Family, Variant
+from .weights.manifest import Manifest
 
 _TRIES = 2
 # Probes of many kubelets must not become as many calls of the controller.
@@ -30,10 +31,12 @@ class Router:
     def __init__(
         self,
         family: Family,
+        manifest: Manifest,
         handles: dict[str, DeploymentHandle],
         retry_after_s: float,
     ) -> None:
         self.family = family
+        self.manifest = manifest
         self.variants: dict[str, Variant] = {name: family.variants[name] for name in handles}
         self._handles = handles
         self._retry_after_s = retry_after_s

@@ -18,8 +18,6 @@ _RAY_ENVIRONMENT = {
     "RAY_worker_niceness": "0",
     # Its daemons then use the loopback address on Linux, too, as they do on a Mac.
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
-    # Nothing is fetched while serving.
-    "HF_HUB_OFFLINE": "1",
 }
 
 
@@ -40,13 +38,32 @@ class LaunchSettings(BaseSettings):
     port: int = Field(8000, ge=1, le=65535, description="port to listen on")
     family: FamilyName = Field("miniature", description="which weights to serve")
     weights_dir: Path | None = Field(None, description="family folder; needed unless miniature")
+    variants: str = Field("", description="a,b: which to serve; all when empty")
+    verify_hashes: bool = Field(
+        False, description="compare every byte of the weights with their manifest first"
+    )
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where the models run")
     num_gpus: float = Field(0, ge=0, description="GPUs that each replica reserves")
     show_logs: bool = Field(False, description="show the replicas' log lines here, too")
     log_encoding: Literal["TEXT", "JSON"] = Field("TEXT", description="form of the log lines")
 
 
+class HubSettings(BaseSettings):
+    """Where weights are downloaded from; the hub's client reads its own `HF_...` variables."""
+
+    model_config = SettingsConfigDict(env_prefix="DSD_", frozen=True, extra="forbid")
+
+    mirrors: dict[str, str] = Field(
+        {}, description='repositories to take in place of others: {"a/b": "c/d@revision"}'
+    )
+
+
+def go_offline() -> None:
+    """Keep the model libraries from asking the hub; call before they are imported."""
+    os.environ["HF_HUB_OFFLINE"] = "1"
+
+
 def prepare_ray_environment() -> None:
-    """Set Ray's and the model libraries' switches for a local cluster; call before `import ray`."""
+    """Set Ray's switches for a local cluster; call before `import ray`."""
     for name, value in _RAY_ENVIRONMENT.items():
         os.environ.setdefault(name, value)

@@ -1,12 +1,13 @@
 """The catalogue: which components make a variant, where they come from, and its defaults.
 
-Data only. A family is a folder with one sub-folder per component; a variant picks a UNet and a VAE
-from it. To add a variant, add an entry here (CONTRIBUTING.md walks through one).
+Data only, and plain dataclasses, so that the pipelines run where only torch, diffusers and
+transformers are. A family is a folder with one sub-folder per component; a variant picks a UNet
+and a VAE from it. To add a variant, add an entry here (CONTRIBUTING.md walks through one).
 """
 
+from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Literal
-
-from pydantic import BaseModel, ConfigDict
 
 from .generation import SchedulerName
 
@@ -21,13 +22,8 @@ ComponentClass = Literal[
 ]
 
 
-class Frozen(BaseModel):
-    """A catalogue entry."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Source(Frozen):
+@dataclass(frozen=True)
+class Source:
     """Where a component is published. `subfolder` is None where it lies at the repository's top."""
 
     repository: str
@@ -36,7 +32,8 @@ class Source(Frozen):
     licence: str
 
 
-class Component(Frozen):
+@dataclass(frozen=True)
+class Component:
     """One sub-folder of a family folder; `source` is None for what this repository ships."""
 
     folder: str
@@ -49,7 +46,8 @@ class Component(Frozen):
         return self.component_class not in ("CLIPTokenizer", "PNDMScheduler")
 
 
-class Variant(Frozen):
+@dataclass(frozen=True)
+class Variant:
     """What one `model` of the API is made of, with the defaults of its requests."""
 
     name: str
@@ -77,12 +75,21 @@ class Variant(Frozen):
         }
 
 
-class Family(Frozen):
+@dataclass(frozen=True)
+class Family:
     """Variants that share a folder."""
 
     name: FamilyName
     description: str
     variants: dict[str, Variant]
+
+    def components(self, variants: Iterable[str]) -> dict[str, Component]:
+        """What the named variants are made of, by folder: what they share appears once."""
+        return {
+            component.folder: component
+            for name in variants
+            for component in self.variants[name].components.values()
+        }
 
 
 def family(name: FamilyName) -> Family:

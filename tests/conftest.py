@@ -1,5 +1,6 @@
-"""Ray's switches, before any test module imports Ray."""
+"""Ray's and the model libraries' switches, before any test module imports them."""
 
-from serve.settings import prepare_ray_environment
+from serve.settings import go_offline, prepare_ray_environment
 
 prepare_ray_environment()
+go_offline()

@@ -18,7 +18,7 @@ from torch.multiprocessing.spawn import spawn
 
 from . import architecture
 from .dataset import captioned_latents, pictures, vocabulary_captions
-from .export import export_model, export_text
+from .export import export_manifest, export_model, export_text
 from .tokenizer import build_tokenizer
 from .train_latents import train_latents
 from .train_unet import train_student, train_unet
@@ -92,6 +92,8 @@ def _train(rank: int, plan: Plan) -> None:
                 export_model(tiny.cpu(), weights, "vae_tiny")
         if writes:
             export_model(fold_scaling(vae.cpu()), weights, "vae")
+    if writes and weights.exists():  # The stage `latents` alone exports nothing.
+        export_manifest(weights)
     if plan.processes > 1:
         dist.barrier()
         dist.destroy_process_group()

@@ -15,6 +15,8 @@ from ray import serve
 from ray.serve import Application
 
 from serve.app import AppArgs, compose
+from serve.miniature import WEIGHTS_DIR
+from serve.weights.manifest import read_manifest
 from tests.fakes import load_fake
 
 # `VariantReplica` draws twice with two steps before it is ready.
@@ -49,7 +51,8 @@ def kill_while_it_draws(tmp_path: Path) -> None:
 
 def start_fake(start: Start, tmp_path: Path, name: str, step_s: float, **args: Any) -> str:
     fields: dict[str, Any] = {"variants": "original", "num_cpus": 0, **args}
-    return start(compose(AppArgs(**fields), partial(load_fake, step_s, tmp_path)), name)
+    load = partial(load_fake, step_s, tmp_path)
+    return start(compose(AppArgs(**fields), read_manifest(WEIGHTS_DIR), load), name)
 
 
 def test_a_full_queue_answers_429_with_retry_after(start: Start, tmp_path: Path) -> None:

@@ -164,6 +164,7 @@ def test_ctrl_c_ends_it_cleanly_and_leaves_no_process(running: Running) -> None:
         pytest.param(["--family", "sd-v9"], "family: 'sd-v9' was given", id="family"),
         pytest.param(["--weights-dir", "/nowhere"], "'/nowhere' is not a folder", id="folder"),
         pytest.param(["--num-gpus", "50"], "50 for each variant are 150", id="gpus"),
+        pytest.param(["--variants", "huge"], "variants: 'huge' was given; allowed", id="variant"),
     ],
 )
 def test_what_it_cannot_serve_is_one_clear_line(arguments: list[str], complaint: str) -> None:

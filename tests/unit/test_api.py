@@ -16,8 +16,10 @@ from serve.api import build_api
 from serve.errors import Overloaded, ServingError, VariantNotFound, VariantUnavailable
 from serve.generation import Drawing, Generation, PictureFormat, Timings
 from serve.images import encode
+from serve.miniature import WEIGHTS_DIR
 from serve.schemas import MAX_BODY_BYTES
-from serve.variants import MINIATURE, Family, Variant
+from serve.variants import MINIATURE, SD_V1, Family, Variant
+from serve.weights.manifest import Manifest, Origin, PinnedComponent, read_manifest
 
 URL = "/v1/images/generations"
 JSON = {"content-type": "application/json"}
@@ -28,6 +30,7 @@ class FakeRouter:
 
     family: Family = MINIATURE
     variants: dict[str, Variant] = MINIATURE.variants
+    manifest = read_manifest(WEIGHTS_DIR)
 
     def __init__(self) -> None:
         self.asked: list[tuple[str, Generation, PictureFormat]] = []
@@ -239,6 +242,30 @@ def test_models_tell_what_they_are_made_of(call: Call) -> None:
     assert list(models) == list(MINIATURE.variants)
     assert models["distilled-tiny-vae"]["components"]["vae"]["component_class"] == "AutoencoderTiny"
     assert models["original"]["defaults"]["guidance_scale"] == 2.0
+    assert models["original"]["random_weights"] is False
+
+
+def test_the_published_weights_licences_and_commits_are_named(
+    call: Call, router: FakeRouter
+) -> None:
+    router.family, router.variants = SD_V1, SD_V1.variants
+    pinned = {}
+    for name, component in SD_V1.components(SD_V1.variants).items():
+        assert component.source is not None
+        origin = Origin(
+            kind="hub",
+            licence=component.source.licence,
+            repository=component.source.repository,
+            revision="0" * 40,
+        )
+        pinned[name] = PinnedComponent(origin=origin, files={})
+    router.manifest = Manifest(family="sd-v1", components=pinned)
+    models = {model["id"]: model for model in call("GET", "/v1/models").json()["data"]}
+    assert models["original"]["licences"] == ["CreativeML OpenRAIL-M"]
+    assert models["distilled-tiny-vae"]["licences"] == ["CreativeML OpenRAIL-M", "MIT"]
+    vae = models["distilled-tiny-vae"]["components"]["vae"]
+    assert vae["origin"]["repository"] == "sayakpaul/taesd-diffusers"
+    assert vae["origin"]["revision"] == "0" * 40
 
 
 def test_ready_means_the_minimum_of_warm_replicas_of_every_variant(

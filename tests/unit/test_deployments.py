@@ -15,9 +15,11 @@ from tests.fakes import FakeDenoiser, generation
 VARIANT = MINIATURE.variants["distilled"]
 
 
-async def replica_over(denoiser: FakeDenoiser, stuck_after_s: float = 60) -> VariantReplica:
+async def replica_over(
+    denoiser: FakeDenoiser, stuck_after_s: float = 60, note: str | None = None
+) -> VariantReplica:
     replica = VariantReplica.__new__(VariantReplica)
-    await VariantReplica.__init__(replica, VARIANT, lambda _: denoiser, stuck_after_s)
+    await VariantReplica.__init__(replica, VARIANT, lambda _: denoiser, stuck_after_s, note)
     return replica
 
 
@@ -26,6 +28,17 @@ def test_a_replica_is_warm_once_constructed() -> None:
         denoiser = FakeDenoiser()
         await replica_over(denoiser)
         assert denoiser.steps == 4  # With and without guidance, two steps each.
+
+    asyncio.run(scenario())
+
+
+def test_a_note_on_the_weights_is_in_every_reply_and_picture() -> None:
+    async def scenario() -> None:
+        replica = await replica_over(FakeDenoiser(), note="random values")
+        drawing = await replica.draw(generation(), PictureFormat("png", 90))
+        assert drawing.warnings == ("random values",)
+        exif = Image.open(io.BytesIO(drawing.pictures[0])).getexif()
+        assert list(exif.values()) == ["random values"]
 
     asyncio.run(scenario())
 

@@ -16,6 +16,9 @@ DOCUMENTS = ["README.md", "deploy/README.md", "CONTRIBUTING.md", "serve/miniatur
 RUN_BY_TESTS = {
     ".venv/bin/serve run serve.app:build_app variants=distilled",
     ".venv/bin/serve run deploy/serve-config.yaml",
+    ".venv/bin/python -m serve.weights verify weights/sd-v1",
+    ".venv/bin/python -m serve.weights adopt weights/sd-v1",
+    ".venv/bin/python -m serve.weights random random/sd-v1",
 }
 
 

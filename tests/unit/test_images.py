@@ -28,6 +28,15 @@ def test_lossy_formats_are_close_and_shrink_with_quality(output_format: OutputFo
     assert Image.open(io.BytesIO(fine)).format == output_format.upper()
 
 
+@pytest.mark.parametrize("output_format", ["png", "jpeg", "webp"])
+def test_a_description_travels_in_the_exif(output_format: OutputFormat) -> None:
+    form = PictureFormat(output_format, 90)
+    plain, told = encode(PIXELS, form), encode(PIXELS, form, "random values")
+    assert dict(Image.open(io.BytesIO(told)).getexif()) == {0x010E: "random values"}
+    assert not Image.open(io.BytesIO(plain)).getexif()
+    assert np.array_equal(decode(told), decode(plain))
+
+
 def test_pictures_keep_their_order() -> None:
     async def scenario() -> None:
         encoder = Encoder(threads=4)

@@ -5,13 +5,14 @@ import psutil
 import pytest
 
 from serve import __main__ as launcher
+from serve.app import AppArgs
 from serve.errors import ServingError
 
 
 def test_too_little_memory_is_told_with_both_figures(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=2**30))
-    with pytest.raises(ServingError, match=r"memory: 1\.0 GiB available, 3 GiB needed"):
-        launcher._check_memory()
+    with pytest.raises(ServingError, match=r"memory: 1\.0 GiB available, 3\.1 GiB needed"):
+        launcher._check_memory(AppArgs())
 
 
 def test_main_reports_an_obstacle_and_starts_nothing(

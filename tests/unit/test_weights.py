@@ -7,8 +7,10 @@ import pytest
 
 from serve.errors import WeightsError
 from serve.miniature import WEIGHTS_DIR
-from serve.variants import MINIATURE
-from serve.weights import check_family, family_dir
+from serve.variants import MINIATURE, SD_V1, Family
+from serve.weights.__main__ import main
+from serve.weights.check import check_family
+from serve.weights.layout import architecture_dir, family_dir, fp32_bytes
 
 ALL = list(MINIATURE.variants)
 UNET = "unet/diffusion_pytorch_model.fp16.safetensors"
@@ -22,6 +24,12 @@ class Canary:
 
     def __reduce__(self) -> tuple[object, tuple[Path]]:
         return Path.touch, (self.target,)
+
+
+def cli(*arguments: object) -> int:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sys.argv", ["serve.weights", *map(str, arguments)])
+        return main()
 
 
 @pytest.fixture
@@ -86,6 +94,90 @@ def test_a_pickle_anywhere_is_refused_and_never_loaded(
     (folder / name).write_bytes(pickle.dumps(Canary(canary)))
     assert str(folder / name) in refusal(folder)
     assert not canary.exists()
+
+
+def test_a_file_that_the_manifest_does_not_know_is_refused(folder: Path) -> None:
+    (folder / "unet/extra.json").write_text("{}")
+    assert f"{folder / 'unet/extra.json'}: unknown" in refusal(folder)
+
+
+def test_a_file_of_another_size_is_refused(folder: Path) -> None:
+    with (folder / "vae/config.json").open("a") as config:
+        config.write("\n")
+    assert "vae/config.json: has " in refusal(folder)
+
+
+def test_changed_bytes_are_found_when_hashes_are_asked_for(folder: Path) -> None:
+    content = bytearray((folder / UNET).read_bytes())
+    content[-1] ^= 1
+    (folder / UNET).write_bytes(content)
+    check_family(folder, MINIATURE, ALL)
+    with pytest.raises(WeightsError, match=f"{UNET}: its sha256 is"):
+        check_family(folder, MINIATURE, ALL, hashes=True)
+    # A variant that doesn't read it isn't held up by it.
+    check_family(folder, MINIATURE, ["distilled"], hashes=True)
+
+
+@pytest.mark.parametrize("name", ["unet", "vae/config.json"])
+def test_a_link_is_refused(folder: Path, tmp_path: Path, name: str) -> None:
+    (folder / name).rename(tmp_path / "elsewhere")
+    (folder / name).symlink_to(tmp_path / "elsewhere")
+    assert f"{folder / name}: is a link" in refusal(folder)
+
+
+def test_without_a_manifest_nothing_is_served_until_the_files_are_adopted(folder: Path) -> None:
+    (folder / "manifest.json").unlink()
+    assert "python -m serve.weights adopt" in refusal(folder)
+    assert cli("adopt", folder, "--family", "miniature") == 0
+    manifest = check_family(folder, MINIATURE, ALL, hashes=True)
+    assert {one.origin.kind for one in manifest.components.values()} == {"local"}
+    assert cli("adopt", folder, "--family", "miniature") == 1
+
+
+def test_weights_of_another_family_are_refused(folder: Path) -> None:
+    with pytest.raises(WeightsError, match="family 'miniature', not of 'sd-v1'"):
+        check_family(folder, SD_V1, ALL)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["../vae/config.json", "/etc/passwd", "a/b", "..", ".hidden", "a\\b", "x\0", "x\n", ""],
+    ids=ascii,
+)
+@pytest.mark.parametrize("place", ["component", "file"])
+def test_names_that_point_elsewhere_are_refused(folder: Path, name: str, place: str) -> None:
+    content = json.loads((folder / "manifest.json").read_text())
+    components = content["components"]
+    if place == "component":
+        components[name] = components["vae"]
+    else:
+        components["vae"]["files"][name] = components["vae"]["files"]["config.json"]
+    (folder / "manifest.json").write_text(json.dumps(content))
+    assert "manifest.json: components" in refusal(folder)
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["", "[]", "{}", '{"format": 2, "family": "miniature", "components": {}}'],
+    ids=["empty", "list", "no-family", "another-format"],
+)
+def test_a_manifest_that_is_none_is_named(folder: Path, content: str) -> None:
+    (folder / "manifest.json").write_text(content)
+    assert str(folder / "manifest.json") in refusal(folder)
+
+
+@pytest.mark.parametrize("family", [MINIATURE, SD_V1], ids=lambda one: one.name)
+def test_what_is_shipped_is_what_its_manifest_says(family: Family) -> None:
+    assert cli("verify", architecture_dir(family.name)) == 0
+
+
+def test_memory_on_a_cpu_counts_fp16_twice() -> None:
+    files = [
+        path.stat().st_size
+        for name in ("text_encoder", "unet", "vae")
+        for path in (WEIGHTS_DIR / name).glob("*.safetensors")
+    ]
+    assert fp32_bytes(WEIGHTS_DIR, MINIATURE.variants["original"]) == 2 * sum(files)
 
 
 def test_real_weights_without_a_folder_are_an_error_not_the_miniature() -> None:

@@ -1,0 +1,60 @@
+"""Where a family and its components lie on disk. Standard library only: the pipelines import it."""
+
+from pathlib import Path
+from typing import Literal
+
+from ..errors import WeightsError
+from ..miniature import WEIGHTS_DIR
+from ..variants import FamilyName, Variant
+
+_ARCHITECTURES_DIR = Path(__file__).parent / "architectures"
+
+
+def family_dir(name: FamilyName, weights_dir: Path | None) -> Path:
+    """The folder that a family is read from: the embedded one for the miniature, unless told.
+
+    Raises:
+        WeightsError: a family that isn't shipped was asked for without a folder, or the folder
+            doesn't exist. Another family is never served in its place.
+    """
+    if weights_dir is None and name == "miniature":
+        return WEIGHTS_DIR
+    if weights_dir is None:
+        raise WeightsError(
+            f"weights_dir: not given, but family {name!r} is not shipped with this repository; "
+            f"download it with `make weights FAMILY={name}` and set weights_dir to its folder, "
+            "or set family to 'miniature'"
+        )
+    if not weights_dir.is_dir():
+        raise WeightsError(
+            f"weights_dir: {str(weights_dir)!r} is not a folder; family {name!r} is read from a "
+            "folder with one sub-folder per component"
+        )
+    return weights_dir
+
+
+def architecture_dir(name: FamilyName) -> Path:
+    """A family folder whose configurations, tokenizer and scheduler are those of the family.
+
+    The miniature's holds its weights, too.
+    """
+    return WEIGHTS_DIR if name == "miniature" else _ARCHITECTURES_DIR / name
+
+
+def component_dirs(folder: Path, variant: Variant) -> dict[str, Path]:
+    """A variant's component folders by the names that diffusers gives them."""
+    return {name: folder / component.folder for name, component in variant.components.items()}
+
+
+def fp32_bytes(folder: Path, variant: Variant) -> int:
+    """Memory that a variant's weights take on a CPU, where they are cast to fp32."""
+    return sum(
+        path.stat().st_size * (2 if path.name.endswith(".fp16.safetensors") else 1)
+        for component_dir in component_dirs(folder, variant).values()
+        for path in component_dir.glob("*.safetensors")
+    )
+
+
+def precision_suffix(component_dir: Path) -> Literal["fp16"] | None:
+    """What diffusers calls the `variant` of the weights in a component's folder."""
+    return "fp16" if any(component_dir.glob("*.fp16.safetensors")) else None

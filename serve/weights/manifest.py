@@ -1,0 +1,151 @@
+"""The manifest beside the weights: what each file is, where it came from, under which licence."""
+
+import hashlib
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+
+from ..errors import WeightsError
+from ..variants import FamilyName, Variant
+
+MANIFEST_NAME = "manifest.json"
+
+# One step of a path: no separator, no leading dot, so no name can point out of its folder.
+Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_][A-Za-z0-9._-]{0,127}$")]
+Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+
+
+class Frozen(BaseModel):
+    """A part of the manifest."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class PinnedFile(Frozen):
+    """What a file must be."""
+
+    bytes: int = Field(ge=0)
+    sha256: Sha256
+
+
+class Origin(Frozen):
+    """Where a component's files came from.
+
+    `hub`: downloaded from `repository`, at the commit `revision`. `random`: random values drawn
+    with `seed`. `shipped`: part of this project. `local`: brought by hand and taken as they were.
+    """
+
+    kind: Literal["hub", "random", "shipped", "local"]
+    licence: str
+    repository: str | None = None
+    revision: str | None = None
+    seed: int | None = None
+
+
+class PinnedComponent(Frozen):
+    """One sub-folder: its origin, and every file in it by name."""
+
+    origin: Origin
+    files: dict[Name, PinnedFile]
+
+
+class Manifest(Frozen):
+    """A family folder's `manifest.json`; components by sub-folder."""
+
+    # Told apart by later versions, should the shape change.
+    format: Literal[1] = 1
+    family: FamilyName
+    components: dict[Name, PinnedComponent]
+
+    def origins(self, variant: Variant) -> dict[str, Origin]:
+        """Where a variant's components came from, by the names that diffusers gives them."""
+        return {
+            name: self.components[component.folder].origin
+            for name, component in variant.components.items()
+        }
+
+    def note(self, variant: Variant) -> str | None:
+        """What everybody who sees a picture of the variant must know; None where nothing is."""
+        if any(origin.kind == "random" for origin in self.origins(variant).values()):
+            return "these weights are random values: the time is real, the picture means nothing"
+        return None
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """Read a family folder's manifest.
+
+    Raises:
+        WeightsError: it is missing, malformed, or names a file outside its component's folder.
+    """
+    path = folder / MANIFEST_NAME
+    try:
+        return Manifest.model_validate_json(path.read_bytes())
+    except FileNotFoundError:
+        raise WeightsError(
+            f"{path}: missing; `make weights` writes one. For files of your own, "
+            f"`python -m serve.weights adopt {folder}` pins them as they are"
+        ) from None
+    except OSError as fault:
+        raise WeightsError(f"{path}: can't be read: {fault.strerror}") from None
+    except ValidationError as fault:
+        first = fault.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise WeightsError(f"{path}: {where}: {first['msg']}") from None
+
+
+def held(folder: Path, family: FamilyName, kinds: set[str]) -> Manifest:
+    """What a folder holds before more is written into it; an empty manifest where that is nothing.
+
+    Raises:
+        WeightsError: it holds anything but components of this family whose origin is one of
+            `kinds`: nothing is ever overwritten with something else, or taken for it.
+    """
+    if not folder.is_dir() or not any(folder.iterdir()):
+        return Manifest(family=family, components={})
+    if not (folder / MANIFEST_NAME).exists():
+        raise WeightsError(
+            f"{folder}: holds files but no {MANIFEST_NAME}; choose an empty folder, "
+            f"or pin what is there with `python -m serve.weights adopt {folder}`"
+        )
+    manifest = read_manifest(folder)
+    if manifest.family != family:
+        raise WeightsError(
+            f"{folder}: holds family {manifest.family!r}; choose another folder for {family!r}"
+        )
+    for name, component in manifest.components.items():
+        if component.origin.kind not in kinds:
+            raise WeightsError(
+                f"{folder / name}: its origin is {component.origin.kind!r}; choose another folder"
+            )
+    return manifest
+
+
+def write_manifest(folder: Path, manifest: Manifest) -> None:
+    """Write a family folder's manifest; a reader never sees half of it."""
+    path = folder / MANIFEST_NAME
+    partial = path.with_suffix(".partial")
+    partial.write_text(manifest.model_dump_json(indent=2, exclude_none=True) + "\n")
+    partial.replace(path)
+
+
+def pin(component_dir: Path, origin: Origin) -> PinnedComponent:
+    """Pin every file in a component's folder as it is now.
+
+    Raises:
+        WeightsError: a file's name is not one that a manifest may hold.
+    """
+    try:
+        return PinnedComponent(
+            origin=origin,
+            files={path.name: pin_file(path) for path in sorted(component_dir.iterdir())},
+        )
+    except ValidationError as fault:
+        raise WeightsError(f"{component_dir}: {fault.errors()[0]['loc'][1]!r}: bad name") from None
+
+
+def pin_file(path: Path) -> PinnedFile:
+    """Pin one file as it is now."""
+    with path.open("rb") as content:
+        digest = hashlib.file_digest(content, "sha256").hexdigest()
+    return PinnedFile(bytes=path.stat().st_size, sha256=digest)

@@ -1,0 +1,383 @@
+"""`python -m serve.weights download` against a local server that speaks the hub's protocol."""
+
+import json
+import os
+import pickle
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors.numpy import save
+
+from serve.errors import WeightsError
+from serve.miniature import WEIGHTS_DIR
+from serve.pipelines import Pipeline
+from serve.variants import MINIATURE, SD_V1
+from serve.weights.check import check_family
+from serve.weights.manifest import read_manifest
+from tests.fakes import generation
+from tests.hub import Hub, Repository, published_from, serving
+from tests.integration.conftest import ROOT, free_port
+from tests.pictures import difference, finish
+from tests.unit.test_weights import Canary
+
+ALL = list(SD_V1.variants)
+SD, BK, TAESD = "CompVis/stable-diffusion-v1-4", "nota-ai/bk-sdm-small", "sayakpaul/taesd-diffusers"
+UNET = "unet/diffusion_pytorch_model.fp16.safetensors"
+
+
+@pytest.fixture
+def hub() -> Iterator[Hub]:
+    with serving(Hub(published_from(WEIGHTS_DIR))) as running:
+        yield running
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return tmp_path / "sd-v1"
+
+
+def command(
+    hub: Hub, name: str, folder: Path, *arguments: str, **environment: str
+) -> dict[str, Any]:
+    """The command line with a cache of its own, as a user of this hub would have it."""
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
+    home = {"HF_ENDPOINT": hub.url, "HF_HOME": str(folder.with_name("hf"))}
+    return {
+        "args": [sys.executable, "-m", "serve.weights", name, str(folder), *arguments],
+        "cwd": ROOT,
+        "env": {**inherited, **home, **environment},
+        "stdout": subprocess.PIPE,
+        "text": True,
+    }
+
+
+def weights(
+    hub: Hub, name: str, folder: Path, *arguments: str, **environment: str
+) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        **command(hub, name, folder, *arguments, **environment),
+        stderr=subprocess.PIPE,
+        timeout=120,
+    )
+
+
+def downloaded(hub: Hub, folder: Path, *arguments: str, **environment: str) -> str:
+    done = weights(hub, "download", folder, *arguments, **environment)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def refused(hub: Hub, folder: Path, *arguments: str, **environment: str) -> str:
+    done = weights(hub, "download", folder, *arguments, **environment)
+    assert done.returncode == 1, done.stdout
+    assert "Traceback" not in done.stderr
+    return done.stderr.splitlines()[-1]
+
+
+def files_in(folder: Path) -> dict[str, bytes]:
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
+
+
+def test_what_was_downloaded_draws_what_was_published(hub: Hub, folder: Path) -> None:
+    downloaded(hub, folder)
+    check_family(folder, SD_V1, ALL, hashes=True)
+    asked = generation(num_inference_steps=3)
+    pictures = []
+    for family, path in ((SD_V1, folder), (MINIATURE, WEIGHTS_DIR)):
+        pipe = Pipeline.load(family.variants["distilled-tiny-vae"], path, "cpu")
+        trajectories, _ = pipe.begin(asked)
+        finish(pipe, trajectories)
+        pictures.append(pipe.decode(trajectories))
+    assert difference(*pictures) == 0
+
+
+def test_only_what_the_variants_need_is_asked_for_and_once(hub: Hub, folder: Path) -> None:
+    downloaded(hub, folder)
+    assert set(files_in(folder)) - {"manifest.json"} == {
+        path for path in files_in(WEIGHTS_DIR) if path != "manifest.json"
+    }
+    assert not [path for path in hub.gets if path.endswith((".bin", ".ckpt", ".md"))]
+    assert not [path for path in hub.gets if path.endswith("model.safetensors")]
+    # Two repositories have a `unet/`; everything else is sent once, shared or not.
+    shared = {"unet/config.json", UNET}
+    assert all(count == (2 if path in shared else 1) for path, count in hub.gets.items())
+
+
+def test_one_variant_brings_its_own_components_only(hub: Hub, folder: Path) -> None:
+    downloaded(hub, folder, "--variants", "distilled-tiny-vae")
+    assert set(read_manifest(folder).components) == {
+        "tokenizer", "text_encoder", "scheduler", "unet_distilled", "vae_tiny",
+    }  # fmt: skip
+    check_family(folder, SD_V1, ["distilled-tiny-vae"])
+    downloaded(hub, folder, "--variants", "original")
+    check_family(folder, SD_V1, ["original", "distilled-tiny-vae", "distilled"])
+    assert hub.gets["text_encoder/model.fp16.safetensors"] == 1
+
+
+def test_full_precision_is_taken_where_there_is_no_fp16(hub: Hub, folder: Path) -> None:
+    files = hub.repositories[BK].files
+    files["unet/diffusion_pytorch_model.safetensors"] = files.pop(UNET)
+    downloaded(hub, folder, "--variants", "distilled")
+    assert (folder / "unet_distilled/diffusion_pytorch_model.safetensors").is_file()
+    check_family(folder, SD_V1, ["distilled"])
+
+
+def test_the_manifest_names_repository_commit_bytes_sha256_and_licence(
+    hub: Hub, folder: Path
+) -> None:
+    downloaded(hub, folder)
+    components = json.loads((folder / "manifest.json").read_text())["components"]
+    assert components["unet_distilled"]["origin"] == {
+        "kind": "hub",
+        "licence": "CreativeML OpenRAIL-M",
+        "repository": BK,
+        "revision": hub.repositories[BK].sha,
+    }
+    assert components["vae_tiny"]["origin"]["licence"] == "MIT"
+    assert components["vae_tiny"]["origin"]["revision"] == hub.repositories[TAESD].sha
+    for name, component in components.items():
+        for file, pinned in component["files"].items():
+            assert pinned["bytes"] == (folder / name / file).stat().st_size
+            assert len(pinned["sha256"]) == 64
+
+
+def test_a_connection_that_is_cut_goes_on_where_it_stopped(hub: Hub, folder: Path) -> None:
+    # The client writes what it gets by 10 MiB: more than that must have arrived.
+    padded = save({"padding": np.zeros(40 * 2**20, np.uint8)})
+    hub.repositories[SD].files[UNET] = padded
+    hub.cut_once = {UNET}
+    downloaded(hub, folder, "--variants", "original")
+    assert hub.ranges == [f"bytes={20 * 2**20}-"]
+    check_family(folder, SD_V1, ["original"], hashes=True)
+
+
+def test_a_run_that_is_killed_keeps_what_is_complete(hub: Hub, folder: Path) -> None:
+    hub.stalled = {UNET}
+    with subprocess.Popen(**command(hub, "download", folder), stderr=subprocess.PIPE) as process:
+        assert hub.stalling.wait(60)
+        process.kill()
+    hub.stalled, complete = set(), set(hub.gets) - {UNET, "unet/config.json"}
+    assert "text_encoder/model.fp16.safetensors" in complete
+    downloaded(hub, folder)
+    assert all(hub.gets[path] == 1 for path in complete)
+    check_family(folder, SD_V1, ALL, hashes=True)
+
+
+def test_one_download_at_a_time_into_a_folder(hub: Hub, folder: Path) -> None:
+    hub.stalled = {UNET}
+    with subprocess.Popen(**command(hub, "download", folder), stderr=subprocess.PIPE) as process:
+        assert hub.stalling.wait(60)
+        assert "another download into this folder runs" in refused(hub, folder)
+        process.kill()
+
+
+def test_a_second_run_asks_for_nothing_and_a_damaged_file_is_repaired(
+    hub: Hub, folder: Path
+) -> None:
+    downloaded(hub, folder)
+    before, gets = files_in(folder), hub.gets.total()
+    shutil.rmtree(folder.with_name("hf"))
+    assert "complete" in downloaded(hub, folder)
+    assert hub.gets.total() == gets
+    path = folder / "vae_tiny/diffusion_pytorch_model.fp16.safetensors"
+    path.write_bytes(path.read_bytes()[:-1] + b"x")
+    downloaded(hub, folder)
+    assert hub.gets.total() == gets + 1
+    assert files_in(folder) == before
+
+
+def test_later_downloads_are_held_to_the_manifest(hub: Hub, folder: Path) -> None:
+    downloaded(hub, folder, "--variants", "distilled-tiny-vae")
+    published = hub.repositories[TAESD]
+    name = "diffusion_pytorch_model.fp16.safetensors"
+    shutil.rmtree(folder.with_name("hf"))
+    (folder / "vae_tiny" / name).unlink()
+    published.files[name] = published.files[name][:-1] + b"x"
+    # The pinned commit is gone, and a mirror with other bytes must not take its place.
+    assert "has no revision" in refused(hub, folder, "--variants", "distilled-tiny-vae")
+    hub.repositories["me/taesd"] = published
+    complaint = refused(
+        hub, folder, "--variants", "distilled-tiny-vae", "--mirror", f"{TAESD}=me/taesd"
+    )
+    assert "is expected" in complaint
+    downloaded(hub, folder, "--variants", "distilled-tiny-vae", "--update")
+    assert read_manifest(folder).components["vae_tiny"].origin.revision == published.sha
+    check_family(folder, SD_V1, ["distilled-tiny-vae"], hashes=True)
+
+
+def test_what_arrives_damaged_is_dropped_and_the_next_try_succeeds(hub: Hub, folder: Path) -> None:
+    hub.damaged = {UNET}
+    complaint = refused(hub, folder, "--variants", "original")
+    assert "unet/diffusion_pytorch_model.fp16.safetensors" in complaint
+    assert not (folder / UNET).exists()
+    hub.damaged = set()
+    downloaded(hub, folder, "--variants", "original")
+    check_family(folder, SD_V1, ["original"], hashes=True)
+
+
+def test_a_mirror_takes_a_repositorys_place(hub: Hub, folder: Path) -> None:
+    hub.repositories["me/small"] = hub.repositories.pop(BK)
+    mirrors = json.dumps({BK: "me/small"})
+    downloaded(hub, folder, "--variants", "distilled", DSD_MIRRORS=mirrors)
+    assert read_manifest(folder).components["unet_distilled"].origin.repository == "me/small"
+
+
+def test_a_renamed_repository_is_followed_and_told(hub: Hub, folder: Path) -> None:
+    hub.repositories["new/small"] = hub.repositories.pop(BK)
+    hub.renamed = {BK: "new/small"}
+    assert "now called new/small" in downloaded(hub, folder, "--variants", "distilled")
+    assert read_manifest(folder).components["unet_distilled"].origin.repository == "new/small"
+
+
+def test_the_token_and_the_cache_are_those_of_the_hubs_users(
+    hub: Hub, folder: Path, tmp_path: Path
+) -> None:
+    hub.repositories[SD].gated, hub.repositories[SD].token = True, "secret"
+    cache = tmp_path / "cache"
+    output = downloaded(
+        hub, folder, "--variants", "original", HF_TOKEN="secret", HF_HUB_CACHE=str(cache)
+    )
+    assert "Bearer secret" in hub.tokens
+    assert "secret" not in output + (folder / "manifest.json").read_text()
+    gets = hub.gets.total()
+    downloaded(hub, tmp_path / "other", HF_TOKEN="secret", HF_HUB_CACHE=str(cache))
+    # The second folder finds in the cache what the first has brought.
+    assert hub.gets.total() == gets + len(hub.repositories[BK].files) - 4 + 2
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        pytest.param({"gated": True}, "gated; accept its licence at", id="gated"),
+        pytest.param({"missing": True}, f"{SD}: not found at http://127", id="missing"),
+        pytest.param({"down": True}, "answered: Server error '503", id="down"),
+        pytest.param({"pickles": True}, "as pickles only", id="pickles-only"),
+        pytest.param({"config": True}, "holds no config.json", id="no-config"),
+    ],
+)
+def test_what_cannot_be_had_is_told_with_what_to_do(
+    hub: Hub, folder: Path, change: dict[str, bool], complaint: str
+) -> None:
+    if change.get("gated"):
+        hub.repositories[SD].gated = True
+    if change.get("missing"):
+        del hub.repositories[SD]
+    if change.get("pickles"):
+        files = hub.repositories[SD].files
+        for name in [one for one in files if one.endswith(".safetensors")]:
+            del files[name]
+    if change.get("config"):
+        del hub.repositories[SD].files["unet/config.json"]
+    hub.down = change.get("down", False)
+    assert complaint in refused(hub, folder, "--variants", "original")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        pytest.param(["--mirror", "x"], "mirror: 'x' was given", id="mirror"),
+        pytest.param(["--mirror", "a/b=c/d"], "mirror: 'a/b' was given; sd-v1 uses", id="unknown"),
+        pytest.param(["--mirror", f"{SD}=../x/y"], "mirror: '../x/y' was given", id="path"),
+        pytest.param(["--mirror", f"{SD}=a/b@gone"], "not found", id="mirror-missing"),
+        pytest.param(["--variants", "huge"], "variants: 'huge' was given", id="variant"),
+        pytest.param(["--family", "miniature"], "nothing to download", id="shipped"),
+    ],
+)
+def test_bad_arguments_are_refused_by_name(
+    hub: Hub, folder: Path, arguments: list[str], complaint: str
+) -> None:
+    assert complaint in refused(hub, folder, *arguments)
+
+
+def test_a_hub_that_is_not_there_is_told(hub: Hub, folder: Path) -> None:
+    nowhere = f"http://127.0.0.1:{free_port()}"
+    assert f"the connection to {nowhere} failed" in refused(hub, folder, HF_ENDPOINT=nowhere)
+
+
+def test_offline_is_told_as_such(hub: Hub, folder: Path) -> None:
+    assert "HF_HUB_OFFLINE is set" in refused(hub, folder, HF_HUB_OFFLINE="1")
+
+
+def test_a_folder_with_other_files_is_left_alone(hub: Hub, folder: Path) -> None:
+    folder.mkdir()
+    (folder / "thesis.txt").write_text("mine")
+    assert "choose an empty folder" in refused(hub, folder)
+    assert files_in(folder) == {"thesis.txt": b"mine"}
+
+
+def test_names_that_point_elsewhere_never_reach_the_disk(
+    hub: Hub, folder: Path, tmp_path: Path
+) -> None:
+    outside = ("unet/../../../escaped.safetensors", "/tmp/escaped", "unet/..\\escaped")
+    for repository in hub.repositories.values():
+        repository.files |= dict.fromkeys(outside, b"escaped")
+    downloaded(hub, folder)
+    assert not [path for path in tmp_path.rglob("*") if "escaped" in path.name]
+    assert not [path for path in hub.gets if "escaped" in path]
+
+
+def test_a_canary_pickle_is_neither_downloaded_nor_loaded(
+    hub: Hub, folder: Path, tmp_path: Path
+) -> None:
+    canary = tmp_path / "canary"
+    bomb = pickle.dumps(Canary(canary))
+    for repository in hub.repositories.values():
+        for name in [one for one in repository.files if one.endswith(".bin")]:
+            repository.files[name] = bomb
+    downloaded(hub, folder)
+    (folder / "unet/diffusion_pytorch_model.bin").write_bytes(bomb)
+    with pytest.raises(WeightsError, match="looks like a pickle"):
+        check_family(folder, SD_V1, ALL)
+    done = weights(hub, "verify", folder)
+    assert done.returncode == 1
+    assert "diffusion_pytorch_model.bin: looks like a pickle" in done.stderr
+    assert not canary.exists()
+
+
+def test_verify_names_what_differs(hub: Hub, folder: Path) -> None:
+    downloaded(hub, folder)
+    assert weights(hub, "verify", folder).returncode == 0
+    with (folder / UNET).open("r+b") as content:
+        content.seek(-1, os.SEEK_END)
+        content.write(b"\xff")
+    (folder / "vae/config.json").unlink()
+    (folder / "notes.txt").write_text("x")
+    done = weights(hub, "verify", folder)
+    assert done.returncode == 1
+    assert f"{folder / UNET}: its sha256 is" in done.stderr
+    assert f"{folder / 'vae/config.json'}: missing" in done.stderr
+    assert f"{folder / 'notes.txt'}: unknown" in done.stderr
+    assert "3 file(s) differ" in done.stderr
+
+
+def test_make_weights_is_that_command() -> None:
+    shown = subprocess.run(
+        ["make", "--dry-run", "weights", "VARIANT=distilled", "DIR=/data/sd"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    assert "-m serve.weights download /data/sd --family sd-v1 --variants distilled" in shown
+
+
+def test_nothing_but_one_repository_is_asked_when_one_is_replaced_whole(
+    hub: Hub, folder: Path
+) -> None:
+    everything = Repository({})
+    for repository in (BK, SD):
+        everything.files |= hub.repositories[repository].files
+    hub.repositories = {"me/all": everything}
+    mirrors = [f"--mirror={SD}=me/all", f"--mirror={BK}=me/all"]
+    downloaded(hub, folder, "--variants", "original,distilled", *mirrors)
+    check_family(folder, SD_V1, ["original", "distilled"])

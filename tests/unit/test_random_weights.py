@@ -1,0 +1,119 @@
+"""The published architectures, value for value, and random weights for them."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.numpy import load_file
+from transformers import CLIPTokenizer
+
+from serve.miniature import WEIGHTS_DIR
+from serve.pipelines import Pipeline
+from serve.variants import MINIATURE, SD_V1
+from serve.weights.check import check_family
+from serve.weights.layout import architecture_dir
+from serve.weights.manifest import read_manifest
+from serve.weights.random_values import build_model
+from tests.fakes import generation
+from tests.pictures import finish
+from tests.unit.test_weights import cli
+
+ARCHITECTURE = architecture_dir("sd-v1")
+UNET = "unet/diffusion_pytorch_model.fp16.safetensors"
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters"),
+    [
+        ("unet", 859_520_964),
+        ("unet_distilled", 482_346_884),
+        ("vae", 83_653_863),
+        ("vae_tiny", 1_222_532 + 1_222_531),
+        ("text_encoder", 123_060_480),
+    ],
+)
+def test_the_published_architectures_have_their_parameters(name: str, parameters: int) -> None:
+    component = SD_V1.components(SD_V1.variants)[name]
+    with torch.device("meta"):
+        model = build_model(component, ARCHITECTURE / name)
+    assert sum(one.numel() for one in model.parameters()) == parameters
+
+
+def test_the_configurations_are_those_of_the_reference() -> None:
+    path = Path(__file__).parents[3] / "shared/reference/architectures.json"
+    if not path.exists():
+        pytest.skip("the reference configurations are not here")
+    reference = json.loads(path.read_text())
+    for name, expected in {
+        "unet/config.json": reference["unet"]["sd-v1-4"],
+        "unet_distilled/config.json": reference["unet"]["bk-sdm-small"],
+        "vae/config.json": reference["autoencoder_kl"],
+        "vae_tiny/config.json": reference["autoencoder_tiny"],
+        "text_encoder/config.json": reference["text_encoder"],
+        "scheduler/scheduler_config.json": reference["scheduler_pndm"],
+    }.items():
+        assert expected.items() <= json.loads((ARCHITECTURE / name).read_text()).items()
+
+
+def test_the_tokenizer_is_clips() -> None:
+    tokenizer = CLIPTokenizer.from_pretrained(ARCHITECTURE / "tokenizer")
+    assert len(tokenizer) == 49_408
+    assert tokenizer.model_max_length == 77
+    # The published CLIP's tokens of this caption.
+    expected = [49406, 320, 1125, 539, 320, 2368, 49407]
+    assert tokenizer("a photo of a cat").input_ids == expected
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("random") / "miniature"
+    assert cli("random", path, "--family", "miniature", "--seed", 7) == 0
+    return path
+
+
+def test_a_random_family_is_complete_and_loads(folder: Path) -> None:
+    check_family(folder, MINIATURE, MINIATURE.variants, hashes=True)
+    pipe = Pipeline.load(MINIATURE.variants["distilled-tiny-vae"], folder, "cpu")
+    trajectories, _ = pipe.begin(generation(num_inference_steps=2))
+    finish(pipe, trajectories)
+    assert torch.isfinite(trajectories[0].latents).all()
+    assert pipe.decode(trajectories).std() > 0
+
+
+def test_it_has_the_shapes_but_not_the_values_of_the_trained_one(folder: Path) -> None:
+    random, trained = load_file(folder / UNET), load_file(WEIGHTS_DIR / UNET)
+    assert {n: v.shape for n, v in random.items()} == {n: v.shape for n, v in trained.items()}
+    assert {v.dtype.name for v in random.values()} == {"float16"}
+    name = "conv_in.weight"
+    assert abs(random[name] - trained[name]).max() > 0.01
+
+
+def test_the_seed_decides_the_values(folder: Path, tmp_path: Path) -> None:
+    pinned = []
+    for seed in (7, 8):
+        arguments = ["--family", "miniature", "--variants", "distilled-tiny-vae", "--seed", seed]
+        assert cli("random", tmp_path / str(seed), *arguments) == 0
+        pinned.append(read_manifest(tmp_path / str(seed)).components["unet_distilled"].files)
+    assert pinned[0] == read_manifest(folder).components["unet_distilled"].files
+    assert pinned[0] != pinned[1]
+
+
+def test_its_manifest_says_that_the_values_are_random(folder: Path) -> None:
+    manifest = read_manifest(folder)
+    origin = manifest.components["unet"].origin
+    assert (origin.kind, origin.seed) == ("random", 7)
+    assert manifest.components["tokenizer"].origin.kind == "shipped"
+    for variant in MINIATURE.variants.values():
+        assert "random values" in (manifest.note(variant) or "")
+        assert read_manifest(WEIGHTS_DIR).note(variant) is None
+
+
+def test_it_is_never_written_over_other_weights(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    mine = tmp_path / "mine.txt"
+    mine.write_text("x")
+    assert cli("random", tmp_path, "--family", "miniature") == 1
+    assert "choose an empty folder" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == [mine]
