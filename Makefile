@@ -13,7 +13,7 @@ BIN := .venv/bin
 PIP_INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test lint format weights miniature measure clean
+.PHONY: help serve test lint format weights bench miniature measure clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -36,6 +36,9 @@ format: .venv/.dev  ## let ruff rewrite the code
 
 weights: .venv/.serve  ## download real weights (FAMILY=sd-v1, VARIANT=distilled, DIR=..., ARGS=--update)
 	$(BIN)/python -m serve.weights download $(DIR) --family $(FAMILY) $(if $(VARIANT),--variants $(VARIANT)) $(ARGS)
+
+bench: .venv/.serve  ## measure the pipelines against stock diffusers (ARGS="--quick", "--architecture")
+	$(BIN)/python -m loadtests.bench $(ARGS)
 
 miniature: .venv/.serve  ## train the embedded miniature from nothing (ARGS="--device cuda")
 	$(BIN)/python -m serve.miniature.train $(ARGS)

@@ -76,7 +76,7 @@ def _serve(settings: LaunchSettings) -> None:
             wait_for_applications_running=False,
         )
         _wait_until_warm(serve)
-        _tell(_ready_text(settings, log_dir))
+        _tell(_ready_text(settings, list(args.served), log_dir))
         while True:
             time.sleep(3600)
 
@@ -181,7 +181,8 @@ def _check_port(settings: LaunchSettings) -> None:
             ) from None
 
 
-def _ready_text(settings: LaunchSettings, log_dir: str) -> str:
+def _ready_text(settings: LaunchSettings, served: list[str], log_dir: str) -> str:
+    model = "distilled" if "distilled" in served else served[0]
     address = f"http://{settings.host}:{settings.port}"
     return f"""
 Ready on {address}
@@ -189,7 +190,7 @@ API {address}/docs, logs {log_dir}. Try:
 
   curl {address}/v1/images/generations -H 'Content-Type: application/json' \\
     -H 'Accept: image/png' -o vase.png \\
-    -d '{{"model": "distilled", "prompt": "{_PROMPT}", "seed": 2}}'
+    -d '{{"model": "{model}", "prompt": "{_PROMPT}", "seed": 2}}'
 
 Ctrl-C stops it."""
 

@@ -32,6 +32,7 @@ class LaunchSettings(BaseSettings):
         cli_prog_name="python -m serve",
         cli_kebab_case=True,
         cli_avoid_json=True,
+        cli_implicit_flags=True,
     )
 
     host: str = Field("127.0.0.1", description="address to listen on")

@@ -45,7 +45,13 @@ class Running:
 def running() -> Iterator[Running]:
     """`make serve` in a session of its own, like a terminal's, up to its last line."""
     process = subprocess.Popen(
-        ["make", "--silent", "serve", f"PORT={free_port()}", "ARGS=--log-encoding JSON"],
+        [
+            "make",
+            "--silent",
+            "serve",
+            f"PORT={free_port()}",
+            "ARGS=--log-encoding JSON --verify-hashes",
+        ],
         cwd=ROOT,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

@@ -1,0 +1,125 @@
+"""Clocks, alternation and spread; what the device can do at most, and the memory it took."""
+
+import platform
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Repeated measurements of one thing."""
+
+    median: float
+    low: float
+    high: float
+    count: int
+
+    @classmethod
+    def of(cls, values: list[float]) -> "Spread":
+        """Median, smallest and largest."""
+        return cls(statistics.median(values), min(values), max(values), len(values))
+
+
+class Clock:
+    """Seconds of work on a device.
+
+    On a GPU wall time between two moments at which it is idle. On a CPU the process's CPU seconds
+    on one thread, as a replica has: other work on the machine then disturbs less.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._cuda = device.type == "cuda"
+        self.name = "wall time" if self._cuda else "CPU seconds of one thread"
+        if not self._cuda:
+            torch.set_num_threads(1)
+
+    def now_s(self) -> float:
+        """Only differences mean something."""
+        if self._cuda:
+            torch.cuda.synchronize()
+            return time.perf_counter()
+        return time.process_time()
+
+    def time_s(self, work: Callable[[], Any]) -> float:
+        """How long one call takes."""
+        started_s = self.now_s()
+        work()
+        return self.now_s() - started_s
+
+
+def alternate(
+    contenders: Mapping[str, Callable[[], Any]], rounds: int, clock: Clock
+) -> dict[str, list[float]]:
+    """Time every contender once a round, in a different order each time; seconds by name."""
+    seconds: dict[str, list[float]] = {name: [] for name in contenders}
+    names = list(contenders)
+    for turn in range(rounds):
+        shift = turn % len(names)
+        for name in names[shift:] + names[:shift]:
+            seconds[name].append(clock.time_s(contenders[name]))
+    return seconds
+
+
+def ratios(numerator: list[float], denominator: list[float]) -> Spread:
+    """Ratios within each round, so that what slows a whole round down cancels out."""
+    return Spread.of([one / other for one, other in zip(numerator, denominator, strict=True)])
+
+
+def matmul_peak(device: torch.device, dtype: torch.dtype, clock: Clock) -> float:
+    """FLOP/s of the largest square matrix product that runs for a sensible time; best of ten."""
+    size = 8192 if device.type == "cuda" else 1024
+    left, right = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
+    torch.matmul(left, right)
+    best_s = min(clock.time_s(lambda: torch.matmul(left, right)) for _ in range(10))
+    return 2 * size**3 / best_s
+
+
+def held_memory_bytes(device: torch.device) -> int:
+    """What tensors take on a GPU now, from where its peak is counted anew; on a CPU 0."""
+    if device.type != "cuda":
+        return 0
+    torch.cuda.reset_peak_memory_stats()
+    return torch.cuda.memory_allocated()
+
+
+def peak_memory_bytes(device: torch.device) -> int:
+    """The most that tensors took on a GPU since then; on a CPU the process's peak."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated()
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def commit() -> str:
+    """This checkout's commit, marked where files differ from it; "unknown" outside git."""
+    try:
+        return subprocess.run(
+            ["git", "describe", "--always", "--dirty"],
+            cwd=Path(__file__).parent,
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+
+
+def device_name(device: torch.device) -> str:
+    """What the device calls itself; a CPU's name begins with "CPU"."""
+    if device.type == "cuda":
+        return str(torch.cuda.get_device_name())
+    try:
+        cpu_info = Path("/proc/cpuinfo").read_text().splitlines()
+        model = next(line for line in cpu_info if line.startswith("model name"))
+        return f"CPU, {model.partition(':')[2].strip()}"
+    except (OSError, StopIteration):
+        return f"CPU, {platform.machine()}"

@@ -1,0 +1,69 @@
+"""One short run of the benchmark, and the report that it writes."""
+
+import json
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+
+from loadtests.bench import bars_missed
+from loadtests.bench_report import regime, render
+from tests.integration.conftest import ROOT
+
+
+@pytest.fixture(scope="module")
+def result(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """A short run, as on a machine that has neither Ray nor pydantic."""
+    script = "import sys; sys.modules.update(ray=None, pydantic=None); " + (
+        "from loadtests.bench import main; sys.exit(main())"
+    )
+    out = tmp_path_factory.mktemp("reports")
+    arguments = ["--variants", "distilled-tiny-vae", "--batches", "1,2,3", "--rounds", "1"]
+    done = subprocess.run(
+        [sys.executable, "-c", script, *arguments, "--device", "cpu", "--out", str(out)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    assert done.stderr.count("Traceback") == 0, done.stderr
+    last: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    # One round alone may miss the bar: that is no finding, and not tested here.
+    assert done.returncode == (1 if last["bars_missed"] else 0)
+    assert json.loads((out / "bench-miniature-cpu.json").read_text()) == last
+    assert (out / "bench-miniature-cpu.md").read_text() in done.stdout
+    return last
+
+
+def test_a_run_measures_every_section_and_its_pictures_agree(result: dict[str, Any]) -> None:
+    costs = result["variants"]["distilled-tiny-vae"]
+    assert list(costs["batches"]) == ["1", "2", "3"]
+    for cell in costs["batches"].values():
+        assert cell["parity"] <= 0.5
+        assert 0 < cell["peak_share"] < 1
+        assert cell["images_per_s"] > 0
+    assert {"begin_s", "decode_s", "encode_png_s", "step_s"} <= set(costs["stages"])
+    assert result["seed_workload"]["distilled-tiny-vae"]["ours"]["total_s"]["median"] > 0
+    assert any("no CUDA device" in line for line in result["not_run"])
+
+
+def test_the_report_tells_regime_bars_and_what_was_not_run(result: dict[str, Any]) -> None:
+    text = render(result)
+    assert "27165.7" in text
+    assert "Not run: the published architectures in fp16" in text
+    slow = json.loads(json.dumps(result))
+    cell = slow["variants"]["distilled-tiny-vae"]["batches"]["2"]
+    cell["speed_against_stock"]["median"] = 0.9
+    slow["bars_missed"] = bars_missed(slow)
+    assert "distilled-tiny-vae, batch 2: 0.900x stock" in render(slow)
+
+
+@pytest.mark.parametrize(
+    ("share", "words"),
+    [(0.05, "saturated"), (0.3, "between"), (0.8, "launch-bound"), (None, "not decided")],
+)
+def test_the_regime_is_named(result: dict[str, Any], share: float | None, words: str) -> None:
+    changed = json.loads(json.dumps(result))
+    changed["variants"]["distilled-tiny-vae"]["stages"]["step_fixed_share"] = share
+    assert regime(changed).startswith(words)
