@@ -114,16 +114,20 @@ def _run(plan: Plan, args: argparse.Namespace) -> int:
     diffusers.logging.disable_progress_bar()
     transformers.logging.disable_progress_bar()
     with tempfile.TemporaryDirectory(prefix="bench-") as scratch:
-        full_size = args.weights_dir if plan.family == "sd-v1" else None
-        if full_size is None and (plan.family == "sd-v1" or args.architecture):
-            full_size = Path(scratch)
-            _make_full_size(full_size)
-        given = full_size if plan.family == "sd-v1" else args.weights_dir
-        folder = family_dir(plan.family, given)
+        made = Path(scratch)
+        if plan.family == "sd-v1" and args.weights_dir is None:
+            _make_full_size(made)
+            folder = made
+        else:
+            folder = family_dir(plan.family, args.weights_dir)
         result = measure(plan, folder, _tell)
-        result["random_weights"] = folder == Path(scratch) or _says_random(folder)
-        if args.architecture and full_size is not None:
-            result["architecture"] = run_architecture(full_size, plan.device, _tell)
+        result["random_weights"] = folder == made or _says_random(folder)
+        if args.architecture:
+            # After the rest: on a CPU the peak of memory is the whole process's.
+            if plan.family != "sd-v1":
+                _make_full_size(made)
+                folder = made
+            result["architecture"] = run_architecture(folder, plan.device, _tell)
     result["bars_missed"] = bars_missed(result)
     result["not_run"] = _not_run(result)
     text = render(result)
