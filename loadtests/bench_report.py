@@ -41,7 +41,7 @@ def regime(result: dict[str, Any]) -> str:
 
 
 def _head(result: dict[str, Any]) -> str:
-    weights = "random values" if result["random_weights"] else "trained weights"
+    weights = "Random values" if result["random_weights"] else "Trained weights"
     size = result["size_px"]
     return "\n".join(
         [

@@ -48,6 +48,8 @@ class Hub:
     damaged: set[str] = field(default_factory=set)
     stalled: set[str] = field(default_factory=set)
     stalling: threading.Event = field(default_factory=threading.Event)
+    # Commits that are still answered, with today's files.
+    old_commits: set[str] = field(default_factory=set)
     down: bool = False
     gets: Counter[str] = field(default_factory=Counter)
     bytes_sent: Counter[str] = field(default_factory=Counter)
@@ -145,7 +147,7 @@ class _Handler(BaseHTTPRequestHandler):
         if repository.gated and authorization != f"Bearer {repository.token}":
             self._reply(403 if authorization else 401, headers={"X-Error-Code": "GatedRepo"})
             return None
-        if revision not in ("main", repository.sha):
+        if revision not in {"main", repository.sha, *self.hub.old_commits}:
             self._reply(404, headers={"X-Error-Code": "RevisionNotFound"})
             return None
         return repository
@@ -154,6 +156,7 @@ class _Handler(BaseHTTPRequestHandler):
         repository = self._found(name, revision)
         if repository is None:
             return
+        sha = repository.sha if revision == "main" else revision
         siblings: list[dict[str, object]] = []
         for path, content in repository.files.items():
             entry: dict[str, object] = {"rfilename": path, "size": len(content), "blobId": "0" * 40}
@@ -161,14 +164,14 @@ class _Handler(BaseHTTPRequestHandler):
                 digest = hashlib.sha256(content).hexdigest()
                 entry["lfs"] = {"sha256": digest, "size": len(content), "pointerSize": 134}
             siblings.append(entry)
-        body = {"id": name, "modelId": name, "sha": repository.sha, "siblings": siblings}
+        body = {"id": name, "modelId": name, "sha": sha, "siblings": siblings}
         self._reply(200, json.dumps(body).encode(), {"Content-Type": "application/json"})
 
     def _resolve(self, name: str, revision: str, path: str) -> None:
         repository = self._found(name, revision)
         if repository is None:
             return
-        headers = {"X-Repo-Commit": repository.sha}
+        headers = {"X-Repo-Commit": repository.sha if revision == "main" else revision}
         content = repository.files.get(path)
         if content is None:
             self._reply(404, headers={"X-Error-Code": "EntryNotFound", **headers})

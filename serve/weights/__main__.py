@@ -5,6 +5,8 @@ import sys
 from pathlib import Path
 from typing import get_args
 
+from pydantic import ValidationError
+from pydantic_settings import SettingsError
 from tqdm import tqdm
 
 from ..errors import WeightsError
@@ -25,6 +27,10 @@ def main() -> int:
         return int(args.command(args))
     except WeightsError as fault:
         return _refuse(fault.message)
+    except (SettingsError, ValidationError) as fault:
+        return _refuse(f"DSD_MIRRORS: must be a JSON object of strings: {fault}".splitlines()[0])
+    except OSError as fault:
+        return _refuse(f"{fault.filename}: {fault.strerror}")
     except KeyboardInterrupt:
         return _refuse("stopped; run it again, what is complete is kept")
 
@@ -94,7 +100,10 @@ def _random(args: argparse.Namespace) -> int:
 
     chosen = family(args.family)
     components = chosen.components(_variants(args.variants, chosen))
-    pinned = dict(held(args.dir, args.family, {"random", "shipped"}).components)
+    earlier = held(args.dir, args.family, {"random", "shipped"})
+    args.dir.mkdir(parents=True, exist_ok=True)
+    write_manifest(args.dir, earlier)  # A run that is cut short can then be run again.
+    pinned = dict(earlier.components)
     architecture = architecture_dir(args.family)
     write_random_components(
         args.dir, architecture, components, args.seed, lambda name: _tell(f"{name} ...")

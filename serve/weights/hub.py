@@ -91,6 +91,9 @@ def download_family(
     with _alone(folder):
         manifest = held(folder, family.name, {"hub"})
         write_manifest(folder, manifest)
+        pinned_before = {} if update else manifest.components
+        # All components of a repository come from one commit, also over several runs.
+        commits = {one.origin.repository: one.origin.revision for one in pinned_before.values()}
         for component in family.components(variants).values():
             if component.source is None:
                 raise WeightsError(
@@ -98,11 +101,16 @@ def download_family(
                     "there is nothing to download"
                 )
             source = _mirrored(component.source, mirrors)
-            pinned = None if update else manifest.components.get(component.folder)
-            with _explained(source):
-                if pinned is None:
-                    pinned = _fetch_new(folder, component, source, tell)
-                else:
+            pinned = pinned_before.get(component.folder)
+            if pinned is None:
+                commit = commits.get(source.repository) or source.revision
+                with _explained(source):
+                    pinned = _fetch_new(folder, component, source, commit, tell)
+                commits[source.repository] = pinned.origin.revision
+            else:
+                if source == component.source:  # No mirror: from where it came.
+                    source = _pinned_source(source, pinned.origin)
+                with _explained(source):
                     _fetch_pinned(folder, component, source, pinned, tell)
             manifest = manifest.model_copy(
                 update={"components": {**manifest.components, component.folder: pinned}}
@@ -119,12 +127,24 @@ def _mirrored(source: Source, mirrors: Mapping[str, str]) -> Source:
     return replace(source, repository=repository, revision=revision or source.revision)
 
 
+def _pinned_source(source: Source, origin: Origin) -> Source:
+    return replace(
+        source,
+        repository=origin.repository or source.repository,
+        revision=origin.revision or source.revision,
+    )
+
+
 def _fetch_new(
-    folder: Path, component: Component, source: Source, tell: Callable[[str], object]
+    folder: Path,
+    component: Component,
+    source: Source,
+    revision: str,
+    tell: Callable[[str], object],
 ) -> PinnedComponent:
-    info = HfApi().model_info(source.repository, revision=source.revision, files_metadata=True)
+    info = HfApi().model_info(source.repository, revision=revision, files_metadata=True)
     if info.sha is None:
-        raise WeightsError(f"{source.repository}: the hub names no commit for {source.revision!r}")
+        raise WeightsError(f"{source.repository}: the hub names no commit for {revision!r}")
     if info.id != source.repository:
         tell(f"  {source.repository} is now called {info.id}")
         source = replace(source, repository=info.id)
@@ -144,8 +164,9 @@ def _fetch_new(
         remote = listed[name]
         got = _download(source, remote.name, info.sha)
         files[name] = _placed(got, folder / component.folder / name, remote.sha256)
-    for stale in set(_files_in(folder / component.folder)) - set(chosen):
-        (folder / component.folder / stale).unlink()
+    for path in (folder / component.folder).iterdir():
+        if path.name not in chosen:  # What an earlier version consisted of.
+            path.unlink()
     origin = Origin(
         kind="hub", licence=source.licence, repository=source.repository, revision=info.sha
     )
@@ -169,12 +190,10 @@ def _fetch_pinned(
         tell(f"{component.folder}: complete")
         return
     _check_space(folder, sum(file.bytes for file in wanted.values()))
-    same = source.repository == pinned.origin.repository
-    revision = (pinned.origin.revision if same else None) or source.revision
-    tell(f"{component.folder}: {source.repository} at {revision[:12]}, as pinned")
+    tell(f"{component.folder}: {source.repository} at {source.revision[:12]}, as pinned")
     for name, file in wanted.items():
         remote = f"{source.subfolder}/{name}" if source.subfolder else name
-        got = _download(source, remote, revision)
+        got = _download(source, remote, source.revision)
         _placed(got, folder / component.folder / name, file.sha256)
 
 
@@ -231,10 +250,6 @@ def _placed(got: Path, target: Path, sha256: str | None) -> PinnedFile:
     partial.chmod(0o644)
     partial.replace(target)
     return pinned
-
-
-def _files_in(folder: Path) -> list[str]:
-    return [path.name for path in folder.iterdir()]
 
 
 def _check_space(folder: Path, needed_bytes: int) -> None:

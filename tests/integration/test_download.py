@@ -237,6 +237,19 @@ def test_a_renamed_repository_is_followed_and_told(hub: Hub, folder: Path) -> No
     hub.renamed = {BK: "new/small"}
     assert "now called new/small" in downloaded(hub, folder, "--variants", "distilled")
     assert read_manifest(folder).components["unet_distilled"].origin.repository == "new/small"
+    (folder / "unet_distilled/config.json").unlink()
+    downloaded(hub, folder, "--variants", "distilled")
+    check_family(folder, SD_V1, ["distilled"], hashes=True)
+
+
+def test_components_of_one_repository_come_from_one_commit(hub: Hub, folder: Path) -> None:
+    downloaded(hub, folder, "--variants", "distilled")
+    first = hub.repositories[SD].sha
+    hub.repositories[SD].files["README.md"] = b"moved on"
+    hub.old_commits = {first}
+    downloaded(hub, folder)
+    components = read_manifest(folder).components
+    assert components["unet"].origin.revision == components["vae"].origin.revision == first
 
 
 def test_the_token_and_the_cache_are_those_of_the_hubs_users(
@@ -297,6 +310,16 @@ def test_bad_arguments_are_refused_by_name(
     hub: Hub, folder: Path, arguments: list[str], complaint: str
 ) -> None:
     assert complaint in refused(hub, folder, *arguments)
+
+
+def test_bad_mirrors_in_the_environment_are_refused_by_name(hub: Hub, folder: Path) -> None:
+    assert "DSD_MIRRORS: must be a JSON object" in refused(hub, folder, DSD_MIRRORS="{")
+    assert "DSD_MIRRORS: must be a JSON object" in refused(hub, folder, DSD_MIRRORS='{"a": 1}')
+
+
+def test_a_folder_that_cannot_be_made_is_named(hub: Hub, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    assert f"{tmp_path / 'file'}" in refused(hub, tmp_path / "file" / "sd-v1")
 
 
 def test_a_hub_that_is_not_there_is_told(hub: Hub, folder: Path) -> None:

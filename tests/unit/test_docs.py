@@ -10,7 +10,13 @@ from serve.schemas import GenerationRequest
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
-DOCUMENTS = ["README.md", "deploy/README.md", "CONTRIBUTING.md", "serve/miniature/README.md"]
+DOCUMENTS = [
+    "README.md",
+    "deploy/README.md",
+    "CONTRIBUTING.md",
+    "loadtests/README.md",
+    "serve/miniature/README.md",
+]
 
 # Commands that tests or CI run, beside `make`'s and the `curl` lines of test_launcher.py.
 RUN_BY_TESTS = {
@@ -19,6 +25,10 @@ RUN_BY_TESTS = {
     ".venv/bin/python -m serve.weights verify weights/sd-v1",
     ".venv/bin/python -m serve.weights adopt weights/sd-v1",
     ".venv/bin/python -m serve.weights random random/sd-v1",
+    # For machines with another Python; the benchmark itself is run by test_bench.py.
+    "pip download --no-deps -d wheels diffusers==0.42.1 importlib_metadata zipp",
+    "python3 -m pip install --no-index --no-deps wheels/*.whl",
+    "python3 -m loadtests.bench --out reports",
 }
 
 
