@@ -6,9 +6,12 @@ from PIL import Image
 from torch.utils.flop_counter import FlopCounterMode
 
 from loadtests.bench import main
-from loadtests.comparison import _difference, fixed_share
+from loadtests.comparison import PROMPT, STEPS, _difference, _flop_per_picture, fixed_share
+from loadtests.contenders import Ours
 from loadtests.timing import Clock, Spread, alternate, ratios
-from serve.variants import SD_V1
+from serve.miniature import WEIGHTS_DIR
+from serve.pipelines import Pipeline
+from serve.variants import MINIATURE, SD_V1
 from serve.weights.layout import architecture_dir
 from serve.weights.random_values import build_model
 
@@ -67,6 +70,14 @@ def test_the_counter_counts_the_published_flop_of_a_decode(name: str, gflop: flo
     with FlopCounterMode(display=False) as counter:
         vae.decode(latents)
     assert counter.get_total_flops() / 1e9 == pytest.approx(gflop, rel=2e-3)
+
+
+def test_a_pictures_flop_are_those_of_all_its_steps() -> None:
+    variant = MINIATURE.variants["distilled-tiny-vae"]
+    ours = Ours(Pipeline.load(variant, WEIGHTS_DIR, "cpu"), variant)
+    with FlopCounterMode(display=False) as counter:
+        ours.draw(PROMPT, [0], STEPS)
+    assert _flop_per_picture(ours) == counter.get_total_flops()
 
 
 def test_parity_is_the_mean_difference_of_8_bit_values() -> None:
