@@ -101,6 +101,12 @@ def _random(args: argparse.Namespace) -> int:
     chosen = family(args.family)
     components = chosen.components(_variants(args.variants, chosen))
     earlier = held(args.dir, args.family, {"random", "shipped"})
+    for name, component in chosen.components(chosen.variants).items():
+        before = earlier.components.get(name)
+        if component.has_weights and before is not None and before.origin.kind != "random":
+            raise WeightsError(
+                f"{args.dir / name}: its origin is {before.origin.kind!r}; choose another folder"
+            )
     args.dir.mkdir(parents=True, exist_ok=True)
     write_manifest(args.dir, earlier)  # A run that is cut short can then be run again.
     pinned = dict(earlier.components)

@@ -1,6 +1,7 @@
 """The published architectures, value for value, and random weights for them."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -109,7 +110,13 @@ def test_its_manifest_says_that_the_values_are_random(folder: Path) -> None:
         assert read_manifest(WEIGHTS_DIR).note(variant) is None
 
 
-def test_it_is_never_written_over_other_weights(
+def test_it_is_never_written_over_the_trained_weights(tmp_path: Path) -> None:
+    shutil.copytree(WEIGHTS_DIR, tmp_path / "copy")
+    assert cli("random", tmp_path / "copy", "--family", "miniature") == 1
+    assert cli("verify", tmp_path / "copy") == 0
+
+
+def test_it_is_never_written_over_other_files(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     mine = tmp_path / "mine.txt"
