@@ -87,6 +87,11 @@ def download_family(
     Raises:
         WeightsError: says what went wrong, with which repository, and what to do.
     """
+    components = family.components(variants)
+    if any(component.source is None for component in components.values()):
+        raise WeightsError(
+            f"family: {family.name!r} is shipped with this repository; there is nothing to download"
+        )
     folder.mkdir(parents=True, exist_ok=True)
     with _alone(folder):
         manifest = held(folder, family.name, {"hub"})
@@ -94,12 +99,8 @@ def download_family(
         pinned_before = {} if update else manifest.components
         # All components of a repository come from one commit, also over several runs.
         commits = {one.origin.repository: one.origin.revision for one in pinned_before.values()}
-        for component in family.components(variants).values():
-            if component.source is None:
-                raise WeightsError(
-                    f"family: {family.name!r} is shipped with this repository; "
-                    "there is nothing to download"
-                )
+        for component in components.values():
+            assert component.source is not None  # Checked above.
             source = _mirrored(component.source, mirrors)
             pinned = pinned_before.get(component.folder)
             if pinned is None:
