@@ -109,6 +109,26 @@ def test_a_prompt_that_was_cut_is_told(miniature: str) -> None:
     assert "cut to the first 77" in reply.json()["warnings"][0]
 
 
+def test_what_open_webuis_image_engine_sends_is_answered(miniature: str) -> None:
+    # Its OpenAI-style engine's body, field for field.
+    body = {
+        "model": "distilled",
+        "prompt": PROMPT,
+        "n": 1,
+        "size": "96x96",
+        "response_format": "b64_json",
+    }
+    reply = httpx.post(
+        f"{miniature}/v1/images/generations",
+        json=body,
+        headers={"Authorization": "Bearer none", "Content-Type": "application/json"},
+        timeout=60,
+    )
+    assert reply.status_code == 200
+    (picture,) = pictures(reply)
+    assert picture.shape == (96, 96, 3)
+
+
 def test_timings_are_measured(miniature: str) -> None:
     timings = post(miniature, model="distilled", num_inference_steps=10).json()["timings"]
     assert set(timings) == {"queue_s", "denoise_s", "decode_s", "encode_s"}

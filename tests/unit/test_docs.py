@@ -29,6 +29,15 @@ RUN_BY_TESTS = {
     "pip download --no-deps -d wheels diffusers==0.42.1 importlib_metadata zipp",
     "python3 -m pip install --no-index --no-deps wheels/*.whl",
     "python3 -m loadtests.bench --out reports",
+    # Run by test_locust.py and test_openloop.py, against a service of their own.
+    ".venv/bin/pip install -c constraints.txt -e '.[loadtest]'",
+    ".venv/bin/locust -f loadtests/locustfile.py --host http://127.0.0.1:8000",
+    ".venv/bin/locust -f loadtests/locustfile.py --host http://127.0.0.1:8000 --headless -u 4 "
+    "-t 1m DistilledUser",
+    ".venv/bin/locust -f loadtests/locustfile.py,loadtests/shapes.py --host http://127.0.0.1:8000 "
+    "--headless --load-shape saturation",
+    ".venv/bin/python -m loadtests.openloop --host http://127.0.0.1:8000 --variant distilled "
+    "--rate 2 --slo 4",
 }
 
 

@@ -1,0 +1,46 @@
+"""When requests are sent: decided before the run, so that no answer can change it."""
+
+import csv
+import math
+import random
+from pathlib import Path
+
+
+def poisson(rate_per_s: float, duration_s: float, seed: int = 0) -> list[float]:
+    """Seconds from the start, with exponential gaps: users who don't know of each other."""
+    drawn = random.Random(seed)
+    arrivals, at_s = [], drawn.expovariate(rate_per_s)
+    while at_s < duration_s:
+        arrivals.append(at_s)
+        at_s += drawn.expovariate(rate_per_s)
+    return arrivals
+
+
+def constant(rate_per_s: float, duration_s: float) -> list[float]:
+    """Seconds from the start, evenly spaced."""
+    return [index / rate_per_s for index in range(math.ceil(rate_per_s * duration_s))]
+
+
+def trace(path: Path) -> list[float]:
+    """Seconds from the start, from a CSV file with a column `arrival_s`; the first becomes 0.
+
+    Raises:
+        ValueError: names the line that holds no finite number, or the missing column.
+    """
+    with path.open(newline="") as lines:
+        rows = csv.DictReader(lines)
+        if "arrival_s" not in (rows.fieldnames or ()):
+            raise ValueError(f"{path}: has no column arrival_s")
+        arrivals = []
+        for row in rows:
+            try:
+                at_s = float(row["arrival_s"])
+            except (TypeError, ValueError):
+                at_s = math.nan
+            if not math.isfinite(at_s):
+                raise ValueError(f"{path}: line {rows.line_num}: {row['arrival_s']!r} is no number")
+            arrivals.append(at_s)
+    if not arrivals:
+        raise ValueError(f"{path}: holds no arrivals")
+    arrivals.sort()
+    return [at_s - arrivals[0] for at_s in arrivals]

@@ -1,0 +1,171 @@
+"""Locust users, one class per variant: `locust -f loadtests/locustfile.py --host http://...`.
+
+A closed loop: each user waits for its picture and asks for the next at once. For latency under a
+given rate use `loadtests.openloop`. Each reply is held to its request; a wrong picture, and with
+`--slo` a late one, is a failure. A 429 is no failure but a row of its own.
+"""
+
+import itertools
+import time
+from collections.abc import Iterator
+from typing import Any
+
+from locust import FastHttpUser, constant, events, tag, task
+
+from loadtests.replies import judge
+from loadtests.workload import Workload
+
+_PATH = "/v1/images/generations"
+# Workers of a distributed run ask for different requests.
+_REQUESTS_OF_A_WORKER = 1_000_000
+
+
+@events.init_command_line_parser.add_listener
+def _add_arguments(parser: Any) -> None:
+    parser.add_argument("--steps", type=int, default=25, help="denoising steps")
+    parser.add_argument("--size", default="", help="WIDTHxHEIGHT; the variant's own when empty")
+    parser.add_argument("--images", type=int, default=1, help="images a request")
+    parser.add_argument(
+        "--guidance", type=float, default=-1, help="the variant's own when negative"
+    )
+    parser.add_argument("--prompts", choices=("miniature", "sd-v1"), default="miniature")
+    parser.add_argument("--workload-seed", type=int, default=0, help="of prompts and seeds")
+    parser.add_argument("--mixed-variant", default="distilled", help="whom MixedStepsUser asks")
+    parser.add_argument("--slo", type=float, default=0, help="seconds; later replies are failures")
+    parser.add_argument("--key", default="", help="an API key", is_secret=True)
+    parser.add_argument(
+        "--honour-retry-after", action="store_true", help="after a 429 wait as long as it says"
+    )
+
+
+@events.init.add_listener
+def _drop_classes_without_tasks(environment: Any, **_: Any) -> None:
+    """Let `--tags distilled` and `--exclude-tags original` leave out whole classes."""
+    wanted = set(environment.parsed_options.tags or ())
+    excluded = set(environment.parsed_options.exclude_tags or ())
+    environment.user_classes = [
+        one
+        for one in environment.user_classes
+        if any(
+            (not wanted or wanted & tags) and not excluded & tags
+            for tags in (task.locust_tag_set for task in one.tasks)
+        )
+    ]
+
+
+class _VariantUser(FastHttpUser):
+    """Asks one variant for one picture after another."""
+
+    abstract = True
+    variant: str
+    wait_time = constant(0)
+    network_timeout = 300.0
+    connection_timeout = 10.0
+    # Shared by the users of a class, so that none repeats another's request.
+    _indices: Iterator[int] | None = None
+
+    def on_start(self) -> None:
+        """Read the command line's arguments."""
+        options = self.environment.parsed_options
+        self.options = options
+        self.workload = Workload.shipped(
+            options.prompts,
+            seed=options.workload_seed,
+            num_inference_steps=self.step_counts(),
+            n=options.images,
+            size=options.size or None,
+            guidance_scale=options.guidance if options.guidance >= 0 else None,
+        )
+        if type(self)._indices is None:
+            worker = getattr(self.environment.runner, "worker_index", 0)
+            type(self)._indices = itertools.count(max(0, worker) * _REQUESTS_OF_A_WORKER)
+
+    def step_counts(self) -> tuple[int, ...]:
+        """The step counts that requests take turns with."""
+        return (self.options.steps,)
+
+    def name(self, asked: dict[str, Any]) -> str:
+        """The request's row in the statistics."""
+        return f"{_PATH} [{asked['model']}]"
+
+    def draw(self) -> None:
+        """Ask once, and judge the reply."""
+        indices = type(self)._indices
+        assert indices is not None  # Set in `on_start`.
+        asked = self.workload.body(next(indices), self.variant)
+        headers = {"Authorization": f"Bearer {self.options.key}"} if self.options.key else {}
+        with self.client.post(
+            _PATH, json=asked, headers=headers, name=self.name(asked), catch_response=True
+        ) as response:
+            # No status at all: Locust has its own words for a connection that failed.
+            if response.status_code == 0:
+                return
+            verdict = judge(response.status_code, response.headers, response.content, asked)
+            if verdict.outcome == "rejected":
+                response.request_meta["name"] += " 429"
+                response.success()
+            elif verdict.outcome == "failed":
+                response.failure(verdict.reason)
+            elif 0 < self.options.slo < response.request_meta["response_time"] / 1000:
+                response.failure(f"slower than the SLO of {self.options.slo:g} s")
+        if verdict.outcome == "rejected" and self.options.honour_retry_after:
+            time.sleep(verdict.retry_after_s or 1)  # Locust has made it yield.
+
+
+class OriginalUser(_VariantUser):
+    """Asks `original`."""
+
+    variant = "original"
+
+    @tag("original")
+    @task
+    def generate(self) -> None:
+        """One picture."""
+        self.draw()
+
+
+class DistilledUser(_VariantUser):
+    """Asks `distilled`."""
+
+    variant = "distilled"
+
+    @tag("distilled")
+    @task
+    def generate(self) -> None:
+        """One picture."""
+        self.draw()
+
+
+class DistilledTinyVaeUser(_VariantUser):
+    """Asks `distilled-tiny-vae`."""
+
+    variant = "distilled-tiny-vae"
+
+    @tag("distilled-tiny-vae")
+    @task
+    def generate(self) -> None:
+        """One picture."""
+        self.draw()
+
+
+class MixedStepsUser(_VariantUser):
+    """Asks one variant for 10, 25 or 50 steps in turn; a row of the statistics for each."""
+
+    def on_start(self) -> None:
+        """Read whom to ask."""
+        super().on_start()
+        self.variant = self.options.mixed_variant
+
+    def step_counts(self) -> tuple[int, ...]:
+        """Drafts, the default, and fine ones."""
+        return (10, 25, 50)
+
+    def name(self, asked: dict[str, Any]) -> str:
+        """The row of the step count."""
+        return f"{_PATH} [{asked['model']}, {asked['num_inference_steps']} steps]"
+
+    @tag("mixed")
+    @task
+    def generate(self) -> None:
+        """One picture."""
+        self.draw()

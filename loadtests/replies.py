@@ -1,0 +1,100 @@
+"""Whether a reply is the picture that was asked for; a wrong picture is a failure."""
+
+import base64
+import binascii
+import io
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+_SEEDS = 2**32
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What became of a request; `reason` is empty where it is ok.
+
+    `rejected` is a 429, which is no failure: the service said that it has no room.
+    """
+
+    outcome: Literal["ok", "rejected", "failed"]
+    reason: str = ""
+    retry_after_s: float | None = None
+    timings: Mapping[str, float] | None = None
+
+
+def judge(
+    status: int, headers: Mapping[str, str], content: bytes, asked: Mapping[str, Any]
+) -> Verdict:
+    """Hold a reply to its request: count, variant, seeds, size, and pictures that show something.
+
+    Args:
+        status: of the reply.
+        headers: of the reply, by lower-case or case-insensitive name.
+        content: the reply's bytes.
+        asked: the request's body, with `model` and `seed`.
+    """
+    if status == 429:
+        return Verdict("rejected", "429", _seconds(headers.get("retry-after")))
+    if status != 200:
+        return Verdict("failed", f"status {status}: {_message(content)}")
+    try:
+        reply = json.loads(content)
+        problem = _problem(reply, asked)
+    except (ValueError, KeyError, TypeError) as fault:
+        return Verdict("failed", f"not a reply of the Images API: {type(fault).__name__}: {fault}")
+    if problem:
+        return Verdict("failed", problem)
+    return Verdict("ok", timings=reply.get("timings"))
+
+
+def _problem(reply: Mapping[str, Any], asked: Mapping[str, Any]) -> str:
+    """The first thing that is not as asked; empty where all is."""
+    n = asked.get("n", 1)
+    if len(reply["data"]) != n:
+        return f"{len(reply['data'])} pictures, {n} were asked for"
+    if reply["model"] != asked["model"]:
+        return f"drawn by {reply['model']!r}, {asked['model']!r} was asked for"
+    if asked.get("size") and reply["size"] != asked["size"]:
+        return f"size {reply['size']}, {asked['size']} was asked for"
+    for index, item in enumerate(reply["data"]):
+        seed = (asked["seed"] + index) % _SEEDS
+        if item["seed"] != seed:
+            # Without the numbers: load tests count failures by their words.
+            return f"picture {index} has another seed than was asked for"
+        if problem := _picture_problem(item["b64_json"], reply["size"]):
+            return f"picture {index}: {problem}"
+    return ""
+
+
+def _picture_problem(b64_json: str, size: str) -> str:
+    try:
+        with Image.open(io.BytesIO(base64.b64decode(b64_json, validate=True))) as image:
+            pixels = np.asarray(image.convert("RGB"))
+    except (binascii.Error, UnidentifiedImageError, OSError) as fault:
+        return f"does not decode: {fault}"
+    height_px, width_px, _ = pixels.shape
+    if f"{width_px}x{height_px}" != size:
+        return f"is {width_px}x{height_px}, the reply says {size}"
+    # One colour all over. Random weights draw nearly black pictures, but not even ones.
+    if (pixels == pixels[0, 0]).all():
+        return "is blank"
+    return ""
+
+
+def _message(content: bytes) -> str:
+    try:
+        return str(json.loads(content)["error"]["message"])[:200]
+    except (ValueError, KeyError, TypeError):
+        return content[:200].decode("utf-8", "replace")
+
+
+def _seconds(value: str | None) -> float | None:
+    try:
+        return None if value is None else float(value)
+    except ValueError:
+        return None

@@ -1,0 +1,44 @@
+"""Load shapes, beside the users: `locust -f loadtests/locustfile.py,loadtests/shapes.py`.
+
+`--load-shape` picks step, saturation, spike or soak; `--peak` and `--shape-seconds` size it. Locust
+then ignores `--users` and `--run-time`.
+"""
+
+from typing import Any, get_args
+
+from locust import LoadTestShape, events
+
+from loadtests import profiles
+from loadtests.profiles import Profile
+
+
+@events.init_command_line_parser.add_listener
+def _add_arguments(parser: Any) -> None:
+    parser.add_argument("--load-shape", choices=get_args(Profile), default="step")
+    parser.add_argument("--peak", type=int, default=8, help="users at most")
+    parser.add_argument("--shape-seconds", type=float, default=120, help="length of the run")
+
+
+class Profiled(LoadTestShape):
+    """Follows the profile that the command line names."""
+
+    _saturation: profiles.Saturation | None = None
+
+    def tick(self) -> tuple[int, float] | None:
+        """Users now, all started within a second; None ends the run."""
+        assert self.runner is not None
+        options: Any = self.runner.environment.parsed_options
+        at_s, duration_s, peak = self.get_run_time(), options.shape_seconds, options.peak
+        match options.load_shape:
+            case "step":
+                users = profiles.step(at_s, duration_s, peak)
+            case "spike":
+                users = profiles.spike(at_s, duration_s, peak)
+            case "soak":
+                users = profiles.soak(at_s, duration_s, peak)
+            case _:
+                if self._saturation is None:
+                    self._saturation = profiles.Saturation(duration_s, peak)
+                requests = self.runner.environment.stats.total.num_requests
+                users = self._saturation.users(at_s, requests)
+        return None if users is None else (users, float(peak))

@@ -1,0 +1,49 @@
+"""What a load test asks for: the same prompts, seeds and parameters for every variant."""
+
+import random
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+_PROMPTS_DIR = Path(__file__).parent / "prompts"
+
+
+@dataclass(frozen=True)
+class Workload:
+    """Request number i, always the same one, whichever variant is asked and in whichever order.
+
+    `num_inference_steps` may hold several counts; each request takes one of them. Fields that are
+    None are left to the variant's defaults.
+    """
+
+    prompts: tuple[str, ...]
+    seed: int = 0
+    num_inference_steps: tuple[int, ...] = (25,)
+    n: int = 1
+    size: str | None = None
+    guidance_scale: float | None = None
+
+    @classmethod
+    def shipped(cls, family: str, **fields: Any) -> Self:
+        """Over the prompts that come with the project, for a family of the catalogue.
+
+        Raises:
+            FileNotFoundError: there are none for this family.
+        """
+        lines = (_PROMPTS_DIR / f"{family}.txt").read_text(encoding="utf-8").splitlines()
+        return cls(prompts=tuple(lines), **fields)
+
+    def body(self, index: int, variant: str) -> dict[str, Any]:
+        """The JSON body of one request."""
+        # Not a generator's state: request i doesn't depend on who asked for the ones before.
+        drawn = random.Random(f"{self.seed}/{index}")
+        body: dict[str, Any] = {
+            "model": variant,
+            "prompt": drawn.choice(self.prompts),
+            "seed": drawn.randrange(2**32),
+            "num_inference_steps": drawn.choice(self.num_inference_steps),
+            "n": self.n,
+            "size": self.size,
+            "guidance_scale": self.guidance_scale,
+        }
+        return {name: value for name, value in body.items() if value is not None}

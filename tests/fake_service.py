@@ -1,0 +1,105 @@
+"""The Images API without a model: known latencies, a stall, refusals and wrong pictures."""
+
+import asyncio
+import base64
+import io
+import json
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from aiohttp import web
+from PIL import Image
+
+
+def reply_to(asked: dict[str, Any], size: str = "64x64") -> dict[str, Any]:
+    """A right reply: pictures of noise that tell the seed."""
+    size = asked.get("size", size)
+    width_px, height_px = map(int, size.split("x"))
+    data = []
+    for index in range(asked.get("n", 1)):
+        seed = (asked["seed"] + index) % 2**32
+        noise = np.random.default_rng(seed).integers(0, 255, (height_px, width_px, 3), np.uint8)
+        buffer = io.BytesIO()
+        Image.fromarray(noise).save(buffer, "PNG")
+        data.append({"b64_json": base64.b64encode(buffer.getvalue()).decode(), "seed": seed})
+    timings = {"queue_s": 0.0, "denoise_s": 0.0, "decode_s": 0.0, "encode_s": 0.0}
+    return {
+        "created": 0,
+        "model": asked["model"],
+        "data": data,
+        "output_format": "png",
+        "size": size,
+        "timings": timings,
+        "warnings": [],
+    }
+
+
+@dataclass
+class FakeService:
+    latency_s: float = 0.02
+    # Between these two moments after the first request, nothing is answered.
+    stall_s: tuple[float, float] = (0.0, 0.0)
+    # Every so many requests are refused with 429, or answered with another request's seed.
+    reject_every: int = 0
+    wrong_every: int = 0
+    url: str = ""
+    asked: list[dict[str, Any]] = field(default_factory=list)
+    arrived_s: list[float] = field(default_factory=list)
+    keys: set[str | None] = field(default_factory=set)
+    _picture: str = field(
+        default_factory=lambda: reply_to({"model": "", "seed": 0})["data"][0]["b64_json"]
+    )
+
+    async def generate(self, request: web.Request) -> web.Response:
+        asked = await request.json()
+        self.asked.append(asked)
+        self.arrived_s.append(time.monotonic())
+        self.keys.add(request.headers.get("Authorization"))
+        count, since_first_s = len(self.asked), self.arrived_s[-1] - self.arrived_s[0]
+        begin_s, end_s = self.stall_s
+        if begin_s <= since_first_s < end_s:
+            await asyncio.sleep(end_s - since_first_s)
+        await asyncio.sleep(self.latency_s)
+        if self.reject_every and count % self.reject_every == 0:
+            error = {"message": "full", "type": "rate_limit_error", "param": None, "code": "x"}
+            return web.json_response({"error": error}, status=429, headers={"Retry-After": "7"})
+        # The same picture each time: drawing one would take longer than the latency.
+        reply = {**reply_to({**asked, "n": 0}), "data": []}
+        for index in range(asked.get("n", 1)):
+            seed = (asked["seed"] + index) % 2**32
+            if self.wrong_every and count % self.wrong_every == 0:
+                seed = (seed + 1) % 2**32
+            reply["data"].append({"b64_json": self._picture, "seed": seed})
+        return web.Response(text=json.dumps(reply), content_type="application/json")
+
+
+@contextmanager
+def serving(service: FakeService) -> Iterator[FakeService]:
+    """Serve on a free port of the loopback address, on a thread of its own."""
+    loop = asyncio.new_event_loop()
+    app = web.Application()
+    app.router.add_post("/v1/images/generations", service.generate)
+    runner = web.AppRunner(app, access_log=None)
+
+    async def start() -> int:
+        await runner.setup()
+        site = web.TCPSite(runner, "127.0.0.1", 0)
+        await site.start()
+        return int(runner.addresses[0][1])
+
+    thread = threading.Thread(target=loop.run_forever, daemon=True)
+    thread.start()
+    port = asyncio.run_coroutine_threadsafe(start(), loop).result(10)
+    service.url = f"http://127.0.0.1:{port}"
+    try:
+        yield service
+    finally:
+        asyncio.run_coroutine_threadsafe(runner.cleanup(), loop).result(10)
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
+        loop.close()

@@ -1,0 +1,163 @@
+"""The open loop against a service with a known latency and a known stall."""
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import httpx
+import pytest
+
+from loadtests import arrivals, openloop
+from loadtests.samples import Sample, percentile, summarize
+from loadtests.workload import Workload
+from tests.fake_service import FakeService, serving
+from tests.integration.conftest import ROOT, free_port
+
+WORKLOAD = Workload.shipped("miniature")
+
+
+def fire(service: FakeService, schedule_s: list[float]) -> list[Sample]:
+    return asyncio.run(openloop.run(service.url, schedule_s, WORKLOAD, "distilled"))
+
+
+def test_it_measures_the_latency_that_is_there() -> None:
+    with serving(FakeService(latency_s=0.05)) as service:
+        summary = summarize(fire(service, arrivals.constant(20, 3)), 3, slo_s=0.5)
+    assert (summary.ok, summary.failed) == (60, 0)
+    assert summary.p50_s is not None
+    assert 0.05 <= summary.p50_s < 0.3
+    assert summary.achieved_per_s == pytest.approx(20, rel=0.1)
+
+
+def test_a_stall_shows_in_the_open_loop_and_hides_in_a_closed_one() -> None:
+    rate_per_s, duration_s, stall_s = 20, 5, (2.0, 3.5)
+    with serving(FakeService(latency_s=0.02, stall_s=stall_s)) as service:
+        samples = fire(service, arrivals.constant(rate_per_s, duration_s))
+    in_time_order = sorted(samples, key=lambda one: one.scheduled_s)
+    # Requests went on during the stall, and each waited for its end.
+    stalled = [one for one in in_time_order if 2.1 < one.scheduled_s < 3.4]
+    assert len(stalled) == pytest.approx(1.3 * rate_per_s, abs=2)
+    for one in stalled:
+        assert 0 < one.latency_s - (3.5 - one.scheduled_s) < 0.5
+    open_p90_s = percentile([one.latency_s for one in samples], 90)
+
+    with serving(FakeService(latency_s=0.02, stall_s=stall_s)) as service:
+        latencies_s, end = [], time.monotonic() + duration_s
+        with httpx.Client() as client:
+            while time.monotonic() < end:
+                began = time.monotonic()
+                client.post(f"{service.url}/v1/images/generations", json=WORKLOAD.body(0, "x"))
+                latencies_s.append(time.monotonic() - began)
+    closed_p90_s = percentile(latencies_s, 90)
+    assert open_p90_s is not None
+    assert closed_p90_s is not None
+    assert open_p90_s > 0.5
+    assert closed_p90_s < 0.2
+
+
+def test_requests_arrive_as_scheduled_whatever_has_come_back() -> None:
+    with serving(FakeService(latency_s=1.5)) as service:
+        fire(service, arrivals.constant(20, 1))
+    assert len(service.arrived_s) == 20
+    assert service.arrived_s[-1] - service.arrived_s[0] < 1.4  # Before the first answer.
+    assert [one["seed"] for one in service.asked] == [
+        WORKLOAD.body(index, "distilled")["seed"] for index in range(20)
+    ]
+
+
+def test_rejections_and_wrong_pictures_are_told_apart() -> None:
+    with serving(FakeService(reject_every=5, wrong_every=4)) as service:
+        samples = fire(service, arrivals.constant(40, 0.5))
+    by = {one.outcome for one in samples}
+    rejected = [one for one in samples if one.outcome == "rejected"]
+    failed = [one for one in samples if one.outcome == "failed"]
+    assert by == {"ok", "rejected", "failed"}
+    assert len(rejected) == 4
+    assert {one.retry_after_s for one in rejected} == {7}
+    assert len(failed) == 4  # The twentieth was rejected before it could be wrong.
+    assert all("was asked for" in one.reason for one in failed)
+
+
+def test_a_service_that_is_not_there_is_a_failure_of_each_request() -> None:
+    url = f"http://127.0.0.1:{free_port()}"
+    samples = asyncio.run(openloop.run(url, [0, 0.01], WORKLOAD, "distilled"))
+    assert [one.outcome for one in samples] == ["failed", "failed"]
+    assert "Connect" in samples[0].reason
+
+
+def test_a_request_that_takes_too_long_is_a_failure() -> None:
+    with serving(FakeService(latency_s=2)) as service:
+        samples = asyncio.run(
+            openloop.run(service.url, [0.0], WORKLOAD, "distilled", timeout_s=0.2)
+        )
+    assert samples[0].outcome == "failed"
+    assert "Timeout" in samples[0].reason
+
+
+def command(service: FakeService, *arguments: str) -> list[str]:
+    return [sys.executable, "-m", "loadtests.openloop", "--host", service.url, *arguments]
+
+
+def test_the_command_prints_a_summary_and_keeps_raw_samples(tmp_path: Path) -> None:
+    out = tmp_path / "samples.jsonl"
+    arguments = ["--rate", "20", "--duration", "1", "--slo", "1", "--key", "k", "--out", str(out)]
+    with serving(FakeService()) as service:
+        done = subprocess.run(
+            command(service, *arguments), cwd=ROOT, capture_output=True, text=True, timeout=60
+        )
+    assert done.returncode == 0, done.stderr
+    summary = json.loads(done.stdout.splitlines()[-1])
+    samples = [json.loads(line) for line in out.read_text().splitlines()]
+    assert summary["ok"] == summary["requests"] == len(samples) > 5
+    assert "is not decided" in done.stdout  # Fewer than a hundred samples.
+    assert service.keys == {"Bearer k"}
+    latencies_s = sorted(one["done_s"] - one["scheduled_s"] for one in samples)
+    assert summary["worst_s"] == pytest.approx(latencies_s[-1])
+
+
+def test_ctrl_c_keeps_what_was_measured() -> None:
+    with serving(FakeService(latency_s=0.3)) as service:
+        process = subprocess.Popen(
+            command(service, "--rate", "20", "--duration", "60"),
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        deadline = time.monotonic() + 30
+        while len(service.asked) < 20:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        os.kill(process.pid, signal.SIGINT)
+        output, _ = process.communicate(timeout=20)
+    summary = json.loads(output.splitlines()[-1])
+    assert process.returncode == 1
+    assert summary["interrupted"] is True
+    assert summary["ok"] > 5
+    assert summary["unfinished"] > 0
+    assert "INTERRUPTED" in output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        pytest.param(["--rate", "0"], "--rate: 0.0 was given", id="rate"),
+        pytest.param(["--duration", "nan"], "--duration: nan was given", id="duration"),
+        pytest.param(["--arrivals", "/nowhere.csv"], "/nowhere.csv", id="trace"),
+        pytest.param(["--steps", "x"], "--steps: 'x' was given", id="steps"),
+    ],
+)
+def test_bad_arguments_are_one_clear_line(arguments: list[str], complaint: str) -> None:
+    done = subprocess.run(
+        command(FakeService(url="http://127.0.0.1:9"), *arguments),
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 2
+    assert complaint in done.stderr.splitlines()[-1]

@@ -1,0 +1,202 @@
+"""What a load test asks for, when, and how it judges what comes back."""
+
+import base64
+import io
+import itertools
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from loadtests import arrivals
+from loadtests.replies import judge
+from loadtests.samples import Sample, percentile, summarize
+from loadtests.workload import Workload
+from serve.miniature.scenes import parse_caption
+from serve.schemas import parse_request
+from tests.fake_service import reply_to
+
+ASKED = {"model": "distilled", "prompt": "x", "seed": 2**32 - 1, "n": 2}
+
+
+def test_every_variant_is_asked_for_the_same() -> None:
+    workload = Workload.shipped("miniature", num_inference_steps=(10, 25, 50))
+    for index in range(50):
+        one, other = (workload.body(index, name) for name in ("original", "distilled"))
+        assert {**one, "model": ""} == {**other, "model": ""}
+    bodies = [workload.body(index, "original") for index in range(200)]
+    assert {body["num_inference_steps"] for body in bodies} == {10, 25, 50}
+    assert len({body["prompt"] for body in bodies}) > 30
+    assert len({body["seed"] for body in bodies}) == 200
+
+
+def test_another_seed_asks_for_something_else() -> None:
+    one, other = (Workload.shipped("miniature", seed=seed).body(0, "original") for seed in (0, 1))
+    assert one != other
+    assert one == Workload.shipped("miniature", seed=0).body(0, "original")
+
+
+@pytest.mark.parametrize("family", ["miniature", "sd-v1"])
+def test_the_shipped_prompts_are_requests(family: str) -> None:
+    workload = Workload.shipped(family, n=2, size="64x64", guidance_scale=1.5)
+    assert len(workload.prompts) == len(set(workload.prompts)) >= 40
+    for index in range(100):
+        parse_request(json.dumps(workload.body(index, "original")).encode())
+
+
+def test_the_miniatures_prompts_lie_within_its_scenes() -> None:
+    for prompt in Workload.shipped("miniature").prompts:
+        wish = parse_caption(prompt)
+        assert wish.thing
+        assert wish.colour
+
+
+def test_poisson_arrivals_have_their_rate_and_irregular_gaps() -> None:
+    schedule_s = arrivals.poisson(20, 200, seed=3)
+    assert len(schedule_s) == pytest.approx(4000, rel=0.05)
+    gaps_s = [after - before for before, after in itertools.pairwise(schedule_s)]
+    mean_s = sum(gaps_s) / len(gaps_s)
+    deviation_s = math.sqrt(sum((gap_s - mean_s) ** 2 for gap_s in gaps_s) / len(gaps_s))
+    assert deviation_s == pytest.approx(mean_s, rel=0.1)  # As exponential gaps have it.
+    assert schedule_s == arrivals.poisson(20, 200, seed=3) != arrivals.poisson(20, 200, seed=4)
+
+
+def test_constant_arrivals_are_evenly_spaced() -> None:
+    assert arrivals.constant(4, 1) == [0, 0.25, 0.5, 0.75]
+
+
+def test_a_trace_is_read_sorted_and_begins_at_zero(tmp_path: Path) -> None:
+    path = tmp_path / "trace.csv"
+    path.write_text("user,arrival_s\na,12.5\nb,10\n")
+    assert arrivals.trace(path) == [0, 2.5]
+
+
+@pytest.mark.parametrize(
+    ("content", "complaint"),
+    [
+        pytest.param("at\n1\n", "no column arrival_s", id="column"),
+        pytest.param("arrival_s\n1\nsoon\n", "line 3: 'soon' is no number", id="number"),
+        pytest.param("arrival_s\nnan\n", "line 2: 'nan' is no number", id="nan"),
+        pytest.param("arrival_s\n", "holds no arrivals", id="empty"),
+    ],
+)
+def test_a_trace_that_is_none_is_named(tmp_path: Path, content: str, complaint: str) -> None:
+    path = tmp_path / "trace.csv"
+    path.write_text(content)
+    with pytest.raises(ValueError, match=complaint):
+        arrivals.trace(path)
+
+
+def _with(change: Callable[[dict[str, Any]], object]) -> bytes:
+    reply = reply_to(ASKED)
+    change(reply)
+    return json.dumps(reply).encode()
+
+
+def _picture(colour: str, size: tuple[int, int]) -> str:
+    buffer = io.BytesIO()
+    Image.new("RGB", size, colour).save(buffer, "PNG")
+    return base64.b64encode(buffer.getvalue()).decode()
+
+
+def test_a_right_reply_is_ok_and_its_timings_are_kept() -> None:
+    verdict = judge(200, {}, _with(lambda reply: None), ASKED)
+    assert verdict.outcome == "ok"
+    assert verdict.timings is not None
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        pytest.param(lambda r: r["data"].pop(), "1 pictures, 2 were asked for", id="count"),
+        pytest.param(lambda r: r.update(model="original"), "drawn by 'original'", id="variant"),
+        pytest.param(
+            lambda r: r["data"][1].update(seed=5), "picture 1 has another seed", id="seed"
+        ),
+        pytest.param(
+            lambda r: r["data"][0].update(b64_json="AAAA"), "does not decode", id="no-picture"
+        ),
+        pytest.param(lambda r: r["data"][0].update(b64_json="?"), "does not decode", id="base64"),
+        pytest.param(
+            lambda r: r["data"][0].update(b64_json=_picture("red", (64, 64))), "blank", id="blank"
+        ),
+        pytest.param(
+            lambda r: r["data"][0].update(b64_json=_picture("red", (32, 64))),
+            "is 32x64, the reply says 64x64",
+            id="size",
+        ),
+        pytest.param(lambda r: r.pop("data"), "not a reply of the Images API", id="shape"),
+        pytest.param(lambda r: r.update(data=None), "not a reply of the Images API", id="null"),
+    ],
+)
+def test_a_wrong_reply_is_a_failure_and_says_why(
+    change: Callable[[dict[str, Any]], object], reason: str
+) -> None:
+    verdict = judge(200, {}, _with(change), ASKED)
+    assert verdict.outcome == "failed"
+    assert reason in verdict.reason
+
+
+def test_a_size_that_was_not_asked_for_is_a_failure() -> None:
+    verdict = judge(200, {}, _with(lambda reply: None), {**ASKED, "size": "128x64"})
+    assert verdict.reason == "size 64x64, 128x64 was asked for"
+
+
+def test_a_429_is_counted_apart_with_its_retry_after() -> None:
+    verdict = judge(429, {"retry-after": "7"}, b"{}", ASKED)
+    assert (verdict.outcome, verdict.retry_after_s) == ("rejected", 7)
+    assert judge(429, {"retry-after": "soon"}, b"", ASKED).retry_after_s is None
+
+
+@pytest.mark.parametrize("content", [b"", b"<html>", b'{"error": {"message": "no room"}}'])
+def test_any_other_status_is_a_failure_with_its_message(content: bytes) -> None:
+    verdict = judge(503, {}, content, ASKED)
+    assert verdict.outcome == "failed"
+    assert verdict.reason.startswith("status 503: ")
+
+
+def test_a_percentile_is_one_of_the_values() -> None:
+    values = [float(value) for value in range(1, 101)]
+    assert [percentile(values, percent) for percent in (50, 95, 99, 100)] == [50, 95, 99, 100]
+    assert percentile([3.0], 95) == 3
+    assert percentile([], 95) is None
+
+
+def _sample(scheduled_s: float, latency_s: float, **fields: Any) -> Sample:
+    values = {"outcome": "ok", "fired_s": scheduled_s, **fields}
+    return Sample(
+        index=0, variant="x", steps=25, scheduled_s=scheduled_s, done_s=scheduled_s + latency_s,
+        **values,
+    )  # fmt: skip
+
+
+def test_latency_counts_from_the_scheduled_instant() -> None:
+    assert _sample(1.0, 0.5, fired_s=1.2).latency_s == 0.5
+
+
+def test_a_summary_counts_every_request_once() -> None:
+    samples = [_sample(at_s, 0.1) for at_s in range(8)]
+    samples += [_sample(8, 0.01, outcome="rejected"), _sample(9, 2.0, outcome="failed")]
+    summary = summarize(samples, 10, slo_s=0.2)
+    assert (summary.ok, summary.rejected, summary.failed, summary.requests) == (8, 1, 1, 10)
+    assert summary.offered_per_s == 1
+    assert summary.achieved_per_s == pytest.approx(8 / 11)  # The failed one ended at 11 s.
+    assert summary.within_slo == 0.8
+    assert summary.void == ""
+
+
+@pytest.mark.parametrize(("late", "void"), [(1, False), (2, True)])
+def test_a_run_that_could_not_keep_up_is_void(late: int, void: bool) -> None:
+    samples = [_sample(at_s, 0.1) for at_s in range(100 - late)]
+    samples += [_sample(at_s, 0.1, fired_s=at_s + 0.011) for at_s in range(late)]
+    summary = summarize(samples, 100, None)
+    assert summary.late == late
+    assert bool(summary.void) == void
+
+
+def test_unsent_requests_make_a_run_void() -> None:
+    assert "1 requests were not sent" in summarize([_sample(0, 0, outcome="unsent")], 1, None).void
