@@ -29,6 +29,11 @@ RUN_BY_TESTS = {
     "pip download --no-deps -d wheels diffusers==0.42.1 importlib_metadata zipp",
     "python3 -m pip install --no-index --no-deps wheels/*.whl",
     "python3 -m loadtests.bench --out reports",
+    # Tried by hand: a program of its own, too large for a development dependency.
+    "aiperf profile --endpoint-type image_generation --url http://127.0.0.1:8000 --model distilled "
+    "--tokenizer serve/weights/architectures/sd-v1/tokenizer --ui none "
+    "--input-file prompts.jsonl --custom-dataset-type single_turn "
+    "--concurrency 1 --request-count 30 --extra-inputs '{\"num_inference_steps\": 25}'",
     # Run by test_locust.py and test_openloop.py, against a service of their own.
     ".venv/bin/pip install -c constraints.txt -e '.[loadtest]'",
     ".venv/bin/locust -f loadtests/locustfile.py --host http://127.0.0.1:8000",
@@ -44,7 +49,7 @@ RUN_BY_TESTS = {
 def commands(document: str) -> list[str]:
     blocks = re.findall(r"```sh\n(.*?)```", (ROOT / document).read_text(), re.DOTALL)
     text = "".join(blocks).replace("\\\n", " ")
-    return [line.split("#")[0].strip() for line in text.splitlines() if line.strip()]
+    return [" ".join(line.split("#")[0].split()) for line in text.splitlines() if line.strip()]
 
 
 @pytest.mark.parametrize("document", DOCUMENTS)
