@@ -9,7 +9,7 @@ safetensors only: a pickle anywhere in the folder is refused, because loading on
     layout         where a family and its components lie; light enough for the pipelines
     manifest       what each file is: bytes, sha256, repository, revision, licence
     check          what a server refuses, and `verify`
-    hub            downloads a family with huggingface_hub
+    hub            downloads a family with huggingface_hub; `hub_errors` says what went wrong
     random_values  the published architectures with random values, for timing
     saving         how models are written into a family folder
     __main__       `python -m serve.weights download|random|adopt|verify`

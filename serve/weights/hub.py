@@ -8,7 +8,6 @@ earlier manifest names.
 """
 
 import contextlib
-import errno
 import fcntl
 import os
 import shutil
@@ -16,22 +15,11 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import httpx2
-from huggingface_hub import HfApi, constants, hf_hub_download
-from huggingface_hub.errors import (
-    DisabledRepoError,
-    EntryNotFoundError,
-    GatedRepoError,
-    HfHubHTTPError,
-    HFValidationError,
-    LocalEntryNotFoundError,
-    OfflineModeIsEnabled,
-    RepositoryNotFoundError,
-    RevisionNotFoundError,
-)
+from huggingface_hub import HfApi, hf_hub_download
 
 from ..errors import WeightsError
 from ..variants import Component, Family, Source
+from .hub_errors import explained
 from .manifest import (
     Manifest,
     Origin,
@@ -105,13 +93,13 @@ def download_family(
             pinned = pinned_before.get(component.folder)
             if pinned is None:
                 commit = commits.get(source.repository) or source.revision
-                with _explained(source):
+                with explained(source):
                     pinned = _fetch_new(folder, component, source, commit, tell)
                 commits[source.repository] = pinned.origin.revision
             else:
                 if source == component.source:  # No mirror: from where it came.
                     source = _pinned_source(source, pinned.origin)
-                with _explained(source):
+                with explained(source):
                     _fetch_pinned(folder, component, source, pinned, tell)
             manifest = manifest.model_copy(
                 update={"components": {**manifest.components, component.folder: pinned}}
@@ -274,57 +262,3 @@ def _alone(folder: Path) -> Iterator[None]:
         yield
     finally:
         os.close(lock)
-
-
-@contextlib.contextmanager
-def _explained(source: Source) -> Iterator[None]:
-    """Turn the hub client's errors into ones that say what to do."""
-    repository, endpoint = source.repository, constants.ENDPOINT
-    mirror = f"--mirror {repository}=OWNER/NAME"
-    try:
-        yield
-    except GatedRepoError:
-        raise WeightsError(
-            f"{repository}: gated; accept its licence at {endpoint}/{repository}, then set "
-            "HF_TOKEN to a token of that account"
-        ) from None
-    except (RepositoryNotFoundError, DisabledRepoError):
-        raise WeightsError(
-            f"{repository}: not found at {endpoint}: removed, renamed, or private; set HF_TOKEN if "
-            f"it is private, or name another with {mirror}"
-        ) from None
-    except RevisionNotFoundError:
-        raise WeightsError(
-            f"{repository}: has no revision {source.revision!r}; "
-            f"name another with {mirror}@REVISION"
-        ) from None
-    except HFValidationError as fault:
-        raise WeightsError(f"mirror: {repository!r} was given: {fault}") from None
-    except OfflineModeIsEnabled:
-        raise WeightsError(
-            f"{repository}: HF_HUB_OFFLINE is set, so the hub can't be asked; unset it"
-        ) from None
-    except LocalEntryNotFoundError as fault:
-        raise WeightsError(
-            f"{repository}: not in the cache, and {endpoint} can't be reached "
-            f"({_first_line(fault.__cause__ or fault)}); set HF_ENDPOINT to a mirror of the hub"
-        ) from None
-    except EntryNotFoundError as fault:
-        raise WeightsError(
-            f"{repository}: {_first_line(fault)}; name another with {mirror}"
-        ) from None
-    except HfHubHTTPError as fault:
-        raise WeightsError(f"{repository}: {endpoint} answered: {_first_line(fault)}") from None
-    except httpx2.HTTPError as fault:
-        raise WeightsError(
-            f"{repository}: the connection to {endpoint} failed: {_first_line(fault)}; "
-            "run it again, what is complete is kept; HF_ENDPOINT names a mirror of the hub"
-        ) from None
-    except OSError as fault:
-        if fault.errno == errno.ENOSPC:
-            raise WeightsError(f"{repository}: the disk is full: {fault.filename}") from None
-        raise WeightsError(f"{repository}: {_first_line(fault)}") from None
-
-
-def _first_line(fault: BaseException) -> str:
-    return next((line for line in str(fault).splitlines() if line.strip()), type(fault).__name__)

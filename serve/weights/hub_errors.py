@@ -1,0 +1,76 @@
+"""The hub client's errors, turned into ones that say what to do."""
+
+import contextlib
+import errno
+from collections.abc import Iterator
+
+import httpx2
+from huggingface_hub import constants
+from huggingface_hub.errors import (
+    DisabledRepoError,
+    EntryNotFoundError,
+    GatedRepoError,
+    HfHubHTTPError,
+    HFValidationError,
+    LocalEntryNotFoundError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+
+from ..errors import WeightsError
+from ..variants import Source
+
+
+@contextlib.contextmanager
+def explained(source: Source) -> Iterator[None]:
+    """Turn whatever the hub's client raises into a `WeightsError` about this source."""
+    repository, endpoint = source.repository, constants.ENDPOINT
+    mirror = f"--mirror {repository}=OWNER/NAME"
+    try:
+        yield
+    except GatedRepoError:
+        raise WeightsError(
+            f"{repository}: gated; accept its licence at {endpoint}/{repository}, then set "
+            "HF_TOKEN to a token of that account"
+        ) from None
+    except (RepositoryNotFoundError, DisabledRepoError):
+        raise WeightsError(
+            f"{repository}: not found at {endpoint}: removed, renamed, or private; set HF_TOKEN if "
+            f"it is private, or name another with {mirror}"
+        ) from None
+    except RevisionNotFoundError:
+        raise WeightsError(
+            f"{repository}: has no revision {source.revision!r}; "
+            f"name another with {mirror}@REVISION"
+        ) from None
+    except HFValidationError as fault:
+        raise WeightsError(f"mirror: {repository!r} was given: {fault}") from None
+    except OfflineModeIsEnabled:
+        raise WeightsError(
+            f"{repository}: HF_HUB_OFFLINE is set, so the hub can't be asked; unset it"
+        ) from None
+    except LocalEntryNotFoundError as fault:
+        raise WeightsError(
+            f"{repository}: not in the cache, and {endpoint} can't be reached "
+            f"({_first_line(fault.__cause__ or fault)}); set HF_ENDPOINT to a mirror of the hub"
+        ) from None
+    except EntryNotFoundError as fault:
+        raise WeightsError(
+            f"{repository}: {_first_line(fault)}; name another with {mirror}"
+        ) from None
+    except HfHubHTTPError as fault:
+        raise WeightsError(f"{repository}: {endpoint} answered: {_first_line(fault)}") from None
+    except httpx2.HTTPError as fault:
+        raise WeightsError(
+            f"{repository}: the connection to {endpoint} failed: {_first_line(fault)}; "
+            "run it again, what is complete is kept; HF_ENDPOINT names a mirror of the hub"
+        ) from None
+    except OSError as fault:
+        if fault.errno == errno.ENOSPC:
+            raise WeightsError(f"{repository}: the disk is full: {fault.filename}") from None
+        raise WeightsError(f"{repository}: {_first_line(fault)}") from None
+
+
+def _first_line(fault: BaseException) -> str:
+    return next((line for line in str(fault).splitlines() if line.strip()), type(fault).__name__)
