@@ -8,6 +8,22 @@ PUBLISHED_MS = {"original": 45781.5, "distilled": 29884.2, "distilled-tiny-vae":
 FLOP_BOUND = {"original": 1.0, "distilled": 1.52, "distilled-tiny-vae": 1.66}
 
 
+# On a CPU ours may not be slower than stock by more than this; measurements there scatter by 2 %.
+CPU_BAR = 0.97
+
+
+def bars_missed(result: dict[str, Any]) -> list[str]:
+    """On a CPU: every variant and batch at which ours is slower than stock beyond the bar."""
+    if not result["device"].startswith("CPU"):
+        return []
+    return [
+        f"{name}, batch {batch}: {cell['speed_against_stock']['median']:.3f}x stock"
+        for name, costs in result["variants"].items()
+        for batch, cell in costs["batches"].items()
+        if cell["speed_against_stock"]["median"] < CPU_BAR
+    ]
+
+
 def render(result: dict[str, Any]) -> str:
     """The report, ending in a line break."""
     sections = [
@@ -51,7 +67,7 @@ def _head(result: dict[str, Any]) -> str:
             f"diffusers {result['diffusers']}, transformers {result['transformers']}.",
             f"- {weights}, {result['dtype']}, {size}x{size}, {result['steps']} steps PNDM "
             f"({result['steps'] + 1} UNet calls), guidance {result['guidance_scale']:g}, eager.",
-            f"- Times: {result['clock']}; median (lowest to highest) of {result['rounds']} rounds, "
+            f"- Times: {result['clock']}; median (lowest to highest), "
             "contenders in turn within a round, ratios taken within rounds.",
             f"- Matmul peak measured here: {result['matmul_flop_per_s'] / 1e12:.3g} TFLOP/s.",
             f"- Regime: {regime(result)}.",
@@ -76,10 +92,11 @@ def _seed_workload(result: dict[str, Any]) -> str:
                 *_published(name),
             ]
         )
+    rounds = next(iter(result["seed_workload"].values()))["ours"]["total_s"]["count"]
     return _table(
-        "Seed workload: 3 calls x 4 images x 25 steps, total ms and speed against "
-        f"`{first}`. *Published*: fp16 512x512, against `original`, GPU not named; *FLOP-bound*: "
-        "calculated for the published architectures.",
+        f"Seed workload, {rounds} rounds: 3 calls x 4 images x 25 steps, total ms and speed "
+        f"against `{first}`. *Published*: fp16 512x512, against `original`, GPU not named; "
+        "*FLOP-bound*: calculated for the published architectures.",
         ["variant", "ours ms", "x", "stock ms", "x", "FLOP ratio of these models",
          "published ms", "published x", "FLOP-bound x"],
         rows,
@@ -110,8 +127,8 @@ def _against_stock(result: dict[str, Any]) -> str:
         for batch, cell in costs["batches"].items()
     ]
     return _table(
-        "Ours against stock `StableDiffusionPipeline`, one call; *parity* is the pictures' mean "
-        "difference in 8-bit values.",
+        f"Ours against stock `StableDiffusionPipeline`, one call, {result['rounds']} rounds; "
+        "*parity* is the pictures' mean difference in 8-bit values.",
         ["variant", "images", "ours ms", "stock ms", "ours against stock", "images/s",
          "of matmul peak", "parity"],
         rows,
@@ -172,7 +189,7 @@ def _closing(result: dict[str, Any]) -> str:
     if result["device"].startswith("CPU"):
         missed = result["bars_missed"]
         told = "; ".join(missed) if missed else "met by every variant and batch"
-        lines.append(f"Bar, ours at least 0.97x stock: {told}.")
+        lines.append(f"Bar, ours at least {CPU_BAR}x stock: {told}.")
     if result["not_run"]:
         lines.append("Not run: " + "; ".join(result["not_run"]) + ".")
     return "\n\n".join(lines)

@@ -12,6 +12,8 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 _SEEDS = 2**32
+# What Pillow raises beside OSError: on misplaced chunks, and on sizes that would fill the memory.
+_PILLOW_FAULTS = (SyntaxError, Image.DecompressionBombError)
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,8 @@ def judge(
         return Verdict("failed", f"not a reply of the Images API: {type(fault).__name__}: {fault}")
     if problem:
         return Verdict("failed", problem)
-    return Verdict("ok", timings=reply.get("timings"))
+    timings = reply.get("timings")
+    return Verdict("ok", timings=timings if isinstance(timings, dict) else None)
 
 
 def _problem(reply: Mapping[str, Any], asked: Mapping[str, Any]) -> str:
@@ -75,7 +78,7 @@ def _picture_problem(b64_json: str, size: str) -> str:
     try:
         with Image.open(io.BytesIO(base64.b64decode(b64_json, validate=True))) as image:
             pixels = np.asarray(image.convert("RGB"))
-    except (binascii.Error, UnidentifiedImageError, OSError) as fault:
+    except (binascii.Error, UnidentifiedImageError, OSError, *_PILLOW_FAULTS) as fault:
         return f"does not decode: {fault}"
     height_px, width_px, _ = pixels.shape
     if f"{width_px}x{height_px}" != size:

@@ -28,19 +28,18 @@ def encode(
 ) -> bytes:
     """Encode one picture, `(H, W, 3)` uint8 RGB; its Exif carries the description, if any."""
     buffer = io.BytesIO()
-    exif = Image.Exif()
+    extra: dict[str, Image.Exif] = {}
     if description is not None:
-        exif[_EXIF_IMAGE_DESCRIPTION] = description
+        extra["exif"] = Image.Exif()
+        extra["exif"][_EXIF_IMAGE_DESCRIPTION] = description
     image = Image.fromarray(pixels)
     match picture_format.output_format:
         case "png":
-            image.save(buffer, "PNG", exif=exif, compress_level=_PNG_COMPRESS_LEVEL)
+            image.save(buffer, "PNG", compress_level=_PNG_COMPRESS_LEVEL, **extra)
         case "jpeg":
-            image.save(buffer, "JPEG", exif=exif, quality=picture_format.quality)
+            image.save(buffer, "JPEG", quality=picture_format.quality, **extra)
         case "webp":
-            image.save(
-                buffer, "WEBP", exif=exif, quality=picture_format.quality, method=_WEBP_METHOD
-            )
+            image.save(buffer, "WEBP", quality=picture_format.quality, method=_WEBP_METHOD, **extra)
     return buffer.getvalue()
 
 

@@ -85,7 +85,8 @@ def download_family(
         manifest = held(folder, family.name, {"hub"})
         write_manifest(folder, manifest)
         pinned_before = {} if update else manifest.components
-        # All components of a repository come from one commit, also over several runs.
+        # All components of a repository come from one commit, also over several runs, unless an
+        # update concerns some of them only.
         commits = {one.origin.repository: one.origin.revision for one in pinned_before.values()}
         for component in components.values():
             assert component.source is not None  # Checked above.

@@ -7,8 +7,7 @@ from typing import Any
 
 import pytest
 
-from loadtests.bench import bars_missed
-from loadtests.bench_report import regime, render
+from loadtests.bench_report import bars_missed, regime, render
 from tests.integration.conftest import ROOT
 
 

@@ -33,7 +33,8 @@ RUN_BY_TESTS = {
     "aiperf profile --endpoint-type image_generation --url http://127.0.0.1:8000 --model distilled "
     "--tokenizer serve/weights/architectures/sd-v1/tokenizer --ui none "
     "--input-file prompts.jsonl --custom-dataset-type single_turn "
-    "--concurrency 1 --request-count 30 --extra-inputs '{\"num_inference_steps\": 25}'",
+    "--concurrency 1 --warmup-request-count 2 --request-count 30 "
+    '--extra-inputs \'{"num_inference_steps": 25, "seed": 7}\'',
     # Run by test_locust.py and test_openloop.py, against a service of their own.
     ".venv/bin/pip install -c constraints.txt -e '.[loadtest]'",
     ".venv/bin/locust -f loadtests/locustfile.py --host http://127.0.0.1:8000",

@@ -141,6 +141,19 @@ def test_a_wrong_reply_is_a_failure_and_says_why(
     assert reason in verdict.reason
 
 
+def test_a_picture_that_would_fill_the_memory_is_a_failure(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 64)
+    verdict = judge(200, {}, _with(lambda reply: None), ASKED)
+    assert "does not decode" in verdict.reason
+
+
+def test_timings_of_another_shape_are_left_out() -> None:
+    verdict = judge(200, {}, _with(lambda reply: reply.update(timings=[1])), ASKED)
+    assert (verdict.outcome, verdict.timings) == ("ok", None)
+
+
 def test_a_size_that_was_not_asked_for_is_a_failure() -> None:
     verdict = judge(200, {}, _with(lambda reply: None), {**ASKED, "size": "128x64"})
     assert verdict.reason == "size 64x64, 128x64 was asked for"
