@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from loadtests.bench_report import bars_missed, regime, render
+from loadtests.bench.report import bars_missed, regime, render
 from tests.integration.conftest import ROOT
 
 
@@ -15,7 +15,7 @@ from tests.integration.conftest import ROOT
 def result(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """A short run, as on a machine that has neither Ray nor pydantic."""
     script = "import sys; sys.modules.update(ray=None, pydantic=None); " + (
-        "from loadtests.bench import main; sys.exit(main())"
+        "from loadtests.bench.__main__ import main; sys.exit(main())"
     )
     out = tmp_path_factory.mktemp("reports")
     arguments = ["--variants", "distilled-tiny-vae", "--batches", "1,2,3", "--rounds", "1"]

@@ -5,10 +5,11 @@ import torch
 from PIL import Image
 from torch.utils.flop_counter import FlopCounterMode
 
-from loadtests.bench import main
-from loadtests.comparison import PROMPT, STEPS, _difference, _flop_per_picture, fixed_share
-from loadtests.contenders import Ours
-from loadtests.timing import Clock, Spread, alternate, ratios
+from loadtests.bench.__main__ import main
+from loadtests.bench.contenders import Ours
+from loadtests.bench.sections import _difference, _flop_per_picture, fixed_share
+from loadtests.bench.timing import Clock, Spread, alternate, ratios
+from loadtests.published import PROMPT, STEPS
 from serve.miniature import WEIGHTS_DIR
 from serve.pipelines import Pipeline
 from serve.variants import MINIATURE, SD_V1

@@ -2,11 +2,8 @@
 
 from typing import Any
 
-# The published comparison: 12 images, 25 steps, fp16, total ms; no GPU is named there.
-PUBLISHED_MS = {"original": 45781.5, "distilled": 29884.2, "distilled-tiny-vae": 27165.7}
-# Of the published architectures at 512x512 with guidance, 26 UNet calls a picture.
-FLOP_BOUND = {"original": 1.0, "distilled": 1.52, "distilled-tiny-vae": 1.66}
-
+from ..markdown import table
+from ..published import FLOP_BOUND, PUBLISHED_MS
 
 # On a CPU ours may not be slower than stock by more than this; measurements there scatter by 2 %.
 CPU_BAR = 0.97
@@ -93,7 +90,7 @@ def _seed_workload(result: dict[str, Any]) -> str:
             ]
         )
     rounds = next(iter(result["seed_workload"].values()))["ours"]["total_s"]["count"]
-    return _table(
+    return table(
         f"Seed workload, {rounds} rounds: 3 calls x 4 images x 25 steps, total ms and speed "
         f"against `{first}`. *Published*: fp16 512x512, against `original`, GPU not named; "
         "*FLOP-bound*: calculated for the published architectures.",
@@ -126,7 +123,7 @@ def _against_stock(result: dict[str, Any]) -> str:
         for name, costs in result["variants"].items()
         for batch, cell in costs["batches"].items()
     ]
-    return _table(
+    return table(
         f"Ours against stock `StableDiffusionPipeline`, one call, {result['rounds']} rounds; "
         "*parity* is the pictures' mean difference in 8-bit values.",
         ["variant", "images", "ours ms", "stock ms", "ours against stock", "images/s",
@@ -159,7 +156,7 @@ def _stages(result: dict[str, Any]) -> str:
         if result["device"].startswith("CPU")
         else "of the variant's tensors"
     )
-    return _table(
+    return table(
         f"Stages, ms; *step* is one UNet call with {batches} images and their schedulers, *decode* "
         f"and *PNG* are one image. Peak memory {memory}; load and first picture in seconds of "
         "wall time.",
@@ -177,7 +174,7 @@ def _architecture(result: dict[str, Any]) -> str:
          f"{one['load_step_decode_s']:.0f}"]
         for name, one in result["architecture"].items()
     ]  # fmt: skip
-    return _table(
+    return table(
         "The full-size models load, make one step and decode (how fast is no finding here).",
         ["variant", "picture", "finite", "seconds in all"],
         rows,
@@ -193,11 +190,6 @@ def _closing(result: dict[str, Any]) -> str:
     if result["not_run"]:
         lines.append("Not run: " + "; ".join(result["not_run"]) + ".")
     return "\n\n".join(lines)
-
-
-def _table(caption: str, head: list[str], rows: list[list[str]]) -> str:
-    lines = ["| " + " | ".join(cells) + " |" for cells in [head, ["---"] * len(head), *rows]]
-    return "\n".join([caption, "", *lines])
 
 
 def _ms(spread: dict[str, float]) -> str:

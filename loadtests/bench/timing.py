@@ -1,17 +1,16 @@
 """Clocks, alternation and spread; what the device can do at most, and the memory it took."""
 
-import platform
 import resource
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
+
+from ..machine import cpu_name
 
 
 @dataclass(frozen=True)
@@ -99,27 +98,6 @@ def peak_memory_bytes(device: torch.device) -> int:
     return peak if sys.platform == "darwin" else peak * 1024
 
 
-def commit() -> str:
-    """This checkout's commit, marked where files differ from it; "unknown" outside git."""
-    try:
-        return subprocess.run(
-            ["git", "describe", "--always", "--dirty"],
-            cwd=Path(__file__).parent,
-            capture_output=True,
-            text=True,
-            check=True,
-        ).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
-
-
 def device_name(device: torch.device) -> str:
     """What the device calls itself; a CPU's name begins with "CPU"."""
-    if device.type == "cuda":
-        return str(torch.cuda.get_device_name())
-    try:
-        cpu_info = Path("/proc/cpuinfo").read_text().splitlines()
-        model = next(line for line in cpu_info if line.startswith("model name"))
-        return f"CPU, {model.partition(':')[2].strip()}"
-    except (OSError, StopIteration):
-        return f"CPU, {platform.machine()}"
+    return str(torch.cuda.get_device_name()) if device.type == "cuda" else cpu_name()

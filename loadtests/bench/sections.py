@@ -21,23 +21,19 @@ from serve.images import encode
 from serve.pipelines import DeviceName, Pipeline, resolve_device
 from serve.variants import Family, FamilyName, family
 
+from ..machine import commit
+from ..published import CALLS, IMAGES_A_CALL, PROMPT, STEPS
 from .contenders import Contender, Ours, Stock
 from .timing import (
     Clock,
     Spread,
     alternate,
-    commit,
     device_name,
     held_memory_bytes,
     matmul_peak,
     peak_memory_bytes,
     ratios,
 )
-
-PROMPT = "a golden vase with different flowers"
-STEPS = 25
-# The seed workload, as published: 12 images in three calls.
-CALLS, IMAGES_A_CALL = 3, 4
 
 
 @dataclass(frozen=True)

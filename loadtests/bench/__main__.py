@@ -25,8 +25,8 @@ from serve.variants import FamilyName, family
 from serve.weights.layout import architecture_dir, family_dir
 from serve.weights.random_values import write_random_components
 
-from .bench_report import bars_missed, render
-from .comparison import Plan, measure, run_architecture
+from .report import bars_missed, render
+from .sections import Plan, measure, run_architecture
 
 
 def _not_run(result: dict[str, Any]) -> list[str]:
@@ -56,7 +56,7 @@ def _parser() -> argparse.ArgumentParser:
         action="store_true",
         help="also run one step of the full-size models, on a CPU, too (10 GB, minutes)",
     )
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "reports")
+    parser.add_argument("--out", type=Path, default=Path(__file__).parents[1] / "reports")
     return parser
 
 

@@ -1,0 +1,29 @@
+"""What a report must name to be repeated: this checkout and this machine."""
+
+import platform
+import subprocess
+from pathlib import Path
+
+
+def commit() -> str:
+    """This checkout's commit, marked where files differ from it; "unknown" outside git."""
+    try:
+        return subprocess.run(
+            ["git", "describe", "--always", "--dirty"],
+            cwd=Path(__file__).parent,
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+
+
+def cpu_name() -> str:
+    """What the CPU calls itself, beginning with "CPU"."""
+    try:
+        cpu_info = Path("/proc/cpuinfo").read_text().splitlines()
+        model = next(line for line in cpu_info if line.startswith("model name"))
+        return f"CPU, {model.partition(':')[2].strip()}"
+    except (OSError, StopIteration):
+        return f"CPU, {platform.machine()}"
