@@ -5,6 +5,7 @@ TORCH_INDEX ?=
 ARGS ?=
 FAMILY ?= sd-v1
 VARIANT ?=
+HOST ?=
 DIR ?= weights/$(FAMILY)
 # The first Python that is new enough; PYTHON=... names another.
 PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11 python; do \
@@ -13,7 +14,7 @@ BIN := .venv/bin
 PIP_INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test lint format weights bench miniature measure clean
+.PHONY: help serve test lint format weights bench loadtest miniature measure clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -40,6 +41,9 @@ weights: .venv/.serve  ## download real weights (FAMILY=sd-v1, VARIANT=distilled
 bench: .venv/.serve  ## measure the pipelines against stock diffusers (ARGS="--quick", "--architecture")
 	$(BIN)/python -m loadtests.bench $(ARGS)
 
+loadtest: .venv/.loadtest  ## compare the variants over an endpoint, its own or HOST=http://... (ARGS=--quick)
+	@$(BIN)/python -m loadtests.compare $(if $(HOST),--host $(HOST)) $(ARGS)
+
 miniature: .venv/.serve  ## train the embedded miniature from nothing (ARGS="--device cuda")
 	$(BIN)/python -m serve.miniature.train $(ARGS)
 
@@ -63,6 +67,11 @@ clean:  ## remove the virtual environment and caches
 	@$(PIP_INSTALL) $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) -c constraints.txt torch
 	@echo "Installing the other dependencies ..."
 	@$(PIP_INSTALL) -c constraints.txt -e .
+	@touch $@
+
+.venv/.loadtest: .venv/.serve
+	@echo "Installing what load tests need ..."
+	@$(PIP_INSTALL) -c constraints.txt -e '.[loadtest]'
 	@touch $@
 
 .venv/.dev: .venv/.serve

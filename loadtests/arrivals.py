@@ -16,6 +16,15 @@ def poisson(rate_per_s: float, duration_s: float, seed: int = 0) -> list[float]:
     return arrivals
 
 
+def poisson_of(requests: int, rate_per_s: float, seed: int = 0) -> list[float]:
+    """A Poisson process, given that it brings so many requests: exactly that rate, random gaps.
+
+    Given their number, the arrivals of a Poisson process lie evenly at random in their time.
+    """
+    drawn = random.Random(seed)
+    return sorted(drawn.uniform(0, requests / rate_per_s) for _ in range(requests))
+
+
 def constant(rate_per_s: float, duration_s: float) -> list[float]:
     """Seconds from the start, evenly spaced."""
     return [index / rate_per_s for index in range(math.ceil(rate_per_s * duration_s))]

@@ -18,11 +18,9 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-import aiohttp
-
 from . import arrivals
-from .replies import Verdict, judge
-from .samples import Sample, Summary, summarize
+from .client import Client, connected
+from .samples import Sample, Summary, answered, summarize
 from .workload import Workload
 
 # Beyond this many the operating system's limits would be measured.
@@ -30,14 +28,14 @@ _MOST_IN_FLIGHT = 900
 
 
 async def run(
-    url: str,
+    client: Client,
     schedule_s: Sequence[float],
     workload: Workload,
     variant: str,
     *,
-    timeout_s: float = 120,
-    key: str | None = None,
+    first: int = 0,
     done: Callable[[Sample], object] = lambda sample: None,
+    stop: Callable[[], bool] = lambda: False,
 ) -> list[Sample]:
     """Fire every request of a schedule on time and wait for all answers.
 
@@ -45,74 +43,49 @@ async def run(
     with what was under way as `unfinished`.
 
     Args:
-        url: the service's address, without a path.
+        client: of the endpoint.
         schedule_s: seconds from the start, ascending.
-        workload: request i of the schedule is the workload's request i.
+        workload: request i of the schedule is the workload's request `first` + i.
         variant: which to ask.
-        timeout_s: after which a request counts as failed, from its firing.
-        key: sent as a bearer token, if any.
+        first: the first request's number.
         done: told each sample as it ends.
+        stop: asked before each firing; True leaves out the rest of the schedule.
     """
     loop = asyncio.get_running_loop()
     samples: list[Sample] = []
     under_way: dict[asyncio.Task[None], Sample] = {}
-    headers = {} if key is None else {"Authorization": f"Bearer {key}"}
 
     def keep(sample: Sample) -> None:
         samples.append(sample)
         done(sample)
 
     async def fire(fired: Sample, asked: dict[str, Any]) -> None:
-        status, verdict = 0, None
-        try:
-            async with session.post(f"{url}/v1/images/generations", json=asked) as response:
-                status, content = response.status, await response.read()
-        except (aiohttp.ClientError, TimeoutError) as fault:
-            verdict = Verdict("failed", f"{type(fault).__name__}: {fault}")
-        done_s = loop.time() - started
-        if verdict is None:
-            # On a thread: decoding pictures here would delay the next arrivals.
-            verdict = await asyncio.to_thread(judge, status, response.headers, content, asked)
-        keep(
-            replace(
-                fired,
-                done_s=done_s,
-                status=status,
-                outcome=verdict.outcome,
-                reason=verdict.reason,
-                retry_after_s=verdict.retry_after_s,
-                queue_s=(verdict.timings or {}).get("queue_s"),
-            )
-        )
+        answer = await client.draw(asked)
+        keep(answered(fired, answer, answer.done_s - started))
 
-    async with aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(limit=0),
-        timeout=aiohttp.ClientTimeout(total=timeout_s),
-        headers=headers,
-    ) as session:
-        started = loop.time()
-        try:
-            for index, scheduled_s in enumerate(schedule_s):
-                asked = workload.body(index, variant)
-                # Also where it is late already: the others must get their turn.
-                await asyncio.sleep(max(0, started + scheduled_s - loop.time()))
-                now_s = loop.time() - started
-                fired = Sample(
-                    index, variant, asked["num_inference_steps"], scheduled_s, now_s, now_s
-                )
-                if len(under_way) >= _MOST_IN_FLIGHT:
-                    keep(replace(fired, outcome="unsent"))
-                    continue
-                task = asyncio.create_task(fire(fired, asked))
-                under_way[task] = fired
-                task.add_done_callback(under_way.pop)
-            while under_way:
-                await asyncio.wait(list(under_way))
-        except asyncio.CancelledError:
+    started = loop.time()
+    try:
+        for index, scheduled_s in enumerate(schedule_s, first):
+            asked = workload.body(index, variant)
+            # Also where it is late already: the others must get their turn.
+            await asyncio.sleep(max(0, started + scheduled_s - loop.time()))
+            if stop():
+                break
             now_s = loop.time() - started
-            for task, fired in list(under_way.items()):
-                task.cancel()
-                keep(replace(fired, done_s=now_s))
+            fired = Sample(index, variant, asked["num_inference_steps"], scheduled_s, now_s, now_s)
+            if len(under_way) >= _MOST_IN_FLIGHT:
+                keep(replace(fired, outcome="unsent"))
+                continue
+            task = asyncio.create_task(fire(fired, asked))
+            under_way[task] = fired
+            task.add_done_callback(under_way.pop)
+        while under_way:
+            await asyncio.wait(list(under_way))
+    except asyncio.CancelledError:
+        now_s = loop.time() - started
+        for task, fired in list(under_way.items()):
+            task.cancel()
+            keep(replace(fired, done_s=now_s))
     return samples
 
 
@@ -183,17 +156,7 @@ def main() -> int:
                 lines.write(json.dumps(asdict(sample)) + "\n")
 
         began = time.strftime("%Y-%m-%dT%H:%M:%S%z")
-        samples = asyncio.run(
-            run(
-                args.host.rstrip("/"),
-                schedule_s,
-                workload,
-                args.variant,
-                timeout_s=args.timeout,
-                key=args.key,
-                done=keep,
-            )
-        )
+        samples = asyncio.run(_run(args, schedule_s, workload, keep))
     summary = summarize(samples, max(duration_s, 1e-9), args.slo)
     interrupted = len(samples) < len(schedule_s) or summary.unfinished > 0
     print(_words(summary, args, interrupted))
@@ -201,6 +164,16 @@ def main() -> int:
         json.dumps({"began": began, "interrupted": interrupted, **_asked(args), **asdict(summary)})
     )
     return 1 if summary.failed or summary.void or interrupted else 0
+
+
+async def _run(
+    args: argparse.Namespace,
+    schedule_s: Sequence[float],
+    workload: Workload,
+    keep: Callable[[Sample], object],
+) -> list[Sample]:
+    async with connected(args.host, args.timeout, args.key) as client:
+        return await run(client, schedule_s, workload, args.variant, done=keep)
 
 
 def _asked(args: argparse.Namespace) -> dict[str, Any]:

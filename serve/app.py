@@ -40,6 +40,7 @@ class AppArgs(BaseModel):
     )
     variants: tuple[str, ...] = Field((), description="which to serve; empty means all")
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    num_replicas: int = Field(1, ge=1, description="replicas of each variant")
     num_gpus: float = Field(0, ge=0, description="GPUs that each variant replica reserves")
     num_cpus: float = Field(
         0.25,
@@ -115,6 +116,7 @@ def compose(args: AppArgs, manifest: Manifest, load: LoadDenoiser) -> Applicatio
     for name, variant in args.served.items():
         deployment = serve.deployment(VariantReplica).options(
             name=name,
+            num_replicas=args.num_replicas,
             ray_actor_options={"num_gpus": args.num_gpus, "num_cpus": args.num_cpus},
             max_ongoing_requests=args.max_ongoing_requests,
             max_queued_requests=args.max_queued_requests,

@@ -47,6 +47,10 @@ class FakeService:
     # Every so many requests are refused with 429, or answered with another request's seed.
     reject_every: int = 0
     wrong_every: int = 0
+    # Seconds an image by variant, one after another, as a replica draws them.
+    serial_s: dict[str, float] = field(default_factory=dict)
+    family: str = "sd-v1"
+    random_weights: bool = False
     url: str = ""
     asked: list[dict[str, Any]] = field(default_factory=list)
     arrived_s: list[float] = field(default_factory=list)
@@ -54,6 +58,24 @@ class FakeService:
     _picture: str = field(
         default_factory=lambda: reply_to({"model": "", "seed": 0})["data"][0]["b64_json"]
     )
+
+    _locks: dict[str, asyncio.Lock] = field(default_factory=dict)
+
+    async def models(self, _: web.Request) -> web.Response:
+        models = [
+            {
+                "id": name,
+                "family": self.family,
+                "random_weights": self.random_weights,
+                "defaults": {"size": "64x64"},
+            }
+            for name in self.serial_s
+        ]
+        return web.json_response({"object": "list", "data": models})
+
+    async def ready(self, _: web.Request) -> web.Response:
+        warm = dict.fromkeys(self.serial_s, 1)
+        return web.json_response({"ready": True, "warm_replicas": warm, "minimum": 1})
 
     async def generate(self, request: web.Request) -> web.Response:
         asked = await request.json()
@@ -65,6 +87,9 @@ class FakeService:
         if begin_s <= since_first_s < end_s:
             await asyncio.sleep(end_s - since_first_s)
         await asyncio.sleep(self.latency_s)
+        if asked["model"] in self.serial_s:
+            async with self._locks.setdefault(asked["model"], asyncio.Lock()):
+                await asyncio.sleep(self.serial_s[asked["model"]] * asked.get("n", 1))
         if self.reject_every and count % self.reject_every == 0:
             error = {"message": "full", "type": "rate_limit_error", "param": None, "code": "x"}
             return web.json_response({"error": error}, status=429, headers={"Retry-After": "7"})
@@ -84,6 +109,8 @@ def serving(service: FakeService) -> Iterator[FakeService]:
     loop = asyncio.new_event_loop()
     app = web.Application()
     app.router.add_post("/v1/images/generations", service.generate)
+    app.router.add_get("/v1/models", service.models)
+    app.router.add_get("/readyz", service.ready)
     runner = web.AppRunner(app, access_log=None)
 
     async def start() -> int:

@@ -1,6 +1,7 @@
 """The Locust users against a service that refuses and errs, run as any Locust user runs them."""
 
 import csv
+import json
 import subprocess
 import sys
 import time
@@ -14,6 +15,7 @@ from tests.integration.conftest import ROOT, free_port
 
 PATH = "/v1/images/generations"
 LOCUSTFILE = "loadtests/locustfile.py"
+REPLAY = "loadtests/trace_replay.py"
 
 
 def command(service: FakeService, *arguments: str, files: str = LOCUSTFILE) -> list[str]:
@@ -165,3 +167,40 @@ def test_bad_arguments_are_refused_by_name(name: str) -> None:
     )
     assert done.returncode != 0
     assert f"argument {name}" in done.stderr
+
+
+def test_a_trace_is_fired_on_time_whatever_has_come_back(tmp_path: Path) -> None:
+    trace = tmp_path / "trace.csv"
+    offsets_s = [0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 1.0, 1.5]
+    trace.write_text("arrival_s\n" + "".join(f"{100 + at_s}\n" for at_s in offsets_s))
+    arguments = ["--headless", "--json", "--trace", str(trace), "--variant", "original"]
+    with serving(FakeService(latency_s=1.0)) as service:
+        done = subprocess.run(
+            command(service, *arguments, files=REPLAY),
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+    assert done.returncode == 0, done.stderr
+    (drawn,) = json.loads(done.stdout)
+    assert drawn["name"] == f"{PATH} [original]"
+    assert (drawn["num_requests"], drawn["num_failures"]) == (len(offsets_s), 0)
+    assert drawn["min_response_time"] >= 1000
+    since_s = [at_s - service.arrived_s[0] for at_s in service.arrived_s]
+    # A closed loop would be seconds late.
+    assert since_s == pytest.approx(offsets_s, abs=0.3)
+
+
+def test_a_trace_that_is_none_is_one_clear_line() -> None:
+    arguments = ["--headless", "--trace", "/nowhere.csv"]
+    done = subprocess.run(
+        command(FakeService(url="http://127.0.0.1:9"), *arguments, files=REPLAY),
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode != 0
+    assert "distilled-sd-serve: trace: " in done.stderr
+    assert "Traceback" not in done.stderr

@@ -13,6 +13,7 @@ import httpx
 import pytest
 
 from loadtests import arrivals, openloop
+from loadtests.client import connected
 from loadtests.samples import Sample, percentile, summarize
 from loadtests.workload import Workload
 from tests.fake_service import FakeService, serving
@@ -21,13 +22,17 @@ from tests.integration.conftest import ROOT, free_port
 WORKLOAD = Workload.shipped("miniature")
 
 
-def fire(service: FakeService, schedule_s: list[float]) -> list[Sample]:
-    return asyncio.run(openloop.run(service.url, schedule_s, WORKLOAD, "distilled"))
+def fire(url: str, schedule_s: list[float], timeout_s: float = 120) -> list[Sample]:
+    async def run() -> list[Sample]:
+        async with connected(url, timeout_s) as client:
+            return await openloop.run(client, schedule_s, WORKLOAD, "distilled")
+
+    return asyncio.run(run())
 
 
 def test_it_measures_the_latency_that_is_there() -> None:
     with serving(FakeService(latency_s=0.05)) as service:
-        summary = summarize(fire(service, arrivals.constant(20, 3)), 3, slo_s=0.5)
+        summary = summarize(fire(service.url, arrivals.constant(20, 3)), 3, slo_s=0.5)
     assert (summary.ok, summary.failed) == (60, 0)
     assert summary.p50_s is not None
     assert 0.05 <= summary.p50_s < 0.3
@@ -37,7 +42,7 @@ def test_it_measures_the_latency_that_is_there() -> None:
 def test_a_stall_shows_in_the_open_loop_and_hides_in_a_closed_one() -> None:
     rate_per_s, duration_s, stall_s = 20, 5, (2.0, 3.5)
     with serving(FakeService(latency_s=0.02, stall_s=stall_s)) as service:
-        samples = fire(service, arrivals.constant(rate_per_s, duration_s))
+        samples = fire(service.url, arrivals.constant(rate_per_s, duration_s))
     in_time_order = sorted(samples, key=lambda one: one.scheduled_s)
     # Requests went on during the stall, and each waited for its end.
     stalled = [one for one in in_time_order if 2.1 < one.scheduled_s < 3.4]
@@ -62,7 +67,7 @@ def test_a_stall_shows_in_the_open_loop_and_hides_in_a_closed_one() -> None:
 
 def test_requests_arrive_as_scheduled_whatever_has_come_back() -> None:
     with serving(FakeService(latency_s=1.5)) as service:
-        fire(service, arrivals.constant(20, 1))
+        fire(service.url, arrivals.constant(20, 1))
     assert len(service.arrived_s) == 20
     assert service.arrived_s[-1] - service.arrived_s[0] < 1.4  # Before the first answer.
     assert [one["seed"] for one in service.asked] == [
@@ -72,7 +77,7 @@ def test_requests_arrive_as_scheduled_whatever_has_come_back() -> None:
 
 def test_rejections_and_wrong_pictures_are_told_apart() -> None:
     with serving(FakeService(reject_every=5, wrong_every=4)) as service:
-        samples = fire(service, arrivals.constant(40, 0.5))
+        samples = fire(service.url, arrivals.constant(40, 0.5))
     by = {one.outcome for one in samples}
     rejected = [one for one in samples if one.outcome == "rejected"]
     failed = [one for one in samples if one.outcome == "failed"]
@@ -85,16 +90,14 @@ def test_rejections_and_wrong_pictures_are_told_apart() -> None:
 
 def test_a_service_that_is_not_there_is_a_failure_of_each_request() -> None:
     url = f"http://127.0.0.1:{free_port()}"
-    samples = asyncio.run(openloop.run(url, [0, 0.01], WORKLOAD, "distilled"))
+    samples = fire(url, [0, 0.01])
     assert [one.outcome for one in samples] == ["failed", "failed"]
     assert "Connect" in samples[0].reason
 
 
 def test_a_request_that_takes_too_long_is_a_failure() -> None:
     with serving(FakeService(latency_s=2)) as service:
-        samples = asyncio.run(
-            openloop.run(service.url, [0.0], WORKLOAD, "distilled", timeout_s=0.2)
-        )
+        samples = fire(service.url, [0.0], timeout_s=0.2)
     assert samples[0].outcome == "failed"
     assert "Timeout" in samples[0].reason
 

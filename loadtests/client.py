@@ -1,0 +1,71 @@
+"""One connection pool to an endpoint: ask for pictures and judge them, ask what is served."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Any
+
+import aiohttp
+
+from .replies import Verdict, judge
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A reply and its verdict; `done_s` is the event loop's time of its last byte."""
+
+    status: int
+    content: bytes
+    done_s: float
+    verdict: Verdict
+
+
+class Client:
+    """Made by `connected`."""
+
+    def __init__(self, session: aiohttp.ClientSession, url: str) -> None:
+        self._session = session
+        self._url = url
+
+    async def draw(self, asked: dict[str, Any]) -> Answer:
+        """Send one request's body; a connection that fails is a verdict, too."""
+        loop = asyncio.get_running_loop()
+        try:
+            async with self._session.post(
+                f"{self._url}/v1/images/generations", json=asked
+            ) as response:
+                content = await response.read()
+        except (aiohttp.ClientError, TimeoutError) as fault:
+            reason = f"{type(fault).__name__}: {fault}"
+            return Answer(0, b"", loop.time(), Verdict("failed", reason))
+        done_s = loop.time()
+        # On a thread: decoding pictures here would delay the next arrivals.
+        verdict = await asyncio.to_thread(judge, response.status, response.headers, content, asked)
+        return Answer(response.status, content, done_s, verdict)
+
+    async def get(self, path: str) -> Any:
+        """The JSON of `GET path`, whatever its status.
+
+        Raises:
+            aiohttp.ClientError: nobody answers there, or not in JSON.
+            TimeoutError: not in time.
+        """
+        async with self._session.get(self._url + path) as response:
+            return await response.json()
+
+
+@contextlib.asynccontextmanager
+async def connected(
+    url: str, timeout_s: float = 120, key: str | None = None
+) -> AsyncIterator[Client]:
+    """A client of the service at `url` (without a path), with as many connections as it takes.
+
+    A request that takes longer than `timeout_s` counts as failed; `key` is sent as a bearer token.
+    """
+    async with aiohttp.ClientSession(
+        connector=aiohttp.TCPConnector(limit=0),
+        timeout=aiohttp.ClientTimeout(total=timeout_s),
+        headers={} if key is None else {"Authorization": f"Bearer {key}"},
+    ) as session:
+        yield Client(session, url.rstrip("/"))

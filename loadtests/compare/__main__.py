@@ -1,0 +1,251 @@
+"""`python -m loadtests.compare`: which variant to pay for, measured over an endpoint.
+
+With --host against a running endpoint; without, against a service of its own on the embedded
+miniature. Writes report.html, report.md, report.json and samples.csv. Ctrl-C keeps what was
+measured and writes a partial report.
+"""
+
+import argparse
+import asyncio
+import contextlib
+import shlex
+import signal
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from serve.errors import ServingError
+from serve.variants import family
+from serve.weights.layout import family_dir
+
+from ..client import connected
+from ..machine import cpu_name
+from ..workload import Workload
+from .campaign import Campaign
+from .conclusion import Conclusion, Told, conclude
+from .design import Design
+from .endpoint import Endpoint, NotTheService, read
+from .gate import changes, read_report
+from .plan_check import check_plan, planned_rates, read_plan
+from .quality import pixels
+from .record import Record
+from .report import write
+from .service import own_service
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m loadtests.compare",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("--host", help="http://127.0.0.1:8000; without it a service is started here")
+    add("--quick", action="store_true", help="4 minutes instead of 20; no p95 is decided")
+    add("--out", type=Path, default=Path("comparison"), help="folder of the report")
+    measured = parser.add_argument_group("what is measured")
+    add = measured.add_argument
+    add("--variants", default="", help="a,b: the first is the reference; default: all")
+    add("--steps", type=_between(1, 150), default=25, help="of closed and open loop")
+    add("--size", help="WIDTHxHEIGHT; default: the variant's own")
+    add("--guidance", type=float, help="default: the variant's own")
+    add("--seed", type=int, default=0, help="of prompts, seeds and arrivals")
+    add("--minutes", type=_over_0, help="at most; what doesn't fit is left out and named")
+    add("--rounds", type=_between(1, 100), help="repeats of seed workload and closed loop")
+    add("--slo", type=_over_0, help="seconds that 95 of 100 requests should keep")
+    add("--slo-factor", type=_over_0, default=3.0, help="or: so many single-user times")
+    add("--most-rejected", type=_share, default=0.01, help="share of 429s that is all right")
+    add("--timeout", type=_over_0, default=120.0, help="seconds until a request has failed")
+    add("--key", help="an API key")
+    told = parser.add_argument_group("what the report is told")
+    add = told.add_argument
+    add("--device", help="what a replica runs on, in words: 'NVIDIA L4'")
+    add("--devices-per-replica", type=_over_0, default=1.0, help="a fraction where they share one")
+    add("--price-per-hour", type=_over_0, help="of a device, in any currency")
+    add("--serve-config", type=Path, help="the file the service was started with, to be quoted")
+    more = parser.add_argument_group("what more is judged")
+    add = more.add_argument
+    add("--weights-dir", type=Path, help="the family folder, to compare the VAEs here")
+    add("--clip", type=Path, help="folder of a CLIP model, for the CLIP score of real weights")
+    add("--plan", type=Path, help="plan.json of loadtests.plan, to see how right it was")
+    add("--baseline", type=Path, help="an earlier report.json; exit status 1 where this is worse")
+    add("--tolerance", type=_share, default=0.1, help="beside the noise")
+    return parser
+
+
+def _over_0(text: str) -> float:
+    value = float(text)
+    if not 0 < value < 1e9:
+        raise argparse.ArgumentTypeError(f"{text} was given; it must be a number over 0")
+    return value
+
+
+def _share(text: str) -> float:
+    value = float(text)
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"{text} was given; it must be a number from 0 to 1")
+    return value
+
+
+def _between(low: int, high: int) -> Any:
+    def whole(text: str) -> int:
+        value = int(text)
+        if not low <= value <= high:
+            raise argparse.ArgumentTypeError(f"{text} was given; allowed: {low} to {high}")
+        return value
+
+    return whole
+
+
+def main() -> int:
+    """Measure, write, tell; 1 where requests failed, it was interrupted, or it has become worse."""
+    args = _parser().parse_args()
+    # SIGTERM, too, leaves a partial report and no service behind.
+    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    try:
+        return _compare(args)
+    except (ServingError, OSError, RuntimeError) as fault:
+        print(f"distilled-sd-serve: {fault}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("distilled-sd-serve: interrupted before anything was measured", file=sys.stderr)
+        return 1
+
+
+def _compare(args: argparse.Namespace) -> int:
+    # Whatever can be wrong with the arguments is found before minutes of measuring.
+    baseline = read_report(args.baseline) if args.baseline else None
+    plan = read_plan(args.plan) if args.plan else None
+    serve_config = args.serve_config.read_text() if args.serve_config else ""
+    began, record = time.strftime("%Y-%m-%dT%H:%M:%S%z"), Record()
+    with contextlib.ExitStack() as stack:
+        url = args.host
+        if url is None:
+            _tell("Starting a service on the embedded miniature ...")
+            url = stack.enter_context(own_service())
+        endpoint, design = asyncio.run(_measure(args, url, record, plan))
+    told = Told(
+        command=shlex.join(["python", "-m", "loadtests.compare", *sys.argv[1:]]),
+        device=args.device or (f"a core of {cpu_name()}" if args.host is None else "not named"),
+        devices_per_replica=args.devices_per_replica,
+        price_per_hour=args.price_per_hour,
+        serve_config=serve_config,
+    )
+    more: dict[str, Any] = {}
+    if plan is not None:
+        more["plan_checks"] = check_plan(plan, endpoint.replicas, design, record)
+    if not record.interrupted:
+        more |= _judge_with_models(args, endpoint, design, record)
+    conclusion = conclude(design, endpoint, told, began, record, **more)
+    if baseline is not None and not record.interrupted:
+        gate = changes(baseline, conclusion.as_json(), args.tolerance)
+        conclusion = replace(conclusion, gate=gate)
+    write(conclusion, args.out)
+    return _tell_the_end(conclusion, args.out)
+
+
+async def _measure(
+    args: argparse.Namespace, url: str, record: Record, plan: dict[str, Any] | None
+) -> tuple[Endpoint, Design]:
+    """Carry it out; an interruption is noted in the record, which keeps what there is."""
+    async with connected(url, args.timeout, args.key) as client:
+        endpoint = await read(client, url)
+        design = _design(args, endpoint)
+        planned = planned_rates(plan, endpoint.replicas) if plan else {}
+        _tell(f"At most {design.budget_s / 60:.1f} minutes; Ctrl-C writes a partial report.")
+        try:
+            await Campaign(client, design, record, planned).carry_out()
+        except asyncio.CancelledError:
+            record.interrupted = True
+    return endpoint, design
+
+
+def _design(args: argparse.Namespace, endpoint: Endpoint) -> Design:
+    variants = tuple(one for one in args.variants.split(",") if one) or tuple(endpoint.models)
+    for one in variants:
+        if one not in endpoint.models:
+            raise NotTheService(
+                f"variants: {one!r} was given; {endpoint.url} serves {', '.join(endpoint.models)}"
+            )
+    design = Design(
+        variants=variants,
+        workload=Workload.shipped(
+            endpoint.family,
+            seed=args.seed,
+            num_inference_steps=(args.steps,),
+            size=args.size,
+            guidance_scale=args.guidance,
+        ),
+        slo_s=args.slo,
+        slo_factor=args.slo_factor,
+        most_rejected=args.most_rejected,
+    )
+    if args.quick:
+        design = design.quick()
+    if args.rounds:
+        design = replace(design, rounds=args.rounds)
+    return replace(design, budget_s=args.minutes * 60) if args.minutes else design
+
+
+def _judge_with_models(
+    args: argparse.Namespace, endpoint: Endpoint, design: Design, record: Record
+) -> dict[str, Any]:
+    """The VAEs on identical latents, and the CLIP score, where the weights for it are here."""
+    if endpoint.random_weights:
+        return {}
+    found: dict[str, Any] = {}
+    if endpoint.family == "miniature" or args.weights_dir:
+        _tell("Decoding identical latents with both VAEs ...")
+        # Seconds of imports that nobody else needs.
+        from .decoders import vae_similarity
+
+        folder = family_dir(endpoint.family, args.weights_dir)
+        count = min(design.pictures, 8)
+        found["vaes"] = vae_similarity(family(endpoint.family), folder, design.workload, count)
+    if args.clip:
+        _tell("CLIP scores ...")
+        from .decoders import clip_scores
+
+        whole = {
+            index: drawn
+            for index, drawn in sorted(record.pictures.items())
+            if set(design.variants) <= set(drawn)
+        }
+        prompts = [design.workload.body(index, "")["prompt"] for index in whole]
+        pictures = {
+            variant: [pixels(drawn[variant]) for drawn in whole.values()]
+            for variant in design.variants
+        }
+        found["clip"] = clip_scores(args.clip, prompts, pictures)
+    return found
+
+
+def _tell_the_end(conclusion: Conclusion, out: Path) -> int:
+    failed = sum(one.outcome == "failed" for run in conclusion.record.runs for one in run.samples)
+    worse = [one for one in conclusion.gate if one.worse]
+    _tell("")
+    for one in conclusion.verdict:
+        _tell(one)
+    if conclusion.record.left_out:
+        _tell("Left out for want of time: " + "; ".join(conclusion.record.left_out))
+    for change in worse:
+        _tell(
+            f"WORSE than the baseline: {change.variant}, {change.figure}: {change.before:.3g} "
+            f"before, {change.now:.3g} now ({change.change:+.1%}, allowed {change.allowed:.1%})"
+        )
+    if failed:
+        _tell(f"{failed} requests FAILED; the report says why")
+    if conclusion.record.interrupted:
+        _tell("INTERRUPTED: the report is partial")
+    _tell(f"Report: {out / 'report.html'} (and report.md, report.json, samples.csv)")
+    return 1 if failed or worse or conclusion.record.interrupted else 0
+
+
+def _tell(text: str) -> None:
+    print(text, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,267 @@
+"""Carries a comparison out: warm-up, rounds, pictures, then the open loop, rate by rate.
+
+Within each section the variants take turns, in another order each round. Every section waits for
+all its answers, so that the next begins with an empty queue.
+"""
+
+import asyncio
+import base64
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import NoReturn, Protocol
+
+from tqdm import tqdm
+
+from .. import arrivals, closedloop, openloop
+from ..client import Client
+from ..samples import Sample
+from .design import DECIDING_SAMPLES, Design, most_misses
+from .findings import VariantFindings, find, slo_s
+from .record import Record, Run, Section
+from .rungs import misses
+from .search import next_for_the_curve, next_rate
+
+# The rounds may take this share of the time; the rest is the open loop's.
+_ROUNDS_SHARE = 0.65
+# Arrivals are drawn in two goes at least, so that variants take turns at a rate, too.
+_GOES = 2
+
+
+class _Keep(Protocol):
+    def __call__(self, sample: Sample, content: bytes = b"", /) -> None: ...
+
+
+@dataclass
+class Campaign:
+    """One comparison under way; `record` holds what it has measured, also when it is cancelled."""
+
+    client: Client
+    design: Design
+    record: Record
+    planned_per_s: dict[str, float] = field(default_factory=dict)
+    _single_s: dict[str, float] = field(default_factory=dict)
+    _ends_s: float = 0.0
+
+    async def carry_out(self) -> None:
+        """Every section, as far as the time goes.
+
+        Raises:
+            asyncio.CancelledError: it was interrupted.
+        """
+        self._ends_s = self._now_s() + self.design.budget_s
+        await self._warm_up()
+        await self._rounds()
+        await self._pictures()
+        await self._check_the_plan()
+        await self._rates()
+
+    def _now_s(self) -> float:
+        return asyncio.get_running_loop().time()
+
+    def _left_s(self) -> float:
+        return self._ends_s - self._now_s()
+
+    def _turns(self, round_: int) -> list[str]:
+        shift = round_ % len(self.design.variants)
+        return [*self.design.variants[shift:], *self.design.variants[:shift]]
+
+    @contextmanager
+    def _run(
+        self, section: Section, variant: str, round_: int, bar: "tqdm[NoReturn]", **told: float
+    ) -> Iterator[tuple[Run, "_Keep"]]:
+        """A run in the record, and what to tell of each of its samples."""
+        run = Run(section, variant, round_, **told)  # type: ignore[arg-type]  # users, rate_per_s
+        self.record.runs.append(run)
+        bar.set_postfix_str(f"{variant}{''.join(f' {k} {v:.3g}' for k, v in told.items())}")
+
+        def keep(sample: Sample, content: bytes = b"", /) -> None:
+            run.samples.append(sample)
+            bar.update()
+
+        yield run, keep
+        # An open loop that is cancelled returns what it has.
+        task = asyncio.current_task()
+        if task is not None and task.cancelling():
+            raise asyncio.CancelledError
+
+    async def _warm_up(self) -> None:
+        """Both shapes that are measured, of every variant; the second single picture is timed."""
+        design = self.design
+        with _bar("warm-up", 3 * len(design.variants)) as bar:
+            for variant in design.variants:
+                bar.set_postfix_str(variant)
+                for workload, requests in ((design.seed_workload, 1), (design.workload, 2)):
+                    samples = await closedloop.run(
+                        self.client, 1, requests, workload, variant, done=lambda *_: bar.update()
+                    )
+                self._single_s[variant] = samples[-1].latency_s
+
+    async def _rounds(self) -> None:
+        """The seed workload and every level of the closed loop, once a round."""
+        design = self.design
+        a_round = design.seed_calls + sum(map(design.requests, design.users))
+        with _bar("rounds", design.rounds * len(design.variants) * a_round) as bar:
+            for round_ in range(design.rounds):
+                begun_s = self._now_s()
+                for variant in self._turns(round_):
+                    with self._run("seed workload", variant, round_, bar) as (_, keep):
+                        await closedloop.run(
+                            self.client,
+                            1,
+                            design.seed_calls,
+                            design.seed_workload,
+                            variant,
+                            first=round_ * design.seed_calls,
+                            done=keep,
+                        )
+                    for users in design.users:
+                        with self._run("closed loop", variant, round_, bar, users=users) as (
+                            _,
+                            keep,
+                        ):
+                            await closedloop.run(
+                                self.client,
+                                users,
+                                design.requests(users),
+                                design.workload,
+                                variant,
+                                first=(round_ * 100 + users) * 100,
+                                done=keep,
+                            )
+                took_s, done = self._now_s() - begun_s, round_ + 1
+                elapsed_s = design.budget_s - self._left_s()
+                if done < design.rounds and elapsed_s + took_s > _ROUNDS_SHARE * design.budget_s:
+                    self._leave_out(
+                        f"rounds {done + 1} to {design.rounds}: one took {took_s:.0f} s"
+                    )
+                    break
+
+    async def _pictures(self) -> None:
+        """The same prompts and seeds in every variant, kept to be looked at."""
+        design = self.design
+        needed_s = design.pictures * sum(self._single_s.values())
+        count = design.pictures
+        if needed_s > self._left_s() / 2:
+            count = max(1, int(self._left_s() / 2 / sum(self._single_s.values())))
+            self._leave_out(f"{design.pictures - count} of {design.pictures} pictures a variant")
+        with _bar("pictures", count * len(design.variants)) as bar:
+            for variant in design.variants:
+                bar.set_postfix_str(variant)
+
+                def keep(sample: Sample, content: bytes, variant: str = variant) -> None:
+                    if sample.outcome == "ok":
+                        drawn = self.record.pictures.setdefault(sample.index, {})
+                        drawn[variant] = base64.b64decode(
+                            json.loads(content)["data"][0]["b64_json"]
+                        )
+                    bar.update()
+
+                await closedloop.run(self.client, 1, count, design.workload, variant, done=keep)
+
+    async def _check_the_plan(self) -> None:
+        """The rate that an earlier plan has foretold a p95 for, with enough requests for one."""
+        rates = self._that_fit(self.planned_per_s, DECIDING_SAMPLES, "the plan's rate")
+        if rates:
+            # A limit that nothing misses: its p95 is wanted, whatever it is.
+            await self._at_rates("plan", rates, DECIDING_SAMPLES, float("inf"))
+
+    async def _rates(self) -> None:
+        """Search each variant's highest rate that meets the SLO; then rates for its curve."""
+        design = self.design
+        limit_s = slo_s(design, self.record)
+        if limit_s is None:
+            self._leave_out("the open loop: no single-user time was measured")
+            return
+        for what, pick in (
+            ("a narrower search for the highest rate", self._for_the_search),
+            ("more rates for the curve", self._for_the_curve),
+        ):
+            for _ in range(design.most_rates):
+                found = find(design, self.record)
+                wanted = {one: pick(found[one]) for one in design.variants}
+                rates = self._that_fit(wanted, design.samples_a_rate, what)
+                if not rates:
+                    break
+                await self._at_rates("open loop", rates, design.samples_a_rate, limit_s)
+
+    def _for_the_search(self, found: VariantFindings) -> float:
+        """The next rate, or once more the one whose run was void; 0 where there is none."""
+        if found.images_per_s is None:
+            return 0.0
+        open_ones = [one for one in found.rungs if one.slo == "not decided"]
+        if open_ones:
+            (again,) = open_ones[:1]
+            retry = again.void and again.requests <= self.design.samples_a_rate
+            return again.rate_per_s if retry else 0.0
+        met = [one.rate_per_s for one in found.rungs if one.slo == "met"]
+        missed = [one.rate_per_s for one in found.rungs if one.slo == "missed"]
+        return next_rate(found.images_per_s, met, missed)
+
+    def _for_the_curve(self, found: VariantFindings) -> float:
+        tried = [one.rate_per_s for one in found.rungs]
+        if found.images_per_s is None or len(tried) >= self.design.most_rates:
+            return 0.0
+        return next_for_the_curve(found.images_per_s, tried)
+
+    def _that_fit(self, rates: dict[str, float], samples: int, what: str) -> dict[str, float]:
+        """Those that there is time for, in the variants' order; 0 means none is wanted."""
+        left_s, fit = self._left_s(), {}
+        for variant, rate in rates.items():
+            # With some air for the last answers.
+            needed_s = samples / rate + 5 if rate else 0.0
+            if needed_s > left_s:
+                self._leave_out(f"{what} of {variant}")
+            elif rate:
+                left_s -= needed_s
+                fit[variant] = rate
+        return fit
+
+    async def _at_rates(
+        self, section: Section, rates: dict[str, float], samples: int, limit_s: float
+    ) -> None:
+        """Each variant at its rate, in turns; a rate ends early once its p95 misses the limit."""
+        requests = samples // _GOES
+        with _bar(section, _GOES * requests * len(rates)) as bar:
+            for go in range(_GOES):
+                for variant, rate in rates.items():
+                    with self._run(section, variant, go, bar, rate_per_s=rate) as (run, keep):
+                        to_come = (_GOES - go) * requests
+                        await self._fire(run, rate, requests, to_come, limit_s, keep)
+
+    async def _fire(
+        self, run: Run, rate: float, requests: int, to_come: int, limit_s: float, keep: "_Keep"
+    ) -> None:
+        """One go of an open loop; `to_come` counts this one's requests and those of the next."""
+        earlier = [
+            one
+            for other in self.record.of(run.section, run.variant, rate_per_s=rate)
+            for one in other.samples
+        ]
+        most = most_misses(len(earlier) + to_come)
+
+        def missed() -> bool:
+            return misses([*earlier, *run.samples], limit_s) > most
+
+        await openloop.run(
+            self.client,
+            arrivals.poisson_of(requests, rate, seed=len(earlier)),
+            self.design.workload,
+            run.variant,
+            first=len(earlier),
+            done=keep,
+            stop=missed,
+        )
+        run.duration_s = requests / rate
+        if len(run.samples) < requests:  # It ended early.
+            run.duration_s = max((one.scheduled_s for one in run.samples), default=0.0)
+
+    def _leave_out(self, what: str) -> None:
+        if what not in self.record.left_out:
+            self.record.left_out.append(what)
+
+
+def _bar(what: str, requests: int) -> "tqdm[NoReturn]":
+    """A progress bar with the time left; on standard error, like every tqdm."""
+    return tqdm(total=requests, desc=f"{what:>13}", unit="request", dynamic_ncols=True)

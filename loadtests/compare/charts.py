@@ -1,0 +1,104 @@
+"""A report's charts as SVG text, drawn by matplotlib."""
+
+import io
+from collections.abc import Mapping, Sequence
+
+import matplotlib as mpl
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from .findings import VariantFindings
+
+# Okabe and Ito's, which also colour-blind people tell apart.
+_COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#d55e00", "#56b4e9")
+# Narrow, so that the letters stay readable on a phone.
+_SIZE_INCHES = (5.2, 3.6)
+
+
+def latency_curves(found: Mapping[str, VariantFindings], slo_s: float | None) -> str:
+    """p95 (whole lines) and p50 (broken ones) against the offered rate.
+
+    A hollow triangle on the SLO is a rate that missed it for sure before its p95 was decided.
+    """
+    figure, axes = _axes("offered requests a second (open loop)", "seconds")
+    for name, colour in zip(found, _COLOURS, strict=False):
+        rungs = found[name].rungs
+        half = [(one.rate_per_s, one.p50_s) for one in rungs if one.p50_s is not None]
+        axes.plot(*_columns(half), "--.", color=colour, linewidth=1, markersize=4)
+        most = [(one.rate_per_s, one.p95_s) for one in rungs if one.p95_s is not None]
+        axes.plot(*_columns(most), "-o", color=colour, label=name)
+        cut = [one for one in rungs if one.p95_s is None and one.slo == "missed"]
+        if cut and slo_s is not None:
+            axes.plot([one.rate_per_s for one in cut], [slo_s] * len(cut), "^", color=colour,
+                      markerfacecolor="white", markersize=8)  # fmt: skip
+    if slo_s is not None:
+        axes.axhline(slo_s, color="#555", linewidth=1, linestyle=":")
+        axes.annotate(
+            "SLO", (1, slo_s), xycoords=("axes fraction", "data"), ha="right", va="bottom"
+        )
+    axes.set_ylim(bottom=0)
+    _legend_above(figure)
+    return _svg(figure)
+
+
+def throughput_bars(found: Mapping[str, VariantFindings]) -> str:
+    """The closed loop's best throughput beside the highest rate that met the SLO."""
+    figure, axes = _axes("", "a second")
+    for index, (name, colour) in enumerate(zip(found, _COLOURS, strict=False)):
+        best, carried = found[name].best, found[name].carried.met_per_s
+        if best is not None:
+            rounds = best.images_per_s
+            reach = [[rounds.median - rounds.low], [rounds.high - rounds.median]]
+            axes.bar(index - 0.2, rounds.median, 0.38, yerr=reach, color=colour, capsize=3)
+            axes.annotate(f"{rounds.median:.2f}", (index - 0.2, 0), (0, 3), ha="center",
+                          textcoords="offset points", color="white")  # fmt: skip
+        if carried:
+            axes.bar(index + 0.2, carried, 0.38, color=colour, alpha=0.5, hatch="//")
+            axes.annotate(f"{carried:.2f}", (index + 0.2, 0), (0, 3), ha="center",
+                          textcoords="offset points")  # fmt: skip
+    axes.set_xticks(range(len(found)), list(found))
+    axes.bar(0, 0, color="#777", label="most images (closed loop)")
+    axes.bar(0, 0, color="#777", alpha=0.5, hatch="//", label="most requests within the SLO")
+    _legend_above(figure)
+    return _svg(figure)
+
+
+def histograms(latencies_s: Mapping[str, Sequence[float]], below: str) -> str:
+    """Latencies by variant, over shared bins."""
+    figure = Figure(figsize=_SIZE_INCHES, layout="constrained")
+    rows = [name for name in latencies_s if latencies_s[name]]
+    longest = max((max(latencies_s[name]) for name in rows), default=1.0)
+    panels = figure.subplots(max(1, len(rows)), 1, sharex=True, squeeze=False)[:, 0]
+    bins = [longest * edge / 30 for edge in range(31)]
+    for axes, name, colour in zip(panels, rows, _COLOURS, strict=False):
+        axes.hist(latencies_s[name], bins=bins, color=colour, label=name)
+        axes.legend(frameon=False, fontsize="small")
+        axes.spines[["top", "right"]].set_visible(False)
+    panels[-1].set_xlabel(below)
+    return _svg(figure)
+
+
+def _columns(points: Sequence[tuple[float, float]]) -> tuple[list[float], list[float]]:
+    return [x for x, _ in points], [y for _, y in points]
+
+
+def _axes(below: str, beside: str) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=_SIZE_INCHES, layout="constrained")
+    axes = figure.subplots()
+    axes.set_xlabel(below)
+    axes.set_ylabel(beside)
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure, axes
+
+
+def _legend_above(figure: Figure) -> None:
+    figure.legend(loc="outside upper center", ncols=2, frameon=False, fontsize="small")
+
+
+def _svg(figure: Figure) -> str:
+    """Only the element, without XML's head; text stays text, and the same data the same bytes."""
+    buffer = io.StringIO()
+    with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "report"}):
+        figure.savefig(buffer, format="svg", metadata={"Date": None})
+    text = buffer.getvalue()
+    return text[text.index("<svg") :]

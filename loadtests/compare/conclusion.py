@@ -1,0 +1,151 @@
+"""Everything that a report tells, in one place: what was asked, measured, found and left out."""
+
+import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import version
+from typing import Any
+
+from ..machine import commit, cpu_name
+from .costs import Cost, costs
+from .design import Design
+from .endpoint import Endpoint
+from .findings import Comparison, VariantFindings, compare, find, slo_s
+from .gate import Change
+from .plan_check import PlanCheck
+from .quality import Similarity, to_reference
+from .record import Record
+from .verdict import verdict
+
+_PACKAGES = ("ray", "torch", "diffusers", "transformers", "aiohttp")
+
+
+@dataclass(frozen=True)
+class Told:
+    """What only the caller knows: where the service runs, on what, at which price."""
+
+    command: str
+    device: str
+    devices_per_replica: float
+    price_per_hour: float | None
+    serve_config: str
+
+
+@dataclass(frozen=True)
+class Conclusion:
+    """A comparison, complete or not. Built by `conclude`."""
+
+    design: Design
+    endpoint: Endpoint
+    told: Told
+    made: Mapping[str, Any]
+    slo_s: float | None
+    found: Mapping[str, VariantFindings]
+    comparisons: Sequence[Comparison]
+    costs: Mapping[str, Cost]
+    similar: Mapping[str, Similarity]
+    verdict: Sequence[str]
+    record: Record
+    plan_checks: Sequence[PlanCheck] = ()
+    vaes: Mapping[tuple[str, str], Similarity] = field(default_factory=dict)
+    clip: Mapping[str, float] = field(default_factory=dict)
+    gate: Sequence[Change] = ()
+
+    @property
+    def device(self) -> str:
+        """In words."""
+        return self.told.device
+
+    @property
+    def price_per_hour(self) -> float | None:
+        """Of one device."""
+        return self.told.price_per_hour
+
+    @property
+    def rounds_run(self) -> int:
+        """How many rounds of the closed loop there were."""
+        rounds = {run.round for run in self.record.runs if run.section == "closed loop"}
+        return len(rounds)
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain data, without the raw samples, which lie in samples.csv."""
+        design = asdict(self.design)
+        design["workload"]["prompts"] = len(self.design.workload.prompts)
+        return {
+            "report": "comparison",
+            "complete": not self.record.interrupted,
+            "made": dict(self.made),
+            "told": asdict(self.told),
+            "endpoint": {
+                "url": self.endpoint.url,
+                "family": self.endpoint.family,
+                "random_weights": self.endpoint.random_weights,
+                "replicas": dict(self.endpoint.replicas),
+                "defaults": {name: one["defaults"] for name, one in self.endpoint.models.items()},
+            },
+            "design": design,
+            "slo_s": self.slo_s,
+            "verdict": list(self.verdict),
+            "variants": {name: asdict(one) for name, one in self.found.items()},
+            "comparisons": [_comparison_json(one) for one in self.comparisons],
+            "costs": {name: asdict(one) for name, one in self.costs.items()},
+            "quality": {
+                "to_reference": {name: asdict(one) for name, one in self.similar.items()},
+                "vaes_on_identical_latents": [
+                    {"kl": kl, "other": other, **asdict(one)}
+                    for (kl, other), one in self.vaes.items()
+                ],
+                "clip": dict(self.clip),
+            },
+            "plan_checks": [asdict(one) for one in self.plan_checks],
+            "left_out": list(self.record.left_out),
+        }
+
+
+def conclude(
+    design: Design, endpoint: Endpoint, told: Told, began: str, record: Record, **more: Any
+) -> Conclusion:
+    """Compute what the record says; `more` is what was found beside it (VAEs, CLIP, a plan)."""
+    found = find(design, record)
+    comparisons = compare(found)
+    limit_s = slo_s(design, record)
+    prices = costs(found, endpoint.replicas, told.devices_per_replica, told.price_per_hour)
+    similar = to_reference(record.pictures, design.variants)
+    judged = {} if endpoint.random_weights else similar
+    return Conclusion(
+        design=design,
+        endpoint=endpoint,
+        told=told,
+        made={
+            "began": began,
+            "commit": commit(),
+            "client": cpu_name(),
+            "python": platform.python_version(),
+            "packages": {name: version(name) for name in _PACKAGES},
+        },
+        slo_s=limit_s,
+        found=found,
+        comparisons=comparisons,
+        costs=prices,
+        similar=similar,
+        verdict=verdict(found, comparisons, prices, judged, limit_s),
+        record=record,
+        **more,
+    )
+
+
+def _comparison_json(one: Comparison) -> dict[str, Any]:
+    ratios = {
+        name: None if ratio is None else {**asdict(ratio), "outcome": ratio.outcome}
+        for name, ratio in (
+            ("throughput", one.throughput),
+            ("single", one.single),
+            ("seed_workload", one.seed_workload),
+        )
+    }
+    return {
+        "variant": one.variant,
+        "against": one.against,
+        **ratios,
+        "carried": {"ratio": one.carried_ratio, "outcome": one.carried},
+    }

@@ -1,0 +1,103 @@
+"""What needs the models themselves: VAEs on identical latents, and the CLIP score.
+
+Runs in this process, without the endpoint, and after it has been measured.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from transformers import CLIPModel, CLIPProcessor
+
+from serve.generation import Generation
+from serve.pipelines import Pipeline
+from serve.variants import Family
+
+from ..workload import Workload
+from .quality import Similarity, similarity
+
+
+def vae_pairs(family: Family) -> list[tuple[str, str]]:
+    """Variants with the same UNet and another VAE: (the one with the KL VAE, the other)."""
+    variants = family.variants.values()
+    return [
+        (one.name, other.name)
+        for one in variants
+        for other in variants
+        if one.unet == other.unet
+        and one.vae.component_class == "AutoencoderKL"
+        and other.vae.component_class != "AutoencoderKL"
+    ]
+
+
+def vae_similarity(
+    family: Family, folder: Path, workload: Workload, count: int
+) -> dict[tuple[str, str], Similarity]:
+    """Decode the same latents with both VAEs of each pair, so that no UNet's part is in it.
+
+    Args:
+        family: whose variants are compared.
+        folder: the family folder.
+        workload: whose first prompts and seeds are drawn, at the variant's default size.
+        count: how many pictures.
+    """
+    found = {}
+    for kl_name, other_name in vae_pairs(family):
+        variant = family.variants[kl_name]
+        kl, other = (
+            Pipeline.load(family.variants[one], folder, "auto") for one in (kl_name, other_name)
+        )
+        ours: list[NDArray[np.uint8]] = []
+        theirs: list[NDArray[np.uint8]] = []
+        for index in range(count):
+            asked = workload.body(index, kl_name)
+            generation = Generation(
+                prompt=asked["prompt"],
+                negative_prompt="",
+                seeds=(asked["seed"],),
+                width_px=variant.default_size_px,
+                height_px=variant.default_size_px,
+                num_inference_steps=asked["num_inference_steps"],
+                guidance_scale=asked.get("guidance_scale", variant.guidance_scale),
+                scheduler=variant.default_scheduler,
+            )
+            trajectories, _ = kl.begin(generation)
+            while trajectories[0].steps_done < trajectories[0].total_steps:
+                kl.step(trajectories)
+            theirs.append(kl.decode(trajectories)[0])
+            ours.append(other.decode(trajectories)[0])
+        found[kl_name, other_name] = similarity(ours, theirs)
+    return found
+
+
+def clip_scores(
+    folder: Path, prompts: Sequence[str], pictures: Mapping[str, Sequence[NDArray[np.uint8]]]
+) -> dict[str, float]:
+    """Mean cosine similarity of prompts and pictures in a CLIP model's space, by variant.
+
+    Args:
+        folder: a CLIP model in transformers' form, such as openai/clip-vit-large-patch14's files.
+        prompts: one for each picture.
+        pictures: of each variant, in the prompts' order.
+
+    Raises:
+        OSError: the folder holds no such model.
+    """
+    model = CLIPModel.from_pretrained(folder, local_files_only=True).eval()
+    processor = CLIPProcessor.from_pretrained(folder, local_files_only=True)
+    scores = {}
+    for variant, drawn in pictures.items():
+        inputs = processor(
+            text=list(prompts),
+            images=list(drawn),
+            return_tensors="pt",
+            padding=True,
+            truncation=True,
+        )
+        with torch.inference_mode():
+            output = model(**inputs)
+        similarities = (output.text_embeds * output.image_embeds).sum(-1)
+        scores[variant] = float(similarities.mean())
+    return scores

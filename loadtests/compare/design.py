@@ -1,0 +1,65 @@
+"""What a comparison measures, how often, and for how long at most."""
+
+from dataclasses import dataclass, replace
+
+from ..published import CALLS, IMAGES_A_CALL, PROMPT, STEPS
+from ..workload import Workload
+
+# A p95 from fewer is not decided.
+DECIDING_SAMPLES = 100
+
+
+@dataclass(frozen=True)
+class Design:
+    """The experiment. The first variant is the reference for the others.
+
+    `slo_s` None means `slo_factor` times the reference's single-user time. `samples_a_rate` is how
+    many requests each rate of the open loop gets, at most `most_rates` rates a variant. `budget_s`
+    bounds the whole: what doesn't fit is left out and named.
+    """
+
+    variants: tuple[str, ...]
+    workload: Workload
+    users: tuple[int, ...] = (1, 2, 4, 8)
+    rounds: int = 4
+    requests_a_user: int = 2
+    samples_a_rate: int = DECIDING_SAMPLES
+    most_rates: int = 5
+    pictures: int = 12
+    slo_s: float | None = None
+    slo_factor: float = 3.0
+    most_rejected: float = 0.01
+    budget_s: float = 18 * 60.0
+
+    def quick(self) -> "Design":
+        """The same in a fifth of the time; no p95 is decided."""
+        return replace(
+            self,
+            users=(1, 4),
+            rounds=3,
+            samples_a_rate=24,
+            most_rates=1,
+            pictures=4,
+            budget_s=200.0,
+        )
+
+    @property
+    def seed_workload(self) -> Workload:
+        """The published one: 4 images a call, always 25 steps."""
+        return replace(
+            self.workload, prompts=(PROMPT,), n=IMAGES_A_CALL, num_inference_steps=(STEPS,)
+        )
+
+    @property
+    def seed_calls(self) -> int:
+        """How many calls of it make the published 12 images."""
+        return CALLS
+
+    def requests(self, users: int) -> int:
+        """How many requests that many users share in one round."""
+        return self.requests_a_user * max(users, 2)
+
+
+def most_misses(requests: int) -> int:
+    """With more requests than this outside the SLO, the p95 of so many misses it."""
+    return max(requests, DECIDING_SAMPLES) // 20

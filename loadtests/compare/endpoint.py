@@ -1,0 +1,53 @@
+"""What an endpoint says of itself: what it serves, and on how many replicas."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, get_args
+
+import aiohttp
+
+from serve.errors import ServingError
+from serve.variants import FamilyName
+
+from ..client import Client
+
+
+class NotTheService(ServingError):
+    """Nobody answers at an address, or somebody else."""
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """Read once, before anything is measured; `models` by variant, as `/v1/models` lists them."""
+
+    url: str
+    family: FamilyName
+    models: Mapping[str, Mapping[str, Any]]
+    replicas: Mapping[str, int]
+
+    @property
+    def random_weights(self) -> bool:
+        """Whether the pictures say nothing about the variants."""
+        return any(model["random_weights"] for model in self.models.values())
+
+
+async def read(client: Client, url: str) -> Endpoint:
+    """Ask `/v1/models` and `/readyz`.
+
+    Raises:
+        NotTheService: nobody answers, somebody else does, or not every variant is warm.
+    """
+    try:
+        models, ready = await client.get("/v1/models"), await client.get("/readyz")
+    except (aiohttp.ClientError, TimeoutError, ValueError) as fault:
+        raise NotTheService(f"host: {url!r} does not answer: {fault}") from None
+    try:
+        if not ready["ready"]:
+            raise NotTheService(f"host: {url!r} is not ready: {ready['warm_replicas']}")
+        by_name = {model["id"]: model for model in models["data"]}
+        (family,) = {model["family"] for model in by_name.values()}
+        if family not in get_args(FamilyName):
+            raise ValueError(f"family {family!r}")
+        return Endpoint(url, family, by_name, ready["warm_replicas"])
+    except (KeyError, TypeError, ValueError) as fault:
+        raise NotTheService(f"host: {url!r} is not this service: {fault!r}") from None

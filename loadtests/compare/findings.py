@@ -1,0 +1,168 @@
+"""A record's figures: pure arithmetic, with what is decided and what is a tie."""
+
+import itertools
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from ..samples import Sample
+from .design import Design
+from .ratios import Outcome, Ratio, Repeated
+from .record import Record
+from .rungs import Carried, Rung, carried, decided_p95, rungs_of
+
+
+@dataclass(frozen=True)
+class ClosedLevel:
+    """So many users: throughput and latency, rounds pooled."""
+
+    users: int
+    images_per_s: Repeated
+    requests: int
+    p50_s: float
+    p95_s: float | None
+    rejected: int
+    failed: int
+
+
+@dataclass(frozen=True)
+class VariantFindings:
+    """Everything that was found of one variant; None is what wasn't measured."""
+
+    seed_workload_s: Repeated | None
+    single_s: Repeated | None
+    closed: tuple[ClosedLevel, ...]
+    rungs: tuple[Rung, ...]
+    carried: Carried
+
+    @property
+    def best(self) -> ClosedLevel | None:
+        """The level with the highest throughput."""
+        return max(self.closed, key=lambda level: level.images_per_s.median, default=None)
+
+    @property
+    def images_per_s(self) -> float | None:
+        """The highest throughput of the closed loop."""
+        return None if self.best is None else self.best.images_per_s.median
+
+
+def slo_s(design: Design, record: Record) -> float | None:
+    """The latency that 95 % of requests should keep; None before the single user is measured."""
+    if design.slo_s is not None:
+        return design.slo_s
+    single = _single(record, design.variants[0])
+    return None if single is None else design.slo_factor * single.median
+
+
+def find(design: Design, record: Record) -> dict[str, VariantFindings]:
+    """The figures of every variant."""
+    limit_s = slo_s(design, record)
+    return {variant: _of_variant(design, record, variant, limit_s) for variant in design.variants}
+
+
+def _of_variant(
+    design: Design, record: Record, variant: str, limit_s: float | None
+) -> VariantFindings:
+    seed = {
+        run.round: max(one.done_s for one in run.samples)
+        for run in record.of("seed workload", variant)
+        if len(_drawn(run.samples)) == design.seed_calls
+    }
+    closed = [_closed_level(record, variant, users) for users in design.users]
+    rungs = [] if limit_s is None else rungs_of(design, record, variant, limit_s)
+    return VariantFindings(
+        seed_workload_s=Repeated(seed) if seed else None,
+        single_s=_single(record, variant),
+        closed=tuple(level for level in closed if level is not None),
+        rungs=tuple(rungs),
+        carried=carried(rungs),
+    )
+
+
+def _drawn(samples: Sequence[Sample]) -> list[Sample]:
+    return [one for one in samples if one.outcome == "ok"]
+
+
+def _single(record: Record, variant: str) -> Repeated | None:
+    """The median latency of one user, by round."""
+    medians = {
+        run.round: statistics.median(one.latency_s for one in drawn)
+        for run in record.of("closed loop", variant, users=1)
+        if (drawn := _drawn(run.samples))
+    }
+    return Repeated(medians) if medians else None
+
+
+def _closed_level(record: Record, variant: str, users: int) -> ClosedLevel | None:
+    runs = [run for run in record.of("closed loop", variant, users=users) if _drawn(run.samples)]
+    if not runs:
+        return None
+    samples = [one for run in runs for one in run.samples]
+    latencies_s = sorted(one.latency_s for one in _drawn(samples))
+    return ClosedLevel(
+        users=users,
+        images_per_s=Repeated(
+            {
+                run.round: len(_drawn(run.samples)) / max(one.done_s for one in run.samples)
+                for run in runs
+            }
+        ),
+        requests=len(samples),
+        p50_s=statistics.median(latencies_s),
+        p95_s=decided_p95(latencies_s),
+        rejected=sum(one.outcome == "rejected" for one in samples),
+        failed=sum(one.outcome == "failed" for one in samples),
+    )
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One variant against another; a ratio over 1 means that `variant` is better."""
+
+    variant: str
+    against: str
+    seed_workload: Ratio | None
+    single: Ratio | None
+    throughput: Ratio | None
+    carried: Outcome
+    carried_ratio: float | None
+
+
+def compare(found: Mapping[str, VariantFindings]) -> list[Comparison]:
+    """Every variant against the first, then each of the others against the one before it."""
+    names = list(found)
+    pairs = [(name, names[0]) for name in names[1:]]
+    pairs += [(after, before) for before, after in itertools.pairwise(names[1:])]
+    return [_compare(found, variant, against) for variant, against in pairs]
+
+
+def _compare(found: Mapping[str, VariantFindings], variant: str, against: str) -> Comparison:
+    one, other = found[variant], found[against]
+    throughput = None
+    if one.best is not None and other.best is not None:
+        throughput = Ratio.of(one.best.images_per_s, other.best.images_per_s)
+    ratio = None
+    if one.carried.met_per_s and other.carried.met_per_s:
+        ratio = one.carried.met_per_s / other.carried.met_per_s
+    return Comparison(
+        variant=variant,
+        against=against,
+        seed_workload=_faster(one.seed_workload_s, other.seed_workload_s),
+        single=_faster(one.single_s, other.single_s),
+        throughput=throughput,
+        carried=_carries_more(one.carried, other.carried),
+        carried_ratio=ratio,
+    )
+
+
+def _faster(one: Repeated | None, other: Repeated | None) -> Ratio | None:
+    return None if one is None or other is None else Ratio.of(other, one)
+
+
+def _carries_more(one: Carried, other: Carried) -> Outcome:
+    if one.met_per_s and other.missed_per_s and one.met_per_s >= other.missed_per_s:
+        return "better"
+    if other.met_per_s and one.missed_per_s and other.met_per_s >= one.missed_per_s:
+        return "worse"
+    bracketed = one.met_per_s and one.missed_per_s and other.met_per_s and other.missed_per_s
+    return "tie" if bracketed else "not decided"

@@ -1,0 +1,112 @@
+"""Two reports against each other: what has become worse beyond a tolerance and the noise."""
+
+import json
+import statistics
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from serve.errors import ServingError
+
+
+class NotComparable(ServingError):
+    """The two runs measured different things."""
+
+
+@dataclass(frozen=True)
+class Change:
+    """One figure in both runs; `change` and `allowed` are shares, a positive change is better."""
+
+    variant: str
+    figure: str
+    before: float
+    now: float
+    change: float
+    allowed: float
+
+    @property
+    def worse(self) -> bool:
+        """Beyond what is allowed."""
+        return self.change < -self.allowed
+
+
+def read_report(path: Path) -> dict[str, Any]:
+    """An earlier run's report.json.
+
+    Raises:
+        NotComparable: it isn't one, or is of an interrupted run.
+    """
+    try:
+        report: dict[str, Any] = json.loads(path.read_text())
+        if report["report"] != "comparison":
+            raise ValueError("it is no comparison's")
+    except (OSError, ValueError, KeyError, TypeError) as fault:
+        raise NotComparable(f"{path}: not a report.json of a comparison: {fault}") from None
+    if not report["complete"]:
+        raise NotComparable(f"{path}: the report of an interrupted run")
+    return report
+
+
+def changes(before: Mapping[str, Any], now: Mapping[str, Any], tolerance: float) -> list[Change]:
+    """Every figure that both runs have.
+
+    Raises:
+        NotComparable: they measured other families, steps, sizes or guidance.
+    """
+    for name in ("num_inference_steps", "size", "guidance_scale", "seed"):
+        old, new = (one["design"]["workload"][name] for one in (before, now))
+        if list(old) != list(new) if isinstance(old, list | tuple) else old != new:
+            raise NotComparable(f"baseline: its workload has {name} {old}, this run's {new}")
+    if before["endpoint"]["family"] != now["endpoint"]["family"]:
+        raise NotComparable(
+            f"baseline: measured {before['endpoint']['family']}, this run "
+            f"{now['endpoint']['family']}"
+        )
+    return [
+        change
+        for name, figures in now["variants"].items()
+        if name in before["variants"]
+        for change in _of_variant(name, before["variants"][name], figures, tolerance)
+    ]
+
+
+def _of_variant(
+    name: str, before: Mapping[str, Any], now: Mapping[str, Any], tolerance: float
+) -> Iterator[Change]:
+    for figure, key in (("seed workload, s", "seed_workload_s"), ("one picture, s", "single_s")):
+        if before[key] and now[key]:
+            old, new = _rounds(before[key]), _rounds(now[key])
+            gain = statistics.median(old) / statistics.median(new) - 1
+            yield _change(name, figure, old, new, gain, tolerance)
+    old_best, new_best = _best(before), _best(now)
+    if old_best and new_best:
+        gain = statistics.median(new_best) / statistics.median(old_best) - 1
+        yield _change(name, "images/s", old_best, new_best, gain, tolerance)
+    met, missed = before["carried"]["met_per_s"], now["carried"]["missed_per_s"]
+    if met and missed:
+        # What was carried then and is missed now; a rate between is neither.
+        carried = now["carried"]["met_per_s"] or missed
+        gain = 0.0 if missed > met else carried / met - 1
+        yield Change(name, "rate within the SLO", met, carried, gain, tolerance)
+
+
+def _change(
+    name: str, figure: str, old: list[float], new: list[float], gain: float, tolerance: float
+) -> Change:
+    allowed = tolerance + max(_noise(old), _noise(new))
+    return Change(name, figure, statistics.median(old), statistics.median(new), gain, allowed)
+
+
+def _rounds(repeated: Mapping[str, Any]) -> list[float]:
+    return list(repeated["by_round"].values())
+
+
+def _best(figures: Mapping[str, Any]) -> list[float]:
+    levels = [_rounds(level["images_per_s"]) for level in figures["closed"]]
+    return max(levels, key=statistics.median, default=[])
+
+
+def _noise(rounds: list[float]) -> float:
+    """Half of the rounds' range, as a share of their median."""
+    return (max(rounds) - min(rounds)) / 2 / statistics.median(rounds)

@@ -1,0 +1,77 @@
+"""How right an earlier plan was: its p95 at its rate, against the one measured now."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from serve.errors import ServingError
+
+from .design import Design
+from .record import Record
+from .rungs import rung
+
+
+class NotAPlan(ServingError):
+    """The file isn't one of `loadtests.plan`."""
+
+
+def read_plan(path: Path) -> dict[str, Any]:
+    """A plan.json.
+
+    Raises:
+        NotAPlan: it isn't one.
+    """
+    try:
+        plan: dict[str, Any] = json.loads(path.read_text())
+        if plan["plan"] != "replicas":
+            raise ValueError("it is no plan of replicas")
+    except (OSError, ValueError, KeyError, TypeError) as fault:
+        raise NotAPlan(f"{path}: not a plan.json: {fault}") from None
+    return plan
+
+
+@dataclass(frozen=True)
+class PlanCheck:
+    """`error` is words: how far the measured p95 lies from the foretold one."""
+
+    variant: str
+    rate_per_s: float
+    foretold_p95_s: float
+    measured_p95_s: float | None
+    error: str
+    note: str
+
+
+def planned_rates(plan: Mapping[str, Any], replicas: Mapping[str, int]) -> dict[str, float]:
+    """What to offer each planned variant: its replica's planned rate times its warm replicas."""
+    return {
+        name: one["rate_per_replica"] * replicas[name]
+        for name, one in plan["variants"].items()
+        if replicas.get(name) and one["replicas"]
+    }
+
+
+def check_plan(
+    plan: Mapping[str, Any], replicas: Mapping[str, int], design: Design, record: Record
+) -> list[PlanCheck]:
+    """Each variant that was measured at its planned rate."""
+    checks = []
+    for name, rate in planned_rates(plan, replicas).items():
+        runs = [run for run in record.of("plan", name, rate_per_s=rate) if run.samples]
+        if not runs:
+            continue
+        one = plan["variants"][name]
+        seen = rung(design, runs, rate, float(plan["slo_p95_s"]))
+        foretold = float(one["p95_s"])
+        note = "" if replicas[name] == one["replicas"] else (
+            f"planned for {one['replicas']} replicas, {replicas[name]} are here: each got its "
+            "share of the rate"
+        )  # fmt: skip
+        if seen.p95_s is None:
+            error = f"SLO {seen.slo}"
+        else:
+            error = f"{seen.p95_s / foretold - 1:+.0%}, SLO {seen.slo}"
+        checks.append(PlanCheck(name, rate, foretold, seen.p95_s, error, note))
+    return checks

@@ -1,0 +1,76 @@
+"""Figures that were measured once a round, and their ratios with the noise of the rounds."""
+
+import math
+import statistics
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from scipy import stats
+
+_CONFIDENCE = 0.95
+
+Outcome = Literal["better", "worse", "tie", "not decided"]
+
+
+@dataclass(frozen=True)
+class Repeated:
+    """One figure by round."""
+
+    by_round: Mapping[int, float]
+
+    @property
+    def median(self) -> float:
+        """Of the rounds."""
+        return statistics.median(self.by_round.values())
+
+    @property
+    def low(self) -> float:
+        """The smallest."""
+        return min(self.by_round.values())
+
+    @property
+    def high(self) -> float:
+        """The largest."""
+        return max(self.by_round.values())
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """How much better one variant is than another; over 1 means better.
+
+    `low` and `high` bound the 95 % confidence interval of the mean, by Student's t over the
+    logarithms; None from fewer than two rounds.
+    """
+
+    value: float
+    low: float | None
+    high: float | None
+
+    @classmethod
+    def of(cls, more: Repeated, less: Repeated) -> "Ratio | None":
+        """Within the rounds that both have: what slows a whole round down cancels out."""
+        both = sorted(set(more.by_round) & set(less.by_round))
+        if not both:
+            return None
+        logs = [math.log(more.by_round[one] / less.by_round[one]) for one in both]
+        mean = statistics.fmean(logs)
+        if len(logs) < 2:
+            return cls(math.exp(mean), None, None)
+        error = statistics.stdev(logs) / math.sqrt(len(logs))
+        half = float(stats.t.ppf((1 + _CONFIDENCE) / 2, len(logs) - 1)) * error
+        return cls(math.exp(mean), math.exp(mean - half), math.exp(mean + half))
+
+    @property
+    def outcome(self) -> Outcome:
+        """A tie where the interval holds 1."""
+        if self.low is None or self.high is None:
+            return "not decided"
+        if self.low > 1:
+            return "better"
+        return "worse" if self.high < 1 else "tie"
+
+    @property
+    def noise(self) -> float | None:
+        """How far the interval reaches, as a share: a smaller difference is a tie."""
+        return None if self.high is None else self.high / self.value - 1

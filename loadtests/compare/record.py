@@ -1,0 +1,54 @@
+"""What a comparison has measured so far: raw, so that an interrupted one loses nothing."""
+
+import csv
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Literal
+
+from ..samples import Sample
+
+Section = Literal["seed workload", "closed loop", "open loop", "plan"]
+
+
+@dataclass
+class Run:
+    """Requests that were made together: one variant, one round, so many users or such a rate."""
+
+    section: Section
+    variant: str
+    round: int
+    users: int | None = None
+    rate_per_s: float | None = None
+    duration_s: float = 0.0
+    samples: list[Sample] = field(default_factory=list)
+
+
+@dataclass
+class Record:
+    """Grows while the comparison runs. `pictures` are PNG bytes by request number and variant."""
+
+    runs: list[Run] = field(default_factory=list)
+    pictures: dict[int, dict[str, bytes]] = field(default_factory=dict)
+    left_out: list[str] = field(default_factory=list)
+    interrupted: bool = False
+
+    def of(self, section: Section, variant: str, **wanted: float | None) -> Iterator[Run]:
+        """The runs of a section and a variant, with these users or this rate."""
+        for run in self.runs:
+            if (run.section, run.variant) == (section, variant) and all(
+                getattr(run, name) == value for name, value in wanted.items()
+            ):
+                yield run
+
+    def write_samples(self, path: Path) -> None:
+        """Every request, one line each, as CSV."""
+        labels = ("section", "round", "users", "rate_per_s")
+        names = [*labels, *(one.name for one in fields(Sample)), "latency_s"]
+        with path.open("w", newline="") as lines:
+            writer = csv.DictWriter(lines, names)
+            writer.writeheader()
+            for run in self.runs:
+                told = {name: getattr(run, name) for name in labels}
+                for sample in run.samples:
+                    writer.writerow({**told, **asdict(sample), "latency_s": sample.latency_s})

@@ -1,0 +1,176 @@
+"""Writes a comparison down: report.html, report.md, report.json, samples.csv."""
+
+import base64
+import io
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from PIL import Image
+
+from ..markdown import table
+from . import charts
+from .conclusion import Conclusion
+from .tables import tables
+
+# Rows of the picture grid, and the width of a picture in it: enough to look, small enough to mail.
+_ROWS = 8
+_WIDEST_PX = 256
+
+
+def write(conclusion: Conclusion, out: Path) -> None:
+    """All four files into a folder, which is made.
+
+    Raises:
+        OSError: it can't be written.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    conclusion.record.write_samples(out / "samples.csv")
+    (out / "report.json").write_text(json.dumps(conclusion.as_json(), indent=1) + "\n")
+    (out / "report.md").write_text(as_markdown(conclusion))
+    (out / "report.html").write_text(as_html(conclusion), encoding="utf-8")
+
+
+def as_markdown(conclusion: Conclusion) -> str:
+    """Words and tables; the pictures and charts are in the HTML."""
+    parts = [f"# {_title(conclusion)}", *_warnings(conclusion)]
+    parts.append("\n".join(f"- {one}" for one in conclusion.verdict))
+    parts += [
+        f"## {one.title}\n\n{table(one.caption, one.head, one.rows)}" for one in tables(conclusion)
+    ]
+    parts.append("## To repeat it\n\n" + "\n".join(f"- {one}" for one in facts(conclusion)))
+    if conclusion.told.serve_config:
+        parts.append(f"```\n{conclusion.told.serve_config.rstrip()}\n```")
+    return "\n\n".join(parts) + "\n"
+
+
+def as_html(conclusion: Conclusion) -> str:
+    """One file that needs no other: charts and pictures are inside."""
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template("report.html.jinja").render(
+        title=_title(conclusion),
+        warnings=_warnings(conclusion),
+        verdict=conclusion.verdict,
+        charts=_charts(conclusion),
+        tables=tables(conclusion),
+        variants=conclusion.design.variants,
+        pictures=_picture_rows(conclusion),
+        facts=facts(conclusion),
+        serve_config=conclusion.told.serve_config,
+    )
+
+
+def _title(conclusion: Conclusion) -> str:
+    return f"Which variant to pay for: `{conclusion.endpoint.family}` on {conclusion.device}"
+
+
+def _warnings(conclusion: Conclusion) -> list[str]:
+    warnings = []
+    if conclusion.record.interrupted:
+        warnings.append("PARTIAL: interrupted; what was measured until then is below.")
+    if conclusion.endpoint.random_weights:
+        warnings.append("Random weights: the speeds count, the pictures say nothing.")
+    if conclusion.record.left_out:
+        warnings.append("Left out for want of time: " + "; ".join(conclusion.record.left_out) + ".")
+    failed = [
+        f"{one.reason} ({run.variant})"
+        for run in conclusion.record.runs
+        for one in run.samples
+        if one.outcome == "failed"
+    ]
+    if failed:
+        kinds = "; ".join(sorted(set(failed))[:5])
+        warnings.append(f"{len(failed)} requests failed: {kinds}.")
+    return warnings
+
+
+def facts(conclusion: Conclusion) -> list[str]:
+    """What a stranger needs to repeat the run."""
+    made, design, workload = conclusion.made, conclusion.design, conclusion.design.workload
+    packages = ", ".join(f"{name} {number}" for name, number in made["packages"].items())
+    sizes = sorted({model["defaults"]["size"] for model in conclusion.endpoint.models.values()})
+    replicas = ", ".join(f"{name} {count}" for name, count in conclusion.endpoint.replicas.items())
+    return [
+        f"Command: `{conclusion.told.command}`",
+        f"Begun {made['began']}, commit {made['commit']}.",
+        f"Service: {conclusion.endpoint.url}, family `{conclusion.endpoint.family}`, replicas: "
+        f"{replicas}; device: {conclusion.device}.",
+        f"Client: {made['client']}, {os.cpu_count()} cores, Python {made['python']}; {packages} "
+        "(installed here; the service's own where it runs here).",
+        f"Regime: over HTTP, every variant warmed up in both shapes first, one variant loaded at a "
+        f"time, variants in turn; {workload.num_inference_steps[0]} steps, size "
+        f"{workload.size or ', '.join(sizes)}, guidance "
+        f"{workload.guidance_scale or 'of the variant'}.",
+        f"Workload: request i is the same for every variant; seed {workload.seed}, "
+        f"{len(workload.prompts)} prompts. Open loop: {design.samples_a_rate} requests a rate in "
+        "two goes, rates searched from 0.7 of the closed loop's best.",
+        f"Budget: {design.budget_s / 60:.1f} minutes.",
+    ]
+
+
+def _charts(conclusion: Conclusion) -> list[dict[str, str]]:
+    """Title and source of each chart that there is something for."""
+    found, drawn = conclusion.found, {}
+    if any(one.rungs for one in found.values()):
+        title = "Latency by offered rate: p95 whole, p50 broken; hollow: missed the SLO for sure"
+        drawn[title] = charts.latency_curves(found, conclusion.slo_s)
+    if any(one.best for one in found.values()):
+        title = "Throughput; whiskers: lowest and highest round"
+        drawn[title] = charts.throughput_bars(found)
+    for section, title, below in (
+        ("closed loop", "One user: latency of each picture", "seconds, one user"),
+        ("open loop", "Open loop: latency of each picture, all rates", "seconds, open loop"),
+    ):
+        latencies_s = _latencies_s(conclusion, section)
+        if any(latencies_s.values()):
+            drawn[title] = charts.histograms(latencies_s, below)
+    return [
+        {"title": title, "source": _data("image/svg+xml", svg.encode())}
+        for title, svg in drawn.items()
+    ]
+
+
+def _latencies_s(conclusion: Conclusion, section: str) -> dict[str, list[float]]:
+    return {
+        variant: [
+            one.latency_s
+            for run in conclusion.record.runs
+            if (run.section, run.variant) == (section, variant) and run.users in (None, 1)
+            for one in run.samples
+            if one.outcome == "ok"
+        ]
+        for variant in conclusion.design.variants
+    }
+
+
+def _picture_rows(conclusion: Conclusion) -> list[dict[str, Any]]:
+    """Prompt and pictures side by side, for the first requests that every variant drew."""
+    workload, variants = conclusion.design.workload, conclusion.design.variants
+    rows: list[dict[str, Any]] = []
+    for index, drawn in sorted(conclusion.record.pictures.items()):
+        if set(variants) <= set(drawn) and len(rows) < _ROWS:
+            asked = workload.body(index, variants[0])
+            sources = [_thumbnail(drawn[variant]) for variant in variants]
+            rows.append({"prompt": asked["prompt"], "seed": asked["seed"], "sources": sources})
+    return rows
+
+
+def _thumbnail(picture: bytes) -> str:
+    with Image.open(io.BytesIO(picture)) as image:
+        small = image.convert("RGB")
+    small.thumbnail((_WIDEST_PX, _WIDEST_PX))
+    buffer = io.BytesIO()
+    small.save(buffer, "WEBP", quality=90)
+    return _data("image/webp", buffer.getvalue())
+
+
+def _data(media_type: str, content: bytes) -> str:
+    return f"data:{media_type};base64,{base64.b64encode(content).decode()}"

@@ -1,0 +1,114 @@
+"""The rates of the open loop: what each brought, and between which the highest good one lies."""
+
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from ..samples import Sample, percentile, summarize
+from .design import DECIDING_SAMPLES, Design, most_misses
+from .record import Record, Run
+
+# Where the first request of a run waited longer in the replica, something else was asking, too.
+_IDLE_S = 0.1
+
+
+@dataclass(frozen=True)
+class Rung:
+    """One rate of the open loop, its runs pooled. `p95_s` is None where it isn't decided."""
+
+    rate_per_s: float
+    requests: int
+    ok: int
+    rejected: int
+    failed: int
+    late: int
+    offered_per_s: float
+    achieved_per_s: float
+    within_slo: float
+    mean_s: float | None
+    p50_s: float | None
+    p95_s: float | None
+    p99_s: float | None
+    slo: Literal["met", "missed", "not decided"]
+    busy_at_start: bool
+    void: str
+
+
+@dataclass(frozen=True)
+class Carried:
+    """The highest rate that met the SLO and the lowest that missed it, per second."""
+
+    met_per_s: float | None
+    missed_per_s: float | None
+
+
+def rungs_of(design: Design, record: Record, variant: str, limit_s: float) -> list[Rung]:
+    """Each rate that was tried, lowest first."""
+    rates = {run.rate_per_s for run in record.of("open loop", variant) if run.samples}
+    return [
+        rung(design, list(record.of("open loop", variant, rate_per_s=rate)), rate, limit_s)
+        for rate in sorted(rate for rate in rates if rate is not None)
+    ]
+
+
+def rung(design: Design, runs: Sequence[Run], rate_per_s: float, limit_s: float) -> Rung:
+    """The runs of one rate, pooled."""
+    samples = [one for run in runs for one in run.samples]
+    duration_s = sum(run.duration_s for run in runs)
+    whole = summarize(samples, max(duration_s, 1e-9), limit_s)
+    drawn = sorted(one.latency_s for one in samples if one.outcome == "ok")
+    most_rejected = design.most_rejected * max(len(samples), design.samples_a_rate)
+    slo: Literal["met", "missed", "not decided"] = "not decided"
+    if not whole.void:
+        if misses(samples, limit_s) > most_misses(len(samples)) or whole.rejected > most_rejected:
+            slo = "missed"
+        elif len(samples) >= DECIDING_SAMPLES:
+            slo = "met"
+    first = [run.samples[0] for run in runs if run.samples]
+    took_s = sum(max(s.done_s for s in run.samples) for run in runs if run.samples)
+    return Rung(
+        rate_per_s=rate_per_s,
+        requests=len(samples),
+        ok=whole.ok,
+        rejected=whole.rejected,
+        failed=whole.failed,
+        late=whole.late,
+        offered_per_s=whole.offered_per_s,
+        achieved_per_s=whole.ok / max(took_s, 1e-9),
+        within_slo=whole.within_slo or 0.0,
+        mean_s=statistics.fmean(drawn) if drawn else None,
+        p50_s=whole.p50_s,
+        p95_s=decided_p95(drawn),
+        p99_s=percentile(drawn, 99) if len(drawn) >= DECIDING_SAMPLES else None,
+        slo=slo,
+        busy_at_start=any((one.queue_s or 0) > _IDLE_S for one in first),
+        void=whole.void,
+    )
+
+
+def misses(samples: Sequence[Sample], limit_s: float) -> int:
+    """Requests that were answered, but not with a picture within the SLO; 429s aside."""
+    return sum(
+        one.outcome == "failed" or (one.outcome == "ok" and one.latency_s > limit_s)
+        for one in samples
+    )
+
+
+def carried(rungs: Sequence[Rung]) -> Carried:
+    """The bracket of the highest rate that meets the SLO."""
+    missed = min((one.rate_per_s for one in rungs if one.slo == "missed"), default=None)
+    met = max(
+        (
+            one.rate_per_s
+            for one in rungs
+            if one.slo == "met" and (missed is None or one.rate_per_s < missed)
+        ),
+        default=None,
+    )
+    return Carried(met, missed)
+
+
+def decided_p95(latencies_s: Sequence[float]) -> float | None:
+    """The p95; None where there are too few for one."""
+    return percentile(latencies_s, 95) if len(latencies_s) >= DECIDING_SAMPLES else None

@@ -1,0 +1,58 @@
+"""A service of the comparison's own, on the embedded miniature, on a free port."""
+
+import contextlib
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+
+_END_S = 60
+
+
+@contextlib.contextmanager
+def own_service(arguments: Sequence[str] = ()) -> Iterator[str]:
+    """Start it, wait until every variant is warm, and end it afterwards; yields its address.
+
+    Args:
+        arguments: of `python -m serve`, beside the port.
+
+    Raises:
+        RuntimeError: it did not start; the message is its own.
+    """
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = int(probe.getsockname()[1])
+    process = subprocess.Popen(
+        [sys.executable, "-m", "serve", "--port", str(port), *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        # Ctrl-C in the terminal is for the comparison, which then ends the service itself.
+        start_new_session=True,
+    )
+    try:
+        yield _address_when_ready(process)
+    finally:
+        # A second Ctrl-C must not cut this short and leave the service behind.
+        before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+        process.send_signal(signal.SIGINT)
+        try:
+            process.wait(_END_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+        signal.signal(signal.SIGINT, before)
+
+
+def _address_when_ready(process: "subprocess.Popen[str]") -> str:
+    assert process.stdout is not None  # A pipe, see above.
+    last = ""
+    for line in process.stdout:
+        last = line.strip() or last
+        if line.startswith("Ready on "):
+            # So that what it says later cannot fill the pipe and stop it.
+            threading.Thread(target=process.stdout.read, daemon=True).start()
+            return line.removeprefix("Ready on ").strip()
+    raise RuntimeError(last or "the service ended without a word")

@@ -1,0 +1,240 @@
+"""A comparison's tables: captions, heads and rows of words, the same for Markdown and HTML."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from ..published import FLOP_BOUND, PROMPT, PUBLISHED_MS
+from .conclusion import Conclusion
+from .findings import Comparison
+from .quality import PUBLISHED_QUALITY, Similarity
+from .ratios import Ratio, Repeated
+
+_UNDECIDED = "not decided"
+
+
+@dataclass(frozen=True)
+class Table:
+    """One section of a report."""
+
+    title: str
+    caption: str
+    head: list[str]
+    rows: list[list[str]]
+
+
+def tables(conclusion: Conclusion) -> list[Table]:
+    """In reading order; those without rows are left out."""
+    every = [
+        _costs(conclusion),
+        _differences(conclusion),
+        _seed_workload(conclusion),
+        _closed_loop(conclusion),
+        _open_loop(conclusion),
+        _quality(conclusion),
+        _plan(conclusion),
+        _gate(conclusion),
+    ]
+    return [one for one in every if one.rows]
+
+
+def _costs(conclusion: Conclusion) -> Table:
+    rows = []
+    for name, cost in conclusion.costs.items():
+        best = conclusion.found[name].best
+        assert best is not None  # There is no cost without it.
+        price = "-" if cost.per_1000 is None else f"{cost.per_1000:.3g}"
+        rows.append(
+            [name, _spread(best.images_per_s), str(best.users), f"{cost.devices:g}",
+             f"{cost.device_s_per_image:.3f}", f"{cost.images_per_device_hour:,.0f}", price]
+        )  # fmt: skip
+    return Table(
+        "What each variant costs",
+        f"At the highest throughput of the closed loop. A device is {conclusion.device}. "
+        f"Price: {_price(conclusion)}. Peak device memory: the service doesn't report it.",
+        ["variant", "images/s", "users", "devices", "device-seconds an image",
+         "images a device-hour", "cost of 1,000"],
+        rows,
+    )  # fmt: skip
+
+
+def _price(conclusion: Conclusion) -> str:
+    price = conclusion.price_per_hour
+    return "not given (`--price-per-hour`)" if price is None else f"{price:g} a device-hour"
+
+
+def _differences(conclusion: Conclusion) -> Table:
+    rows = [row for one in conclusion.comparisons for row in _difference_rows(one)]
+    return Table(
+        "What is decided",
+        f"Over 1 is better. Ratios are taken within rounds ({conclusion.rounds_run} of "
+        f"{conclusion.design.rounds} were run); the interval is their mean's, 95 % by Student's t. "
+        "*Noise floor*: a smaller difference is a tie. For the rate within the SLO a difference "
+        "is decided where what one variant met the other has missed.",
+        ["variant", "against", "what", "ratio", "95 % interval", "noise floor", "outcome"],
+        rows,
+    )
+
+
+def _difference_rows(one: Comparison) -> Iterator[list[str]]:
+    ratios = {
+        "throughput": one.throughput,
+        "one picture's time": one.single,
+        "seed workload": one.seed_workload,
+    }
+    for what, ratio in ratios.items():
+        if ratio is not None:
+            noise = _UNDECIDED if ratio.noise is None else f"{ratio.noise:.1%}"
+            yield [one.variant, one.against, what, f"{ratio.value:.2f}", _interval(ratio), noise,
+                   ratio.outcome]  # fmt: skip
+    ratio_text = "-" if one.carried_ratio is None else f"{one.carried_ratio:.2f}"
+    yield [one.variant, one.against, "rate within the SLO", ratio_text, "-", "-", one.carried]
+
+
+def _seed_workload(conclusion: Conclusion) -> Table:
+    reference = conclusion.design.variants[0]
+    against = {one.variant: one.seed_workload for one in reversed(conclusion.comparisons)
+               if one.against == reference}  # fmt: skip
+    rows = []
+    for name, figures in conclusion.found.items():
+        if figures.seed_workload_s is None:
+            continue
+        ratio = against.get(name)
+        published = ["-", "-", "-"]
+        if name in PUBLISHED_MS:
+            x = PUBLISHED_MS["original"] / PUBLISHED_MS[name]
+            published = [f"{PUBLISHED_MS[name]:.1f}", f"{x:.2f}", f"{FLOP_BOUND[name]:.2f}"]
+        own = "1" if ratio is None else f"{ratio.value:.2f} ({_interval(ratio)})"
+        rows.append([name, _spread(figures.seed_workload_s, 1000, 0), own, *published])
+    return Table(
+        "The seed workload",
+        f'12 images of "{PROMPT}": one user, 3 calls of 4 images, '
+        f"25 steps; total ms over HTTP, median (lowest to highest), and speed against "
+        f"`{reference}`. *Published*: fp16 at 512x512 without HTTP, no GPU named. *FLOP-bound*: "
+        "calculated for the published architectures.",
+        ["variant", "total ms", "x", "published ms", "published x", "FLOP-bound x"],
+        rows,
+    )
+
+
+def _closed_loop(conclusion: Conclusion) -> Table:
+    rows = [
+        [name, str(level.users), _spread(level.images_per_s), f"{level.p50_s:.2f}",
+         _seconds(level.p95_s), str(level.requests), str(level.rejected), str(level.failed)]
+        for name, figures in conclusion.found.items()
+        for level in figures.closed
+    ]  # fmt: skip
+    return Table(
+        "Closed loop",
+        "So many users, each asking again when it has its picture. Throughput: median (lowest to "
+        "highest) of the rounds. A p95 from fewer than 100 pictures is not decided.",
+        ["variant", "users", "images/s", "p50 s", "p95 s", "requests", "rejected", "failed"],
+        rows,
+    )
+
+
+def _open_loop(conclusion: Conclusion) -> Table:
+    rows = []
+    for name, figures in conclusion.found.items():
+        for one in figures.rungs:
+            notes = [one.void] if one.void else []
+            notes += ["the service was busy when it began"] if one.busy_at_start else []
+            rows.append(
+                [name, f"{one.rate_per_s:.2f}", f"{one.achieved_per_s:.2f}", str(one.requests),
+                 _seconds(one.p50_s), _seconds(one.p95_s), _seconds(one.p99_s),
+                 f"{one.within_slo:.0%}", str(one.rejected), str(one.failed), str(one.late),
+                 "; ".join([one.slo, *notes])]
+            )  # fmt: skip
+    slo = "not known" if conclusion.slo_s is None else f"p95 within {conclusion.slo_s:.2f} s"
+    return Table(
+        "Open loop",
+        f"Requests arrive at random at each rate, whatever has come back; latency counts from the "
+        f"scheduled instant. SLO: {slo}{_slo_origin(conclusion)}, at most "
+        f"{conclusion.design.most_rejected:.0%} rejected. A rate ends early once it has missed the "
+        "SLO for sure; every run begins with an empty queue.",
+        ["variant", "offered/s", "drawn/s", "requests", "p50 s", "p95 s", "p99 s", "within SLO",
+         "rejected", "failed", "late", "SLO"],
+        rows,
+    )  # fmt: skip
+
+
+def _slo_origin(conclusion: Conclusion) -> str:
+    design = conclusion.design
+    if design.slo_s is not None:
+        return " (given)"
+    return f" ({design.slo_factor:g} times one user's of `{design.variants[0]}`)"
+
+
+def _quality(conclusion: Conclusion) -> Table:
+    reference = conclusion.design.variants[0]
+    rows = [
+        [name, f"`{reference}`, same prompts and seeds", *_similarity(one)]
+        for name, one in conclusion.similar.items()
+    ]
+    rows += [
+        [f"{name}'s VAE", f"`{kl}`'s VAE, identical latents", *_similarity(one)]
+        for (kl, name), one in conclusion.vaes.items()
+    ]
+    rows += [
+        [name, "CLIP score (cosine) with its prompts", f"{score:.4f}", "-", "-"]
+        for name, score in conclusion.clip.items()
+    ]
+    published = "; ".join(
+        f"`{name}` {fid} / {score} / {clip}"
+        for name, (fid, score, clip) in PUBLISHED_QUALITY.items()
+    )
+    return Table(
+        "Quality",
+        "SSIM and PSNR by scikit-image; LPIPS's weights come from a model hub only, so it isn't "
+        "used. Published by BK-SDM's authors for the real weights on MS-COCO 30K, FID / IS / CLIP "
+        f"score, not measured here: {published}.",
+        ["pictures of", "held to", "SSIM (lowest to highest)", "PSNR dB", "pictures"],
+        rows,
+    )
+
+
+def _similarity(one: Similarity) -> list[str]:
+    return [f"{one.ssim:.3f} ({one.ssim_low:.3f} to {one.ssim_high:.3f})", f"{one.psnr_db:.1f}",
+            str(one.pairs)]  # fmt: skip
+
+
+def _plan(conclusion: Conclusion) -> Table:
+    rows = [
+        [one.variant, f"{one.rate_per_s:.2f}", _seconds(one.foretold_p95_s),
+         _seconds(one.measured_p95_s), one.error, one.note]
+        for one in conclusion.plan_checks
+    ]  # fmt: skip
+    return Table(
+        "How right the plan was",
+        "The plan's p95 at its rate, beside the one measured now at that rate.",
+        ["variant", "rate/s", "foretold p95 s", "measured p95 s", "error", "note"],
+        rows,
+    )
+
+
+def _gate(conclusion: Conclusion) -> Table:
+    rows = [
+        [one.variant, one.figure, f"{one.before:.3g}", f"{one.now:.3g}", f"{one.change:+.1%}",
+         f"{one.allowed:.1%}", "WORSE" if one.worse else "ok"]
+        for one in conclusion.gate
+    ]  # fmt: skip
+    return Table(
+        "Against the baseline",
+        "A change for the worse counts beyond the tolerance and the noise of both runs' rounds.",
+        ["variant", "figure", "before", "now", "change", "allowed", ""],
+        rows,
+    )
+
+
+def _spread(figure: Repeated, factor: float = 1, digits: int = 2) -> str:
+    median, low, high = (factor * one for one in (figure.median, figure.low, figure.high))
+    return f"{median:.{digits}f} ({low:.{digits}f} to {high:.{digits}f})"
+
+
+def _interval(ratio: Ratio) -> str:
+    if ratio.low is None or ratio.high is None:
+        return "one round"
+    return f"{ratio.low:.2f} to {ratio.high:.2f}"
+
+
+def _seconds(value: float | None) -> str:
+    return _UNDECIDED if value is None else f"{value:.2f}"

@@ -1,0 +1,107 @@
+"""The findings in words: what to pay for, and what each variant gives for it."""
+
+from collections.abc import Mapping, Sequence
+
+from .costs import Cost
+from .findings import Comparison, VariantFindings
+from .quality import Similarity
+from .ratios import Ratio
+
+
+def verdict(
+    found: Mapping[str, VariantFindings],
+    comparisons: Sequence[Comparison],
+    costs: Mapping[str, Cost],
+    similar: Mapping[str, Similarity],
+    slo_s: float | None,
+) -> list[str]:
+    """Sentences, the most important first; what is not decided says so."""
+    if not costs:
+        return ["Nothing is decided: no throughput was measured."]
+    words = [_cheapest(comparisons, costs, similar, next(iter(found)))]
+    for name, figures in found.items():
+        if name in costs:
+            words.append(_of_variant(name, figures, comparisons, costs[name], similar, slo_s))
+    return words
+
+
+def _cheapest(
+    comparisons: Sequence[Comparison],
+    costs: Mapping[str, Cost],
+    similar: Mapping[str, Similarity],
+    reference: str,
+) -> str:
+    """Who draws most for the money, ties named, and what it costs in likeness."""
+    cheapest = min(costs, key=lambda name: costs[name].device_s_per_image)
+    tied = [
+        one.against if one.variant == cheapest else one.variant
+        for one in comparisons
+        if cheapest in (one.variant, one.against)
+        and (one.throughput is None or one.throughput.outcome in ("tie", "not decided"))
+    ]
+    if not tied:
+        likeness = "" if cheapest == reference else _at_what_likeness(cheapest, similar)
+        return f"Most pictures for the money: `{cheapest}`{likeness}."
+    equals = sorted({cheapest, *tied}, key=list(costs).index)
+    names = " and ".join(f"`{name}`" for name in equals)
+    words = f"Most pictures for the money: {names}, which this run could not tell apart"
+    if set(equals) <= set(similar):
+        likest = max(equals, key=lambda name: similar[name].ssim)
+        words += f"; `{likest}` stays closer to `{reference}` (SSIM {similar[likest].ssim:.2f})"
+    return f"{words}."
+
+
+def _at_what_likeness(name: str, similar: Mapping[str, Similarity]) -> str:
+    if name not in similar:
+        return ""
+    return f", if its pictures are good enough (SSIM {similar[name].ssim:.2f}; look at them below)"
+
+
+def _of_variant(
+    name: str,
+    figures: VariantFindings,
+    comparisons: Sequence[Comparison],
+    cost: Cost,
+    similar: Mapping[str, Similarity],
+    slo_s: float | None,
+) -> str:
+    parts = [f"{cost.images_per_device_hour:,.0f} images per device-hour"]
+    against = [one for one in comparisons if one.variant == name]
+    parts += [
+        _throughput(one.throughput, one.against) for one in against if one.throughput is not None
+    ]
+    if figures.single_s is not None:
+        parts.append(f"one picture in {figures.single_s.median:.2f} s")
+    parts.append(_carries(figures, slo_s))
+    parts += [
+        f"{one.carried_ratio:.1f}x the rate of `{one.against}`"
+        for one in against
+        if one.carried in ("better", "worse") and one.carried_ratio
+    ]
+    if name in similar:
+        like = similar[name]
+        parts.append(
+            f"SSIM {like.ssim:.2f}, PSNR {like.psnr_db:.1f} dB to the reference's pictures"
+        )
+    return f"`{name}`: " + "; ".join(parts) + "."
+
+
+def _throughput(ratio: Ratio, against: str) -> str:
+    if ratio.low is None or ratio.high is None:
+        return f"{ratio.value:.2f}x `{against}`'s throughput (one round: not decided)"
+    interval = f"{ratio.low:.2f} to {ratio.high:.2f}"
+    if ratio.outcome == "tie":
+        return f"throughput a tie with `{against}`'s ({interval}x)"
+    return f"{ratio.value:.2f}x `{against}`'s throughput ({interval})"
+
+
+def _carries(figures: VariantFindings, slo_s: float | None) -> str:
+    met, missed = figures.carried.met_per_s, figures.carried.missed_per_s
+    if slo_s is None or (met is None and missed is None):
+        return "the rate it carries within the SLO is not decided"
+    limit = f"p95 <= {slo_s:.2f} s"
+    if met is None:
+        return f"missed {limit} at {missed:.2f}/s, the lowest rate tried"
+    if missed is None:
+        return f"carries at least {met:.2f}/s with {limit}"
+    return f"carries {met:.2f}/s with {limit} (missed at {missed:.2f}/s)"

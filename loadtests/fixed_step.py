@@ -1,0 +1,62 @@
+"""The service over a device that isn't there: every denoising step takes a fixed time.
+
+Logical GPUs and this denoiser show how replicas, router and proxy scale where there is one core and
+no GPU: nothing but they take time.
+"""
+
+import time
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+from numpy.typing import NDArray
+from ray.serve import Application
+
+from serve.app import AppArgs, compose
+from serve.generation import Generation
+from serve.variants import Variant, family
+from serve.weights.check import check_family
+from serve.weights.layout import family_dir
+
+
+@dataclass
+class _Trajectory:
+    generation: Generation
+    seed: int
+    steps_done: int = 0
+
+    @property
+    def total_steps(self) -> int:
+        return self.generation.num_inference_steps
+
+
+class FixedStep:
+    """A denoiser whose steps sleep for `step_s`, however many images are in one."""
+
+    def __init__(self, step_s: float, _: Variant) -> None:
+        self._step_s = step_s
+
+    def begin(self, generation: Generation) -> tuple[list[_Trajectory], tuple[str, ...]]:
+        """One trajectory per seed."""
+        return [_Trajectory(generation, seed) for seed in generation.seeds], ()
+
+    def step(self, trajectories: list[_Trajectory]) -> None:
+        """Sleep."""
+        time.sleep(self._step_s)
+        for one in trajectories:
+            one.steps_done += 1
+
+    def decode(self, trajectories: list[_Trajectory]) -> NDArray[np.uint8]:
+        """Two colours, so that the picture isn't blank; `(B, H, W, 3)`."""
+        first = trajectories[0].generation
+        pictures = np.zeros((len(trajectories), first.height_px, first.width_px, 3), np.uint8)
+        for picture, one in zip(pictures, trajectories, strict=True):
+            picture[: first.height_px // 2] = 1 + one.seed % 255
+        return pictures
+
+
+def build_fixed_step_app(args: AppArgs, step_s: float) -> Application:
+    """The whole application, but for the models; the weights' folder is still checked."""
+    known = family(args.family)
+    manifest = check_family(family_dir(args.family, args.weights_dir), known, args.served)
+    return compose(args, manifest, partial(FixedStep, step_s))

@@ -1,0 +1,388 @@
+"""The comparison's arithmetic: ratios, rates, the search, words, and the gate."""
+
+import base64
+import json
+import random
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from loadtests import arrivals
+from loadtests.compare.costs import costs
+from loadtests.compare.decoders import clip_scores, vae_pairs
+from loadtests.compare.design import Design
+from loadtests.compare.findings import compare, find, slo_s
+from loadtests.compare.gate import Change, NotComparable, changes, read_report
+from loadtests.compare.quality import similarity, to_reference
+from loadtests.compare.ratios import Ratio, Repeated
+from loadtests.compare.record import Record, Run
+from loadtests.compare.rungs import Carried, Rung, carried, rung
+from loadtests.compare.search import next_for_the_curve, next_rate
+from loadtests.compare.verdict import verdict
+from loadtests.samples import Sample
+from loadtests.workload import Workload
+from serve.variants import MINIATURE, SD_V1
+from tests.fake_service import reply_to
+
+DESIGN = Design(("original", "distilled"), Workload.shipped("miniature"))
+
+
+def rounds(*values: float) -> Repeated:
+    return Repeated(dict(enumerate(values)))
+
+
+def test_a_ratio_is_taken_within_rounds() -> None:
+    # The second round was three times slower for both.
+    ratio = Ratio.of(rounds(2.0, 6.0, 2.1), rounds(1.0, 3.0, 1.0))
+    assert ratio is not None
+    assert ratio.outcome == "better"
+    assert ratio.value == pytest.approx(2.03, abs=0.01)
+
+
+def test_only_rounds_that_both_have_count() -> None:
+    ratio = Ratio.of(Repeated({0: 2.0, 2: 4.0}), Repeated({0: 1.0, 1: 9.0, 2: 2.0}))
+    assert ratio is not None
+    assert ratio.value == pytest.approx(2)
+    assert Ratio.of(Repeated({0: 1.0}), Repeated({1: 1.0})) is None
+
+
+@pytest.mark.parametrize(
+    ("more", "less", "outcome"),
+    [
+        pytest.param((1.5, 1.6, 1.4), (1.0, 1.0, 1.0), "better", id="better"),
+        pytest.param((1.0, 1.0, 1.0), (1.5, 1.6, 1.4), "worse", id="worse"),
+        pytest.param((1.0, 1.3, 0.9), (1.0, 1.0, 1.0), "tie", id="within-the-noise"),
+        pytest.param((9.0,), (1.0,), "not decided", id="one-round"),
+    ],
+)
+def test_a_difference_within_the_noise_is_a_tie(
+    more: Sequence[float], less: Sequence[float], outcome: str
+) -> None:
+    ratio = Ratio.of(rounds(*more), rounds(*less))
+    assert ratio is not None
+    assert ratio.outcome == outcome
+
+
+def test_equal_variants_are_called_different_in_one_run_of_twenty() -> None:
+    drawn, decided = random.Random(0), 0
+    for _ in range(400):
+        one, other = (rounds(*(drawn.gauss(1, 0.05) for _ in range(4))) for _ in range(2))
+        ratio = Ratio.of(one, other)
+        assert ratio is not None
+        decided += ratio.outcome != "tie"
+    assert 5 <= decided <= 40  # 5 % of 400 are 20.
+
+
+def sample(latency_s: float, at_s: float = 0.0, **fields: Any) -> Sample:
+    values = {"outcome": "ok", "queue_s": 0.0, **fields}
+    return Sample(
+        index=0, variant="x", steps=25, scheduled_s=at_s, fired_s=at_s, done_s=at_s + latency_s,
+        **values,
+    )  # fmt: skip
+
+
+def a_rung(latencies_s: Sequence[float], limit_s: float = 1.0, **fields: Any) -> Rung:
+    samples = [sample(latency_s, at_s) for at_s, latency_s in enumerate(latencies_s)]
+    samples += [sample(0.1, outcome=outcome) for outcome in fields.get("outcomes", ())]
+    run = Run("open loop", "original", 0, rate_per_s=1.0, duration_s=len(samples), samples=samples)
+    return rung(DESIGN, [run], 1.0, limit_s)
+
+
+@pytest.mark.parametrize(
+    ("latencies_s", "outcomes", "slo"),
+    [
+        pytest.param([0.5] * 95 + [2.0] * 5, [], "met", id="five-of-a-hundred-late"),
+        pytest.param([0.5] * 94 + [2.0] * 6, [], "missed", id="six-of-a-hundred-late"),
+        pytest.param([0.5] * 99, [], "not decided", id="too-few-to-have-met-it"),
+        pytest.param([2.0] * 6, [], "missed", id="six-are-enough-to-have-missed-it"),
+        pytest.param([0.5] * 99, ["rejected"], "met", id="one-percent-rejected"),
+        pytest.param([0.5] * 98, ["rejected"] * 2, "missed", id="two-percent-rejected"),
+        pytest.param([0.5] * 94, ["failed"] * 6, "missed", id="failed"),
+    ],
+)
+def test_whether_a_rate_met_the_slo(
+    latencies_s: list[float], outcomes: list[str], slo: str
+) -> None:
+    assert a_rung(latencies_s, outcomes=outcomes).slo == slo
+
+
+def test_a_p95_from_fewer_than_a_hundred_is_not_decided() -> None:
+    assert a_rung([0.5] * 99).p95_s is None
+    assert a_rung([0.5] * 100).p95_s == 0.5
+
+
+def test_a_rate_that_the_generator_could_not_keep_is_not_decided() -> None:
+    late = [replace(one, fired_s=one.fired_s + 0.02) for one in [sample(0.5)] * 100]
+    run = Run("open loop", "original", 0, rate_per_s=1.0, duration_s=100, samples=late)
+    seen = rung(DESIGN, [run], 1.0, 1.0)
+    assert seen.slo == "not decided"
+    assert "late" in seen.void
+
+
+def test_a_run_that_began_with_a_queue_says_so() -> None:
+    run = Run("open loop", "x", 0, rate_per_s=1.0, duration_s=1, samples=[sample(1, queue_s=0.5)])
+    assert rung(DESIGN, [run], 1.0, 1.0).busy_at_start
+    assert not a_rung([0.5]).busy_at_start
+
+
+def at(rate_per_s: float, slo: str) -> Rung:
+    return replace(a_rung([0.5]), rate_per_s=rate_per_s, slo=slo)  # type: ignore[arg-type]
+
+
+def test_the_bracket_of_the_highest_rate() -> None:
+    rungs = [at(1, "met"), at(2, "met"), at(3, "not decided"), at(4, "missed"), at(5, "met")]
+    assert carried(rungs) == Carried(2, 4)
+    assert carried([at(1, "met")]) == Carried(1, None)
+    assert carried([]) == Carried(None, None)
+
+
+@pytest.mark.parametrize("limit", [0.15, 0.3, 0.66, 0.9, 1.05, 2.0])
+def test_the_search_ends_close_to_the_highest_rate(limit: float) -> None:
+    capacity, met, missed = 4.0, [], []
+    while rate := next_rate(capacity, met, missed):
+        (met if rate <= limit * capacity else missed).append(rate)
+        assert len(met) + len(missed) <= 7
+    if limit < 0.2:
+        assert not met
+    elif limit > 1.15:
+        assert not missed
+        assert max(met) == pytest.approx(1.15 * capacity)
+    else:
+        assert max(met) <= limit * capacity < min(missed) <= 1.12 * max(met) + 1e-9
+
+
+def test_rates_for_the_curve_are_not_those_that_were_tried() -> None:
+    assert next_for_the_curve(1.0, [0.7]) == 0.5
+    assert next_for_the_curve(1.0, [0.7, 0.48]) == 1.0
+    assert next_for_the_curve(1.0, [0.5, 1.0, 0.3]) == 0.0
+
+
+def test_arrivals_of_a_number_have_exactly_their_rate_and_irregular_gaps() -> None:
+    schedule_s = arrivals.poisson_of(400, 8, seed=1)
+    assert len(schedule_s) == 400
+    assert schedule_s == sorted(schedule_s)
+    assert 0 <= schedule_s[0] < schedule_s[-1] < 50
+    gaps_s = np.diff(schedule_s)
+    assert gaps_s.std() == pytest.approx(gaps_s.mean(), rel=0.15)  # As exponential gaps have it.
+    assert schedule_s != arrivals.poisson_of(400, 8, seed=2)
+
+
+def closed(variant: str, round_: int, users: int, image_s: float, requests: int = 4) -> Run:
+    samples = [sample(image_s * users, image_s * (turn + 1 - users)) for turn in range(requests)]
+    return Run("closed loop", variant, round_, users=users, samples=samples)
+
+
+def a_record() -> Record:
+    record = Record()
+    for round_, noise in enumerate((1.0, 1.01, 0.99)):
+        for variant, image_s in (("original", 0.6), ("distilled", 0.3)):
+            seed = [sample(4 * image_s * noise, 4 * image_s * noise * turn) for turn in range(3)]
+            record.runs.append(Run("seed workload", variant, round_, samples=seed))
+            record.runs += [
+                closed(variant, round_, users, image_s * noise) for users in DESIGN.users
+            ]
+    return record
+
+
+def test_the_figures_of_a_record() -> None:
+    record = a_record()
+    found = find(DESIGN, record)
+    original = found["original"]
+    assert original.seed_workload_s is not None
+    assert original.seed_workload_s.median == pytest.approx(7.2)
+    assert original.single_s is not None
+    assert original.single_s.median == pytest.approx(0.6)
+    assert slo_s(DESIGN, record) == pytest.approx(1.8)
+    assert slo_s(replace(DESIGN, slo_s=4.0), record) == 4
+    assert original.images_per_s == pytest.approx(1 / 0.6, rel=0.02)
+    (pair,) = compare(found)
+    assert pair.throughput is not None
+    assert pair.throughput.value == pytest.approx(2)
+    assert pair.throughput.outcome == "better"
+    assert pair.carried == "not decided"
+
+
+def test_a_round_with_a_failure_is_no_seed_workload() -> None:
+    record = a_record()
+    run = next(record.of("seed workload", "original"))
+    run.samples[0] = replace(run.samples[0], outcome="failed")
+    seed = find(DESIGN, record)["original"].seed_workload_s
+    assert seed is not None
+    assert set(seed.by_round) == {1, 2}
+
+
+def test_an_empty_record_finds_nothing_and_says_so() -> None:
+    found = find(DESIGN, Record())
+    assert found["original"].images_per_s is None
+    assert compare(found)[0].throughput is None
+    assert verdict(found, compare(found), {}, {}, None) == [
+        "Nothing is decided: no throughput was measured."
+    ]
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "outcome"),
+    [
+        pytest.param(Carried(3, 4), Carried(1, 2), "better", id="better"),
+        pytest.param(Carried(1, 2), Carried(2, 3), "worse", id="worse"),
+        pytest.param(Carried(1, 3), Carried(2, 4), "tie", id="brackets-overlap"),
+        pytest.param(Carried(3, None), Carried(1, 2), "better", id="no-upper-end"),
+        pytest.param(Carried(None, None), Carried(1, 2), "not decided", id="nothing"),
+    ],
+)
+def test_who_carries_more(one: Carried, other: Carried, outcome: str) -> None:
+    found = find(DESIGN, a_record())
+    (pair,) = compare(
+        {
+            "original": replace(found["original"], carried=other),
+            "distilled": replace(found["distilled"], carried=one),
+        }
+    )
+    assert pair.carried == outcome
+
+
+def test_device_time_and_money() -> None:
+    found = find(DESIGN, a_record())
+    cost = costs(found, {"original": 2, "distilled": 1}, 0.5, 3.6)["original"]
+    assert cost.devices == 1
+    assert cost.device_s_per_image == pytest.approx(0.6, rel=0.02)
+    assert cost.images_per_device_hour == pytest.approx(6000, rel=0.02)
+    assert cost.per_1000 == pytest.approx(0.6, rel=0.02)
+    assert costs(found, {}, 1, None)["distilled"].per_1000 is None
+
+
+def test_the_verdict_names_the_cheapest_or_the_tie() -> None:
+    found = find(DESIGN, a_record())
+    pairs, prices = compare(found), costs(found, {}, 1, None)
+    clear = verdict(found, pairs, prices, {}, 1.8)
+    assert clear[0] == "Most pictures for the money: `distilled`."
+    assert "2.00x `original`'s throughput" in clear[2]
+    assert "one picture in 0.30 s" in clear[2]
+    noisy = replace(pairs[0], throughput=Ratio(1.05, 0.9, 1.2))
+    tied = verdict(found, [noisy], prices, {}, 1.8)
+    assert "`original` and `distilled`, which this run could not tell apart" in tied[0]
+    assert "a tie with `original`'s" in tied[2]
+
+
+def picture(seed: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    return np.random.default_rng(seed).integers(0, 255, (32, 32, 3), np.uint8)
+
+
+def test_equal_pictures_are_equal_and_noise_is_not() -> None:
+    equal = similarity([picture(1)], [picture(1)])
+    assert (equal.ssim, equal.psnr_db) == (1, 100)
+    other = similarity([picture(1)], [picture(2)])
+    assert other.ssim < 0.2
+    assert 5 < other.psnr_db < 12
+
+
+def test_pictures_are_compared_where_both_were_drawn() -> None:
+    drawn = {
+        name: base64.b64decode(reply_to({"model": name, "seed": seed})["data"][0]["b64_json"])
+        for name, seed in (("original", 1), ("distilled", 1))
+    }
+    found = to_reference({0: drawn, 1: {"original": drawn["original"]}}, ["original", "distilled"])
+    assert (found["distilled"].pairs, found["distilled"].ssim) == (1, 1)
+
+
+def test_the_tiny_vae_is_held_to_the_kl_vae_of_the_same_unet() -> None:
+    for family in (MINIATURE, SD_V1):
+        assert vae_pairs(family) == [("distilled", "distilled-tiny-vae")]
+
+
+def test_a_clip_score_is_a_cosine(tmp_path: Path) -> None:
+    from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPProcessor, CLIPTokenizer
+
+    from serve.weights.layout import architecture_dir
+
+    tokenizer = CLIPTokenizer.from_pretrained(architecture_dir("sd-v1") / "tokenizer")
+    small = {
+        "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+    }  # fmt: skip
+    config = CLIPConfig(
+        text_config={**small, "vocab_size": len(tokenizer)},
+        vision_config={**small, "image_size": 32, "patch_size": 16},
+        projection_dim=8,
+    )
+    CLIPModel(config).save_pretrained(tmp_path)
+    processor = CLIPImageProcessor(
+        size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32}
+    )
+    CLIPProcessor(processor, tokenizer).save_pretrained(tmp_path)
+    prompts = ["a red star", "a blue circle on a white background"]
+    scores = clip_scores(tmp_path, prompts, {"original": [picture(1), picture(2)]})
+    assert -1 <= scores["original"] <= 1
+    assert scores != clip_scores(tmp_path, prompts, {"original": [picture(3), picture(4)]})
+
+
+def a_report(factor: float = 1.0, **workload: Any) -> dict[str, Any]:
+    def repeated(value: float) -> dict[str, Any]:
+        return {"by_round": {"0": value * 0.99, "1": value, "2": value * 1.01}}
+
+    return {
+        "report": "comparison",
+        "complete": True,
+        "endpoint": {"family": "miniature"},
+        "design": {
+            "workload": {"num_inference_steps": [25], "size": None, "guidance_scale": None,
+                         "seed": 0, **workload}
+        },
+        "variants": {
+            "original": {
+                "seed_workload_s": repeated(7 * factor),
+                "single_s": repeated(0.6 * factor),
+                "closed": [{"images_per_s": repeated(1.6 / factor)}],
+                "carried": {"met_per_s": 1.0 / factor, "missed_per_s": 1.2 / factor},
+            }
+        },
+    }  # fmt: skip
+
+
+def worse(found: Sequence[Change]) -> set[str]:
+    return {one.figure for one in found if one.worse}
+
+
+def test_the_gate_lets_through_what_is_equal_better_or_within_tolerance() -> None:
+    for factor in (1.0, 0.5, 1.08):
+        assert worse(changes(a_report(), a_report(factor), 0.1)) == set()
+
+
+def test_the_gate_names_everything_that_became_worse() -> None:
+    assert worse(changes(a_report(), a_report(1.5), 0.1)) == {
+        "seed workload, s", "one picture, s", "images/s", "rate within the SLO",
+    }  # fmt: skip
+
+
+def test_the_gate_allows_for_the_noise_of_both_runs() -> None:
+    noisy = a_report(1.15)
+    noisy["variants"]["original"]["single_s"]["by_round"] = {"0": 0.6, "1": 0.69, "2": 0.8}
+    assert "one picture, s" not in worse(changes(a_report(), noisy, 0.05))
+    assert "one picture, s" in worse(changes(a_report(), a_report(1.15), 0.05))
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        pytest.param(a_report(num_inference_steps=[10]), id="steps"),
+        pytest.param(a_report(size="64x64"), id="size"),
+        pytest.param({**a_report(), "endpoint": {"family": "sd-v1"}}, id="family"),
+    ],
+)
+def test_the_gate_refuses_to_compare_what_is_not_the_same(other: dict[str, Any]) -> None:
+    with pytest.raises(NotComparable, match="baseline: "):
+        changes(other, a_report(), 0.1)
+
+
+@pytest.mark.parametrize(
+    "content", ["", "[]", '{"report": "bench"}', json.dumps({**a_report(), "complete": False})]
+)
+def test_a_baseline_that_is_none_is_named(content: str, tmp_path: Path) -> None:
+    path = tmp_path / "report.json"
+    path.write_text(content)
+    with pytest.raises(NotComparable, match=r"report\.json"):
+        read_report(path)
