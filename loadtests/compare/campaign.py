@@ -18,10 +18,11 @@ from .. import arrivals, closedloop, openloop
 from ..client import Client
 from ..samples import Sample
 from .design import DECIDING_SAMPLES, Design, most_misses
+from .endpoint import NotTheService
 from .findings import VariantFindings, find, slo_s
 from .record import Record, Run, Section
 from .rungs import misses
-from .search import next_for_the_curve, next_rate
+from .search import first_rate, next_for_the_curve, next_rate
 
 # The rounds may take this share of the time; the rest is the open loop's.
 _ROUNDS_SHARE = 0.65
@@ -48,6 +49,7 @@ class Campaign:
         """Every section, as far as the time goes.
 
         Raises:
+            NotTheService: a variant doesn't answer its first requests as it should.
             asyncio.CancelledError: it was interrupted.
         """
         self._ends_s = self._now_s() + self.design.budget_s
@@ -96,6 +98,11 @@ class Campaign:
                     samples = await closedloop.run(
                         self.client, 1, requests, workload, variant, done=lambda *_: bar.update()
                     )
+                    for one in samples:
+                        if one.outcome != "ok":
+                            raise NotTheService(
+                                f"{variant}: not drawn when warmed up: {one.reason}"
+                            )
                 self._single_s[variant] = samples[-1].latency_s
 
     async def _rounds(self) -> None:
@@ -188,7 +195,7 @@ class Campaign:
 
     def _for_the_search(self, found: VariantFindings) -> float:
         """The next rate, or once more the one whose run was void; 0 where there is none."""
-        if found.images_per_s is None:
+        if found.images_per_s is None or found.single_s is None:
             return 0.0
         open_ones = [one for one in found.rungs if one.slo == "not decided"]
         if open_ones:
@@ -197,7 +204,10 @@ class Campaign:
             return again.rate_per_s if retry else 0.0
         met = [one.rate_per_s for one in found.rungs if one.slo == "met"]
         missed = [one.rate_per_s for one in found.rungs if one.slo == "missed"]
-        return next_rate(found.images_per_s, met, missed)
+        limit_s = slo_s(self.design, self.record)
+        assert limit_s is not None  # See `_rates`.
+        first = first_rate(found.images_per_s, found.single_s.median, limit_s)
+        return next_rate(first, met, missed)
 
     def _for_the_curve(self, found: VariantFindings) -> float:
         tried = [one.rate_per_s for one in found.rungs]

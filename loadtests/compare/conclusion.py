@@ -1,5 +1,6 @@
 """Everything that a report tells, in one place: what was asked, measured, found and left out."""
 
+import json
 import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -68,10 +69,10 @@ class Conclusion:
         return len(rounds)
 
     def as_json(self) -> dict[str, Any]:
-        """Plain data, without the raw samples, which lie in samples.csv."""
+        """As it is read back, without the raw samples, which lie in samples.csv."""
         design = asdict(self.design)
         design["workload"]["prompts"] = len(self.design.workload.prompts)
-        return {
+        report = {
             "report": "comparison",
             "complete": not self.record.interrupted,
             "made": dict(self.made),
@@ -100,6 +101,8 @@ class Conclusion:
             "plan_checks": [asdict(one) for one in self.plan_checks],
             "left_out": list(self.record.left_out),
         }
+        plain: dict[str, Any] = json.loads(json.dumps(report))
+        return plain
 
 
 def conclude(

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import transformers
 from numpy.typing import NDArray
 from transformers import CLIPModel, CLIPProcessor
 
@@ -43,6 +44,7 @@ def vae_similarity(
         workload: whose first prompts and seeds are drawn, at the variant's default size.
         count: how many pictures.
     """
+    transformers.logging.disable_progress_bar()
     found = {}
     for kl_name, other_name in vae_pairs(family):
         variant = family.variants[kl_name]

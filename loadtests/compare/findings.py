@@ -10,6 +10,7 @@ from .design import Design
 from .ratios import Outcome, Ratio, Repeated
 from .record import Record
 from .rungs import Carried, Rung, carried, decided_p95, rungs_of
+from .search import NARROW
 
 
 @dataclass(frozen=True)
@@ -160,9 +161,10 @@ def _faster(one: Repeated | None, other: Repeated | None) -> Ratio | None:
 
 
 def _carries_more(one: Carried, other: Carried) -> Outcome:
-    if one.met_per_s and other.missed_per_s and one.met_per_s >= other.missed_per_s:
+    """Beyond the search's own width: a rate close to the limit meets it or misses it by chance."""
+    if one.met_per_s and other.missed_per_s and one.met_per_s >= NARROW * other.missed_per_s:
         return "better"
-    if other.met_per_s and one.missed_per_s and other.met_per_s >= one.missed_per_s:
+    if other.met_per_s and one.missed_per_s and other.met_per_s >= NARROW * one.missed_per_s:
         return "worse"
     bracketed = one.met_per_s and one.missed_per_s and other.met_per_s and other.missed_per_s
     return "tie" if bracketed else "not decided"

@@ -49,14 +49,14 @@ def read_report(path: Path) -> dict[str, Any]:
 
 
 def changes(before: Mapping[str, Any], now: Mapping[str, Any], tolerance: float) -> list[Change]:
-    """Every figure that both runs have.
+    """Every figure that both runs have, in reports as JSON has them.
 
     Raises:
         NotComparable: they measured other families, steps, sizes or guidance.
     """
     for name in ("num_inference_steps", "size", "guidance_scale", "seed"):
         old, new = (one["design"]["workload"][name] for one in (before, now))
-        if list(old) != list(new) if isinstance(old, list | tuple) else old != new:
+        if old != new:
             raise NotComparable(f"baseline: its workload has {name} {old}, this run's {new}")
     if before["endpoint"]["family"] != now["endpoint"]["family"]:
         raise NotComparable(

@@ -111,7 +111,7 @@ def facts(conclusion: Conclusion) -> list[str]:
         f"{workload.guidance_scale or 'of the variant'}.",
         f"Workload: request i is the same for every variant; seed {workload.seed}, "
         f"{len(workload.prompts)} prompts. Open loop: {design.samples_a_rate} requests a rate in "
-        "two goes, rates searched from 0.7 of the closed loop's best.",
+        "two goes; the search begins where an M/D/1 queue would have its p95 at the SLO.",
         f"Budget: {design.budget_s / 60:.1f} minutes.",
     ]
 

@@ -1,41 +1,75 @@
 """Which rate to try next: pure functions of what has been found."""
 
+import math
 from collections.abc import Collection
-from math import sqrt
 
-# Shares of a variant's closed-loop throughput. A queue with random arrivals and even work has its
-# p95 at three times the work near 0.65; the climb begins there.
-_LADDER = (0.2, 0.35, 0.5, 0.7, 0.85, 1.0, 1.15)
-_BEGIN = 0.7
-# What is left to try once the search has ended, to draw the curve.
-_CURVE = (0.5, 1.0, 0.3)
-# The search ends when the lowest rate that missed is within this factor of the highest that met.
-_NARROW = 1.12
+# The search ends when the lowest rate that missed is within this factor of the highest that met:
+# a p95 from 100 requests doesn't know the rate any better.
+NARROW = 1.15
+# What is left to try once the search has ended, to draw the curve: shares of the capacity.
+_CURVE = (0.3, 1.0, 0.5, 0.7)
+_SHARE_OVER_P95 = 0.05
 
 
-def next_rate(capacity_per_s: float, met: Collection[float], missed: Collection[float]) -> float:
-    """The rate that tells most about the highest one that meets the SLO; 0 where it is found.
+def first_rate(capacity_per_s: float, single_s: float, slo_s: float) -> float:
+    """Where a queue with random arrivals and even work (M/D/1) has its p95 at the SLO.
+
+    The wait's tail is Cramer and Lundberg's approximation: P(W > t) = C exp(-h t) with t in units
+    of the work, where h solves load (exp(h) - 1) = h and C = (1 - load) / (load exp(h) - 1).
 
     Args:
         capacity_per_s: the most that a closed loop has got.
+        single_s: one user's time, taken for the work.
+        slo_s: for the p95.
+    """
+    wait = slo_s / single_s - 1
+    low, high = 0.05, 0.98
+    while high - low > 0.005:
+        load = (low + high) / 2
+        if _waits_longer(load, wait) > _SHARE_OVER_P95:
+            high = load
+        else:
+            low = load
+    return low * capacity_per_s
+
+
+def _waits_longer(load: float, wait: float) -> float:
+    """The share of requests that wait longer, in units of the work."""
+    low, high = 1e-6, 20.0
+    while high - low > 1e-6:
+        decay = (low + high) / 2
+        if load * (math.exp(decay) - 1) < decay:
+            low = decay
+        else:
+            high = decay
+    return (1 - load) / (load * math.exp(low) - 1) * math.exp(-low * wait)
+
+
+def next_rate(first_per_s: float, met: Collection[float], missed: Collection[float]) -> float:
+    """The rate that tells most about the highest one that meets the SLO; 0 where it is found.
+
+    Steps away from the first rate double until one has met the SLO and one has missed it; then
+    their geometric mean is next.
+
+    Args:
+        first_per_s: where to begin.
         met: rates that met the SLO, per second.
         missed: rates that missed it, all above those.
     """
-    ladder = [share * capacity_per_s for share in _LADDER]
     if met and missed:
         low, high = max(met), min(missed)
-        return sqrt(low * high) if high > _NARROW * low else 0.0
+        return math.sqrt(low * high) if high > 1.001 * NARROW * low else 0.0
     if met:
-        return next((rate for rate in ladder if rate > 1.01 * max(met)), 0.0)
+        return float(max(met) * NARROW ** (2 ** (len(met) - 1)))
     if missed:
-        return next((rate for rate in reversed(ladder) if rate < 0.99 * min(missed)), 0.0)
-    return _BEGIN * capacity_per_s
+        return float(min(missed) / NARROW ** (2 ** (len(missed) - 1)))
+    return first_per_s
 
 
 def next_for_the_curve(capacity_per_s: float, tried: Collection[float]) -> float:
     """A rate far from those tried; 0 where there is none left."""
     for share in _CURVE:
         rate = share * capacity_per_s
-        if all(not 1 / _NARROW < rate / one < _NARROW for one in tried):
+        if all(not 1 / NARROW < rate / one < NARROW for one in tried):
             return rate
     return 0.0

@@ -69,7 +69,7 @@ def _differences(conclusion: Conclusion) -> Table:
         f"Over 1 is better. Ratios are taken within rounds ({conclusion.rounds_run} of "
         f"{conclusion.design.rounds} were run); the interval is their mean's, 95 % by Student's t. "
         "*Noise floor*: a smaller difference is a tie. For the rate within the SLO a difference "
-        "is decided where what one variant met the other has missed.",
+        "is decided where one variant met a rate 15 % above one that the other has missed.",
         ["variant", "against", "what", "ratio", "95 % interval", "noise floor", "outcome"],
         rows,
     )
@@ -92,8 +92,9 @@ def _difference_rows(one: Comparison) -> Iterator[list[str]]:
 
 def _seed_workload(conclusion: Conclusion) -> Table:
     reference = conclusion.design.variants[0]
-    against = {one.variant: one.seed_workload for one in reversed(conclusion.comparisons)
-               if one.against == reference}  # fmt: skip
+    against = {
+        one.variant: one.seed_workload for one in conclusion.comparisons if one.against == reference
+    }
     rows = []
     for name, figures in conclusion.found.items():
         if figures.seed_workload_s is None:

@@ -18,7 +18,8 @@ def verdict(
     """Sentences, the most important first; what is not decided says so."""
     if not costs:
         return ["Nothing is decided: no throughput was measured."]
-    words = [_cheapest(comparisons, costs, similar, next(iter(found)))]
+    # One variant alone is no choice.
+    words = [_cheapest(comparisons, costs, similar, next(iter(found)))] if len(costs) > 1 else []
     for name, figures in found.items():
         if name in costs:
             words.append(_of_variant(name, figures, comparisons, costs[name], similar, slo_s))

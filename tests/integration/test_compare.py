@@ -225,6 +225,14 @@ def test_what_it_cannot_do_is_one_clear_line(
     assert "Traceback" not in done.stderr
 
 
+def test_a_service_that_refuses_from_the_start_is_told_at_once(tmp_path: Path) -> None:
+    with serving(FakeService(serial_s={"original": 0.01}, reject_every=1)) as service:
+        done = compare(service, tmp_path)
+    assert done.returncode == 2
+    assert "original: not drawn when warmed up: 429" in done.stderr
+    assert not (tmp_path / "report.json").exists()
+
+
 def test_somebody_elses_endpoint_is_told(tmp_path: Path) -> None:
     with serving(FakeService(serial_s={"original": 0.01}, family="flux")) as service:
         done = compare(service, tmp_path)

@@ -118,6 +118,25 @@ def test_processes_share_the_load_and_ask_for_different_requests(tmp_path: Path)
     assert len(seeds) == len(set(seeds)) > 10
 
 
+def test_a_master_and_a_worker_of_its_own_share_the_statistics(tmp_path: Path) -> None:
+    port, classes = free_port(), ["-u", "2", "-r", "2", "-t", "3s", "OriginalUser"]
+    with serving(FakeService()) as service:
+        worker = subprocess.Popen(
+            command(service, "--worker", f"--master-port={port}", "OriginalUser"),
+            cwd=ROOT,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        try:
+            master = ["--master", f"--master-bind-port={port}", "--expect-workers=1"]
+            found = rows(service, tmp_path, *master, *classes)
+        finally:
+            worker.terminate()
+            worker.wait(20)
+    assert int(found["Aggregated"]["Request Count"]) > 10
+    assert int(found["Aggregated"]["Failure Count"]) == 0
+
+
 def test_a_shape_decides_users_and_end(tmp_path: Path) -> None:
     shape = ["--load-shape", "step", "--peak", "4", "--shape-seconds", "4"]
     began = time.monotonic()
