@@ -63,7 +63,7 @@ def _serve(settings: LaunchSettings) -> None:
         verify_hashes=settings.verify_hashes,
         device=settings.device,
         num_gpus=settings.num_gpus,
-        graceful_shutdown_timeout_s=5,  # Who presses Ctrl-C doesn't wait for a queue.
+        graceful_shutdown_timeout_s=settings.graceful_shutdown_timeout_s,
     )
     app = build_app(args)
     _check_memory(args)
@@ -88,6 +88,7 @@ def _local_ray_serve(settings: LaunchSettings, replicas: int) -> Iterator[str]:
     from ray import serve
 
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
+    serving = False
     try:
         context = ray.init(
             address="local",
@@ -105,6 +106,7 @@ def _local_ray_serve(settings: LaunchSettings, replicas: int) -> Iterator[str]:
                 "request_timeout_s": 120,
             },
         )
+        serving = True
         yield f"{context.address_info['session_dir']}/logs/serve"
     finally:
         # A second Ctrl-C must not cut the clean-up short and leave processes behind.
@@ -114,6 +116,10 @@ def _local_ray_serve(settings: LaunchSettings, replicas: int) -> Iterator[str]:
         # Serve ends its controller by killing it, which Ray prints as a failed task.
         with contextlib.redirect_stdout(io.StringIO()):
             if ray.is_initialized():
+                if serving:
+                    # First the application, which ends what is under way; shutdown takes the proxy
+                    # away from it.
+                    serve.delete("default")
                 serve.shutdown()
             ray.shutdown()
 

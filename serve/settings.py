@@ -45,6 +45,9 @@ class LaunchSettings(BaseSettings):
     )
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where the models run")
     num_gpus: float = Field(0, ge=0, description="GPUs that each replica reserves")
+    graceful_shutdown_timeout_s: float = Field(
+        5, gt=0, description="how long requests under way may take once it is told to stop"
+    )
     show_logs: bool = Field(False, description="show the replicas' log lines here, too")
     log_encoding: Literal["TEXT", "JSON"] = Field("TEXT", description="form of the log lines")
 

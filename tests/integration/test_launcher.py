@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -147,10 +148,18 @@ def test_a_taken_port_is_one_clear_line(running: Running) -> None:
     assert f"port: can't listen on 127.0.0.1:{port}" in refused.stderr
 
 
-def test_ctrl_c_ends_it_cleanly_and_leaves_no_process(running: Running) -> None:
+def test_ctrl_c_answers_what_is_under_way_and_leaves_no_process(running: Running) -> None:
     family = psutil.Process(running.process.pid).children(recursive=True)
     assert len(family) > 5
-    os.killpg(running.process.pid, signal.SIGINT)
+    long = {"prompt": "x", "model": "distilled", "num_inference_steps": 50}
+    with ThreadPoolExecutor() as pool:
+        under_way = pool.submit(
+            httpx.post, f"{running.url}/v1/images/generations", json=long, timeout=60
+        )
+        time.sleep(0.3)  # So that it is there before the signal, not for it to end.
+        assert not under_way.done()
+        os.killpg(running.process.pid, signal.SIGINT)
+        assert under_way.result().status_code == 200
     assert running.process.stdout is not None
     last_words = running.process.stdout.read()
     running.process.wait(timeout=60)
