@@ -17,6 +17,7 @@ A table goes to the terminal and to a report; the last line is the result as JSO
 import argparse
 import asyncio
 import contextlib
+import io
 import json
 import logging
 import os
@@ -24,7 +25,7 @@ import socket
 import statistics
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
@@ -39,7 +40,7 @@ from . import arrivals, closedloop, openloop
 from .client import Client, connected
 from .machine import commit, cpu_name
 from .markdown import table
-from .samples import percentile, summarize
+from .samples import Sample, summarize
 from .workload import Workload
 
 # Enough users to keep every replica busy while a picture is on its way.
@@ -57,10 +58,9 @@ class Round:
 
     replicas: int
     images_per_s: float
-    latencies_s: tuple[float, ...]
+    samples: tuple[Sample, ...]
     single_s: float
     front_cpu_ms: float
-    void: str
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -141,9 +141,11 @@ def _ray(most: int, args: argparse.Namespace) -> Iterator[str]:
         serve.start(http_options={"host": "127.0.0.1", "port": port, "request_timeout_s": 120})
         yield f"http://127.0.0.1:{port}"
     finally:
-        if ray.is_initialized():
-            serve.shutdown()
-        ray.shutdown()
+        # Serve ends its controller by killing it, which Ray prints as a failed task.
+        with contextlib.redirect_stdout(io.StringIO()):
+            if ray.is_initialized():
+                serve.shutdown()
+            ray.shutdown()
 
 
 def _deploy(args: argparse.Namespace, replicas: int) -> None:
@@ -190,11 +192,9 @@ async def _round(
     turn: int,
     alone_per_s: float | None,
 ) -> Round:
-    async def closed(users: int, requests: int) -> list[Any]:
+    async def closed(users: int, requests: int) -> list[Sample]:
         samples = await closedloop.run(client, users, requests, workload, args.variant)
-        for sample in samples:
-            if sample.outcome != "ok":
-                raise ServingError(f"a request was {sample.outcome}: {sample.reason}")
+        _refuse_failures(samples)
         return samples
 
     await closed(2 * count, 4 * count)  # Every replica and connection has been used once.
@@ -208,14 +208,21 @@ async def _round(
     wanted = -(-_OPEN_REQUESTS * count // args.rounds)
     schedule_s = arrivals.poisson_of(wanted, rate, seed=turn)
     samples = await openloop.run(client, schedule_s, workload, args.variant)
+    _refuse_failures(samples)
     return Round(
         replicas=count,
         images_per_s=images_per_s,
-        latencies_s=tuple(sample.latency_s for sample in samples if sample.outcome == "ok"),
+        samples=tuple(samples),
         single_s=statistics.median(sample.latency_s for sample in single),
         front_cpu_ms=1000 * cpu_s / requests,
-        void=summarize(samples, schedule_s[-1], None).void,
     )
+
+
+def _refuse_failures(samples: Sequence[Sample]) -> None:
+    """A figure over requests that went wrong would be none."""
+    for sample in samples:
+        if sample.outcome != "ok":
+            raise ServingError(f"a request was {sample.outcome}: {sample.reason}")
 
 
 def _front_cpu_s() -> float:
@@ -241,19 +248,20 @@ def conclude(args: argparse.Namespace, rounds: list[Round]) -> dict[str, Any]:
             one.images_per_s / (count * alone.images_per_s)
             for one, alone in zip(mine, single, strict=True)
         ]
-        latencies_s = sorted(latency_s for one in mine for latency_s in one.latencies_s)
+        samples = [sample for one in mine for sample in one.samples]
+        pooled = summarize(samples, 1.0, None)  # Its rates are not used.
         single_s = statistics.median(one.single_s for one in mine)
         rows.append(
             {
                 "replicas": count,
                 "images_per_s": _three(one.images_per_s for one in mine),
                 "efficiency": _three(efficiency),
-                "p95_s": percentile(latencies_s, 95) if len(latencies_s) >= 100 else None,
-                "open_loop_requests": len(latencies_s),
+                "p95_s": pooled.p95_s if pooled.ok >= 100 and not pooled.void else None,
+                "open_loop_requests": pooled.ok,
                 "single_s": single_s,
                 "added_ms": None if denoise_s is None else 1000 * (single_s - denoise_s),
                 "front_cpu_ms": _three(one.front_cpu_ms for one in mine),
-                "void": "; ".join(one.void for one in mine if one.void),
+                "void": pooled.void,
             }
         )
     return {
@@ -295,7 +303,7 @@ def render(result: dict[str, Any]) -> str:
     ]
     rows = [
         [str(one["replicas"]), _words(one["images_per_s"]), _words(one["efficiency"]),
-         "not decided" if one["p95_s"] is None or one["void"] else f"{one['p95_s']:.3f}",
+         "not decided" if one["p95_s"] is None else f"{one['p95_s']:.3f}",
          f"{1000 * one['single_s']:.0f}",
          "-" if one["added_ms"] is None else f"{one['added_ms']:.1f}",
          _words(one["front_cpu_ms"])]

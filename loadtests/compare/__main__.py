@@ -128,7 +128,7 @@ def _compare(args: argparse.Namespace) -> int:
         endpoint, design = asyncio.run(_measure(args, url, record, plan))
     told = Told(
         command=shlex.join(["python", "-m", "loadtests.compare", *sys.argv[1:]]),
-        device=args.device or (f"a core of {cpu_name()}" if args.host is None else "not named"),
+        device=args.device or (f"one core ({cpu_name()})" if args.host is None else "not named"),
         devices_per_replica=args.devices_per_replica,
         price_per_hour=args.price_per_hour,
         serve_config=serve_config,

@@ -217,15 +217,17 @@ class Campaign:
 
     def _that_fit(self, rates: dict[str, float], samples: int, what: str) -> dict[str, float]:
         """Those that there is time for, in the variants' order; 0 means none is wanted."""
-        left_s, fit = self._left_s(), {}
+        left_s, fit, too_long = self._left_s(), {}, []
         for variant, rate in rates.items():
             # With some air for the last answers.
             needed_s = samples / rate + 5 if rate else 0.0
             if needed_s > left_s:
-                self._leave_out(f"{what} of {variant}")
+                too_long.append(variant)
             elif rate:
                 left_s -= needed_s
                 fit[variant] = rate
+        if too_long:
+            self._leave_out(f"{what} of {', '.join(too_long)}")
         return fit
 
     async def _at_rates(

@@ -44,6 +44,15 @@ RUN_BY_TESTS = {
     "--headless --load-shape saturation",
     ".venv/bin/python -m loadtests.openloop --host http://127.0.0.1:8000 --variant distilled "
     "--rate 2 --slo 4",
+    ".venv/bin/locust -f loadtests/trace_replay.py --host http://127.0.0.1:8000 --headless "
+    "--trace arrivals.csv",
+    # Run by test_compare.py, test_plan.py and test_replicas.py.
+    ".venv/bin/python -m loadtests.compare --host http://127.0.0.1:8000 --price-per-hour 0.8 "
+    "--device 'NVIDIA L4'",
+    ".venv/bin/python -m loadtests.compare --host http://127.0.0.1:8000 --plan plan.json",
+    ".venv/bin/python -m loadtests.plan comparison/report.json --rate 20 --slo-p95 4 "
+    "--out plan.json",
+    ".venv/bin/python -m loadtests.replicas",
 }
 
 
