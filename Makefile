@@ -5,6 +5,7 @@ TORCH_INDEX ?=
 ARGS ?=
 FAMILY ?= sd-v1
 VARIANT ?=
+TARGET ?= cpu
 HOST ?=
 DIR ?= weights/$(FAMILY)
 # The first Python that is new enough; PYTHON=... names another.
@@ -14,7 +15,7 @@ BIN := .venv/bin
 PIP_INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test lint format weights bench loadtest miniature measure clean
+.PHONY: help serve test lint format weights bench loadtest miniature measure image image-test clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -25,11 +26,12 @@ serve: .venv/.serve  ## serve the miniature on 127.0.0.1:8000 (PORT=..., ARGS="-
 test: .venv/.dev  ## run the tests (ARGS="-k engine")
 	$(BIN)/python -m pytest $(ARGS)
 
-lint: .venv/.dev  ## ruff, mypy --strict, import-linter
+lint: .venv/.dev  ## ruff, mypy --strict, import-linter, hadolint
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/hadolint deploy/Dockerfile
 
 format: .venv/.dev  ## let ruff rewrite the code
 	$(BIN)/ruff check --fix .
@@ -49,6 +51,12 @@ miniature: .venv/.serve  ## train the embedded miniature from nothing (ARGS="--d
 
 measure: .venv/.serve  ## measure the shipped miniature (ARGS=--quick)
 	$(BIN)/python -m serve.miniature.measure $(ARGS)
+
+image: .venv/.serve  ## build the container image (TARGET=cuda, ARGS="--stand-in-base --host-pip")
+	@$(BIN)/python deploy/image.py build --target $(TARGET) $(ARGS)
+
+image-test: .venv/.serve  ## run the image as the manifests do: read-only, pictures, SIGTERM
+	@$(BIN)/python deploy/image.py test --target $(TARGET)
 
 clean:  ## remove the virtual environment and caches
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis *.egg-info
