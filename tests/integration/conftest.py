@@ -79,7 +79,7 @@ def start(cluster: Cluster) -> Callable[[Application, str], str]:
 
 @pytest.fixture(scope="session")
 def miniature(cluster: Cluster) -> str:
-    """The service as deploy/serve-config.yaml describes it; returns its address."""
-    cluster.serve_run("deploy/serve-config.yaml")
+    """The service as deploy/overlays/laptop/serve-config.yaml describes it; returns its address."""
+    cluster.serve_run("deploy/overlays/laptop/serve-config.yaml")
     wait_until_ready(cluster.url)
     return cluster.url

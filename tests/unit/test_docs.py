@@ -21,7 +21,7 @@ DOCUMENTS = [
 # Commands that tests or CI run, beside `make`'s and the `curl` lines of test_launcher.py.
 RUN_BY_TESTS = {
     ".venv/bin/serve run serve.app:build_app variants=distilled",
-    ".venv/bin/serve run deploy/serve-config.yaml",
+    ".venv/bin/serve run deploy/overlays/laptop/serve-config.yaml",
     ".venv/bin/python -m serve.weights verify weights/sd-v1",
     ".venv/bin/python -m serve.weights adopt weights/sd-v1",
     ".venv/bin/python -m serve.weights random random/sd-v1",
@@ -53,6 +53,10 @@ RUN_BY_TESTS = {
     ".venv/bin/python -m loadtests.plan comparison/report.json --rate 20 --slo-p95 4 "
     "--out plan.json",
     ".venv/bin/python -m loadtests.replicas",
+    # These need a cluster; what they apply is rendered and checked by tests/manifests.
+    "kubectl apply -k deploy/overlays/laptop",
+    "kubectl -n distilled-sd-serve wait --for=condition=Ready rayservice/distilled-sd-serve "
+    "--timeout=15m",
 }
 
 

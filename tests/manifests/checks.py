@@ -1,0 +1,575 @@
+"""What must hold in every rendered overlay. Each check yields one line per fault.
+
+`CHECKS` lists them; test_overlays.py runs them over every overlay and shows each to fail on a fault
+that is planted.
+"""
+
+import math
+import os
+import re
+import tomllib
+from collections.abc import Callable, Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import kubernetes_validate
+import pytest
+import yaml
+from ray.scripts.scripts import start as ray_start
+from ray.serve.schema import ServeDeploySchema
+
+from serve.app import AppArgs, build_app, compose
+from serve.weights.layout import architecture_dir
+from serve.weights.manifest import read_manifest
+from tests.manifests.rendering import (
+    ROOT,
+    Manifest,
+    containers,
+    groups,
+    named,
+    of_kind,
+    pod_templates,
+    ray_service,
+    serve_config,
+)
+from tests.manifests.strict import against_crd, crd_schema, unknown_keys
+
+# The oldest Kubernetes that KubeRay 1.7 is run on here, and the newest with a schema.
+KUBERNETES_VERSIONS = ["1.32", "1.37"]
+# Custom resources of others. Their definitions aren't part of Kubernetes' schemas.
+UNCHECKED_KINDS = {"Gateway", "HTTPRoute", "PodMonitor", "PrometheusRule"}
+CRD_FOLDERS = [
+    Path(os.environ.get("KUBERAY_CRDS", "/nonexistent")),
+    ROOT.parent / "shared" / "reference" / "kuberay-1.7.0",
+]
+CRD_SOURCE = (
+    "KubeRay's CRDs aren't here: name a folder with ray.io_rayservices.yaml in KUBERAY_CRDS. It is "
+    "helm-chart/kuberay-operator/crds/ of github.com/ray-project/kuberay at tag v1.7.0"
+)
+NAME_LABEL = "app.kubernetes.io/name"
+
+
+def core_kinds_fit_their_schemas(manifests: list[Manifest]) -> Iterator[str]:
+    for one in manifests:
+        if one["kind"] in UNCHECKED_KINDS | {"RayService"}:
+            continue
+        for version in KUBERNETES_VERSIONS:
+            try:
+                kubernetes_validate.validate(one, version, strict=True)
+            except kubernetes_validate.ValidationError as fault:
+                yield f"{named(one)}: {fault.message}"
+            except kubernetes_validate.SchemaNotFoundError:
+                yield f"{named(one)}: not a kind of Kubernetes {version}"
+
+
+@cache
+def ray_service_schema() -> dict[str, Any]:
+    for folder in CRD_FOLDERS:
+        path = folder / "ray.io_rayservices.yaml"
+        if path.is_file():
+            definition = yaml.load(path.read_text(), Loader=yaml.CSafeLoader)
+            return crd_schema(definition, "v1")
+    pytest.skip(CRD_SOURCE)
+
+
+def the_ray_service_fits_the_crd(manifests: list[Manifest]) -> Iterator[str]:
+    yield from against_crd(ray_service_schema(), ray_service(manifests))
+
+
+def what_the_crd_leaves_open_is_right(manifests: list[Manifest]) -> Iterator[str]:
+    spec = ray_service(manifests)["spec"]
+    kind = spec["upgradeStrategy"]["type"]
+    if kind not in ("NewCluster", "None"):
+        yield f"upgradeStrategy.type: {kind!r}; the CRD takes any string"
+    known = {option.lstrip("-") for parameter in ray_start.params for option in parameter.opts}
+    for group in groups(manifests):
+        for name in set(group["rayStartParams"]) - known:
+            yield f"rayStartParams: `ray start` has no --{name}"
+
+
+def the_serve_config_is_serves(manifests: list[Manifest]) -> Iterator[str]:
+    content = serve_config(manifests)
+    ServeDeploySchema.model_validate(content)
+    yield from unknown_keys(ServeDeploySchema, content)
+
+
+def the_app_builds_from_the_serve_config(manifests: list[Manifest]) -> Iterator[str]:
+    (application,) = serve_config(manifests)["applications"]
+    if application["import_path"] != "serve.app:build_app":
+        yield f"import_path: {application['import_path']}"
+    try:
+        args = AppArgs.model_validate(application["args"])
+    except ValueError as fault:
+        yield f"args: {fault}"
+        return
+    if args.family == "miniature":
+        build_app(args)
+    else:
+        # The published weights aren't here; how the application is put together needs none.
+        manifest = read_manifest(architecture_dir(args.family))
+        compose(args, manifest, lambda variant: None)  # type: ignore[arg-type, return-value]
+    built = {"router", *args.served}
+    configured = {one["name"] for one in application["deployments"]}
+    for name in configured ^ built:
+        where = "not in the file" if name in built else "not in the application"
+        yield f"deployment {name!r}: {where}"
+
+
+def the_drain_chain_holds(manifests: list[Manifest]) -> Iterator[str]:
+    config, spec = serve_config(manifests), ray_service(manifests)["spec"]
+    request = config["http_options"]["request_timeout_s"]
+    replicas = {}
+    for one in config["applications"][0]["deployments"]:
+        if "graceful_shutdown_timeout_s" not in one:
+            yield f"{one['name']}: graceful_shutdown_timeout_s is not in the file"
+            continue
+        replicas[one["name"]] = one["graceful_shutdown_timeout_s"]
+    for name, replica in replicas.items():
+        if request > replica:
+            yield f"{name}: request_timeout_s {request} > graceful_shutdown_timeout_s {replica}"
+    for group in groups(manifests):
+        pod = group["template"]["spec"]
+        literals = {one["name"]: one.get("value") for one in pod["containers"][0]["env"]}
+        if "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S" not in literals:
+            yield "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S is no literal of the Ray container"
+            continue
+        drain = int(literals["RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S"])
+        for name, replica in replicas.items():
+            if replica > drain:
+                yield f"{name}: graceful_shutdown_timeout_s {replica} > the drain timeout {drain}"
+        pod_s = pod["terminationGracePeriodSeconds"]
+        if drain >= pod_s:
+            yield f"the drain timeout {drain} >= terminationGracePeriodSeconds {pod_s}"
+        cluster_s = spec["rayClusterDeletionDelaySeconds"]
+        if pod_s > cluster_s:
+            yield (
+                f"terminationGracePeriodSeconds {pod_s} > rayClusterDeletionDelaySeconds "
+                f"{cluster_s}"
+            )
+        for container in pod["containers"]:
+            if "preStop" in container.get("lifecycle", {}):
+                yield f"{container['name']}: a preStop hook ends work before it is drained"
+
+
+def everything_before_the_service_waits_longer(manifests: list[Manifest]) -> Iterator[str]:
+    request_s = serve_config(manifests)["http_options"]["request_timeout_s"]
+    environment = ray_environment(manifests)
+    buckets = [float(one) for one in environment["RAY_SERVE_REQUEST_LATENCY_BUCKETS_MS"].split(",")]
+    if buckets != sorted(set(buckets)) or buckets[-1] < 1000 * request_s:
+        yield "RAY_SERVE_REQUEST_LATENCY_BUCKETS_MS: must rise, to request_timeout_s at least"
+    if environment.get("RAY_SERVE_ENABLE_HA_PROXY") == "1":
+        stop_s = float(environment.get("RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S", 120))
+        if stop_s <= request_s:
+            yield f"RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S: {stop_s} cuts requests of {request_s} s"
+    for route in of_kind(manifests, "HTTPRoute"):
+        for rule in route["spec"]["rules"]:
+            for name, text in rule["timeouts"].items():
+                if float(text.removesuffix("s")) <= request_s:
+                    yield f"HTTPRoute: timeouts.{name} {text} <= request_timeout_s {request_s}"
+            removed = {
+                header
+                for one in rule.get("filters", [])
+                for header in one.get("requestHeaderModifier", {}).get("remove", [])
+            }
+            for header in {"x-request-timeout-seconds", "x-request-disconnect-disabled"} - removed:
+                yield f"HTTPRoute: lets clients send {header}"
+
+
+def ray_environment(manifests: list[Manifest]) -> dict[str, str]:
+    """What the Ray containers get from the ConfigMap that they name."""
+    name = groups(manifests)[0]["template"]["spec"]["containers"][0]["envFrom"][0]["configMapRef"][
+        "name"
+    ]
+    (found,) = [one for one in of_kind(manifests, "ConfigMap") if one["metadata"]["name"] == name]
+    data: dict[str, str] = found["data"]
+    return data
+
+
+POD_SECURITY = {
+    "runAsNonRoot": True,
+    "seccompProfile": {"type": "RuntimeDefault"},
+}
+CONTAINER_SECURITY = {
+    "runAsNonRoot": True,
+    "allowPrivilegeEscalation": False,
+    "readOnlyRootFilesystem": True,
+    "capabilities": {"drop": ["ALL"]},
+    "seccompProfile": {"type": "RuntimeDefault"},
+}
+RAY_WRITES_TO = {"/tmp", "/tmp/ray", "/home/app", "/dev/shm"}
+
+
+def pods_are_restricted(manifests: list[Manifest]) -> Iterator[str]:
+    for where, template in pod_templates(manifests).items():
+        spec = template["spec"]
+        security = spec.get("securityContext", {})
+        for field, wanted in POD_SECURITY.items():
+            if security.get(field) != wanted:
+                yield f"{where}: securityContext.{field} is not {wanted}"
+        if not security.get("runAsUser", 0) > 0:
+            yield f"{where}: securityContext.runAsUser is not a user other than root"
+        for field in ("hostNetwork", "hostPID", "hostIPC"):
+            if spec.get(field):
+                yield f"{where}: {field}"
+        if spec.get("automountServiceAccountToken") is not False:
+            yield f"{where}: automountServiceAccountToken is not false"
+        for volume in spec.get("volumes", []):
+            if "hostPath" in volume:
+                yield f"{where}: hostPath {volume['name']}"
+        for one in containers(template):
+            yield from _restricted(f"{where}, {one['name']}", one.get("securityContext", {}))
+            if "memory" not in one.get("resources", {}).get("limits", {}):
+                yield f"{where}, {one['name']}: no memory limit"
+            if {"cpu", "memory"} - set(one.get("resources", {}).get("requests", {})):
+                yield f"{where}, {one['name']}: no request for cpu and memory"
+    for group in groups(manifests):
+        where, spec = group.get("groupName", "head"), group["template"]["spec"]
+        emptied = {one["name"]: one["emptyDir"] for one in spec["volumes"] if "emptyDir" in one}
+        mounts = {one["mountPath"]: one["name"] for one in spec["containers"][0]["volumeMounts"]}
+        for path in RAY_WRITES_TO:
+            if mounts.get(path) not in emptied:
+                yield f"{where}: {path} is no emptyDir, and Ray writes to it"
+        if emptied.get(mounts.get("/dev/shm", ""), {}).get("medium") != "Memory":
+            yield f"{where}: /dev/shm is not in memory"
+        literals = {one["name"]: one.get("value") for one in spec["containers"][0]["env"]}
+        if literals.get("HOME") not in RAY_WRITES_TO:
+            yield f"{where}: HOME is not a folder that can be written to"
+    cluster = ray_service(manifests)["spec"]["rayClusterConfig"]
+    if cluster["enableInTreeAutoscaling"]:
+        security = cluster["autoscalerOptions"].get("securityContext", {})
+        yield from _restricted("autoscalerOptions", security)
+    namespaces = of_kind(manifests, "Namespace")
+    enforced = "pod-security.kubernetes.io/enforce"
+    if [one["metadata"]["labels"].get(enforced) for one in namespaces] != ["restricted"]:
+        yield "Namespace: doesn't enforce restricted pods"
+
+
+def _restricted(where: str, security: Manifest) -> Iterator[str]:
+    for field, wanted in CONTAINER_SECURITY.items():
+        if security.get(field) != wanted:
+            yield f"{where}: securityContext.{field} is not {wanted}"
+    if security.get("privileged") or security.get("capabilities", {}).get("add"):
+        yield f"{where}: privileged, or with added capabilities"
+
+
+def versions_are_equal_everywhere(manifests: list[Manifest]) -> Iterator[str]:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    pins = dict(re.findall(r"^([\w.-]+)==(\S+)$", (ROOT / "constraints.txt").read_text(), re.M))
+    cluster = ray_service(manifests)["spec"]["rayClusterConfig"]
+    if cluster["rayVersion"] != pins["ray"]:
+        yield f"rayVersion: {cluster['rayVersion']}, but constraints.txt has ray=={pins['ray']}"
+    ours = set()
+    for where, template in pod_templates(manifests).items():
+        for one in containers(template):
+            repository, _, tag = one["image"].rpartition(":")
+            if "@sha256:" in one["image"]:
+                continue
+            if not repository or not re.search(r"\d+\.\d+\.\d+", tag):
+                yield f"{where}: {one['image']} is no exact tag"
+            elif repository.endswith("distilled-sd-serve"):
+                ours.add(tag)
+    device = "cuda" if "cuda" in yaml.safe_dump(serve_config(manifests)) else "cpu"
+    if ours != {f"{project}-{device}"}:
+        yield f"images: tags {sorted(ours)}, but this is {project} for {device}"
+
+
+def references_meet(manifests: list[Manifest]) -> Iterator[str]:
+    made = {(one["kind"], one["metadata"]["name"]) for one in manifests}
+    # The API server makes the first in every namespace; users make Secrets.
+    made |= {("ConfigMap", "kube-root-ca.crt")}
+    for where, template in pod_templates(manifests).items():
+        for kind, name in _referenced(template["spec"]):
+            if kind != "Secret" and (kind, name) not in made:
+                yield f"{where}: there is no {kind} {name}"
+        mounted = {one["name"] for one in template["spec"].get("volumes", [])}
+        for one in of_kind(manifests, "StatefulSet"):
+            if named(one) == where:
+                claims = one["spec"]["volumeClaimTemplates"]
+                mounted |= {claim["metadata"]["name"] for claim in claims}
+        for one in containers(template):
+            for mount in one.get("volumeMounts", []):
+                if mount["name"] not in mounted:
+                    yield f"{where}: there is no volume {mount['name']}"
+    for one in manifests:
+        if one["kind"] != "Namespace" and one["metadata"].get("namespace") != "distilled-sd-serve":
+            yield f"{named(one)}: in no namespace of ours"
+    service = ray_service(manifests)
+    made.add(("Service", f"{service['metadata']['name']}-serve-svc"))
+    for route in of_kind(manifests, "HTTPRoute"):
+        for rule in route["spec"]["rules"]:
+            for backend in rule["backendRefs"]:
+                if ("Service", backend["name"]) not in made:
+                    yield f"HTTPRoute: there is no Service {backend['name']}"
+        for parent in route["spec"]["parentRefs"]:
+            if ("Gateway", parent["name"]) not in made:
+                yield f"HTTPRoute: there is no Gateway {parent['name']}"
+    options = service["spec"]["rayClusterConfig"].get("gcsFaultToleranceOptions")
+    if options and ("Service", options["redisAddress"].split(":")[0]) not in made:
+        yield f"gcsFaultToleranceOptions: there is no Service {options['redisAddress']}"
+
+
+def _referenced(content: Any) -> Iterator[tuple[str, str]]:
+    if isinstance(content, list):
+        for one in content:
+            yield from _referenced(one)
+    if not isinstance(content, dict):
+        return
+    for key, value in content.items():
+        if key in ("configMapRef", "configMapKeyRef", "configMap"):
+            yield "ConfigMap", value["name"]
+        elif key in ("secretRef", "secretKeyRef"):
+            yield "Secret", value["name"]
+        elif key == "persistentVolumeClaim":
+            yield "PersistentVolumeClaim", value["claimName"]
+        elif key == "serviceAccountName":
+            yield "ServiceAccount", value
+        else:
+            yield from _referenced(value)
+
+
+def labels_and_selectors_meet(manifests: list[Manifest]) -> Iterator[str]:
+    templates = pod_templates(manifests)
+    pods = [template["metadata"]["labels"] for template in templates.values()]
+    for where, selector in _selectors(manifests):
+        if selector and not any(_selects(selector, labels) for labels in pods):
+            yield f"{where}: selects none of our pods: {selector}"
+    for where, template in templates.items():
+        for spread in template["spec"].get("topologySpreadConstraints", []):
+            if not _selects(spread["labelSelector"], template["metadata"]["labels"]):
+                yield f"{where}: spreads other pods than its own"
+    offered = [group.get("labels", {}) for group in groups(manifests)[1:]]
+    for one in serve_config(manifests)["applications"][0]["deployments"]:
+        wanted = one.get("ray_actor_options", {}).get("label_selector", {})
+        if wanted and not any(wanted.items() <= labels.items() for labels in offered):
+            yield f"{one['name']}: no worker group has the labels {wanted}"
+
+
+def _selectors(manifests: list[Manifest]) -> Iterator[tuple[str, Manifest]]:
+    for one in manifests:
+        spec = one.get("spec", {})
+        match one["kind"]:
+            case "NetworkPolicy":
+                yield named(one), spec["podSelector"]
+                for rule in [*spec.get("ingress", []), *spec.get("egress", [])]:
+                    for peer in [*rule.get("from", []), *rule.get("to", [])]:
+                        if "podSelector" in peer and "namespaceSelector" not in peer:
+                            yield named(one), peer["podSelector"]
+            case "Service":
+                yield named(one), {"matchLabels": spec["selector"]}
+            case "PodDisruptionBudget" | "PodMonitor" | "StatefulSet" | "DaemonSet":
+                yield named(one), spec["selector"]
+
+
+def _selects(selector: Manifest, labels: dict[str, str]) -> bool:
+    return selector.get("matchLabels", {}).items() <= labels.items() and all(
+        labels.get(one["key"]) in one["values"] for one in selector.get("matchExpressions", [])
+    )
+
+
+def ports_are_named_and_open(manifests: list[Manifest]) -> Iterator[str]:
+    templates = pod_templates(manifests)
+    head = _ports(templates["RayService, head"])
+    for name in ("serve", "dashboard", "metrics", "as-metrics", "dash-metrics"):
+        if name not in head:
+            yield f"head: no port is named {name!r}"
+    port = serve_config(manifests)["http_options"]["port"]
+    for where, template in templates.items():
+        if where.startswith("RayService") and _ports(template).get("serve") != port:
+            yield f"{where}: port serve is not http_options.port, {port}"
+        for one in containers(template):
+            for probe in ("readinessProbe", "livenessProbe"):
+                target = one.get(probe, {}).get("httpGet", {}).get("port")
+                if target and target not in _ports(template):
+                    yield f"{where}: {probe} asks port {target!r}"
+    for one in of_kind(manifests, "PodMonitor"):
+        for template in templates.values():
+            if _selects(one["spec"]["selector"], template["metadata"]["labels"]):
+                for endpoint in one["spec"]["podMetricsEndpoints"]:
+                    if endpoint["port"] not in _ports(template):
+                        yield f"{named(one)}: there is no port {endpoint['port']!r}"
+    for one in of_kind(manifests, "NetworkPolicy"):
+        opened = [
+            port["port"]
+            for rule in one["spec"].get("ingress", [])
+            for port in rule.get("ports", [])
+        ]
+        listening = {
+            number
+            for template in templates.values()
+            if _selects(one["spec"]["podSelector"], template["metadata"]["labels"])
+            for number in _ports(template).values()
+        }
+        for number in set(opened) - listening:
+            yield f"{named(one)}: nothing it selects listens on {number}"
+
+
+def _ports(template: Manifest) -> dict[str, int]:
+    return {
+        port["name"]: port["containerPort"]
+        for one in template["spec"]["containers"]
+        for port in one.get("ports", [])
+    }
+
+
+def nobody_reaches_more_than_needed(manifests: list[Manifest]) -> Iterator[str]:
+    policies = of_kind(manifests, "NetworkPolicy")
+    denied = [
+        one
+        for one in policies
+        if one["spec"]["podSelector"] == {}
+        and not one["spec"].get("ingress")
+        and not one["spec"].get("egress")
+    ]
+    if [one["spec"]["policyTypes"] for one in denied] != [["Ingress", "Egress"]]:
+        yield "NetworkPolicy: nothing refuses what isn't allowed"
+    for one in policies:
+        for rule in one["spec"].get("ingress", []):
+            if not rule.get("from"):
+                yield f"{named(one)}: open to everybody"
+            outside = [peer for peer in rule.get("from", []) if "namespaceSelector" in peer]
+            if outside and not rule.get("ports"):
+                yield f"{named(one)}: opens every port to another namespace"
+        for rule in one["spec"].get("egress", []):
+            inside = all("ipBlock" not in peer for peer in rule.get("to", [{"ipBlock": {}}]))
+            anywhere = "0.0.0.0/0" in yaml.safe_dump(rule)
+            component = (
+                one["spec"]["podSelector"].get("matchLabels", {}).get("app.kubernetes.io/component")
+            )
+            if anywhere and component != "weights":
+                yield f"{named(one)}: may leave the cluster"
+            if not inside and not rule.get("ports"):
+                yield f"{named(one)}: every port of addresses outside"
+    cluster = ray_service(manifests)["spec"]["rayClusterConfig"]
+    if cluster.get("authOptions", {}).get("mode") != "token":
+        yield "authOptions.mode is not token: whoever reaches the dashboard runs code"
+    if cluster["headGroupSpec"].get("enableIngress"):
+        yield "headGroupSpec.enableIngress: the dashboard on the internet"
+
+
+def the_head_can_restart_alone(manifests: list[Manifest]) -> Iterator[str]:
+    spec = ray_service(manifests)["spec"]
+    if spec.get("excludeHeadPodFromServeSvc") is not True:
+        yield "excludeHeadPodFromServeSvc is not true"
+    if spec["rayClusterConfig"]["headGroupSpec"]["rayStartParams"].get("num-cpus") != "0":
+        yield "the head offers CPUs, so replicas are placed on it"
+    config = serve_config(manifests)
+    if config["proxy_location"] != "EveryNode":
+        yield "proxy_location: the workers have no proxy, and the head's gets no requests"
+    for one in config["applications"][0]["deployments"]:
+        if not one.get("ray_actor_options", {}).get("num_cpus"):
+            yield f"{one['name']}: asks for no CPU, so it may be placed on the head"
+
+
+def workers_carry_the_replicas(manifests: list[Manifest]) -> Iterator[str]:
+    """Every deployment's most replicas, and what a rolling update adds, fit the worker groups."""
+    workers = groups(manifests)[1:]
+    gpus = {group["groupName"]: _resource(group, "nvidia.com/gpu") for group in workers}
+    needed: dict[str, float] = dict.fromkeys(gpus, 0.0)
+    for one in serve_config(manifests)["applications"][0]["deployments"]:
+        options = one.get("ray_actor_options", {})
+        if not options.get("num_gpus"):
+            continue
+        scaling = one.get("autoscaling_config", {})
+        most = scaling.get("max_replicas", one.get("num_replicas", 1))
+        wanted = options.get("label_selector", {})
+        able = [
+            group["groupName"]
+            for group in workers
+            if wanted.items() <= group.get("labels", {}).items() and gpus[group["groupName"]]
+        ]
+        if not able:
+            yield f"{one['name']}: no worker group with a GPU and the labels {wanted}"
+            continue
+        # Variants that share a worker roll one after another, each through the same free part.
+        surge = math.ceil(most * one.get("max_surge_percent", 0) / 100)
+        if not surge:
+            yield f"{one['name']}: max_surge_percent 0 stops the old replica first"
+        if options["num_gpus"] < 1:
+            needed[able[0]] += most * options["num_gpus"]
+        else:
+            room = sum(
+                group["maxReplicas"] * gpus[group["groupName"]]
+                for group in workers
+                if group["groupName"] in able
+            )
+            if (most + surge) * options["num_gpus"] > room:
+                yield f"{one['name']}: {most} replicas and {surge} while rolling, on {room:g} GPUs"
+        least = scaling.get("min_replicas", one.get("num_replicas", 1))
+        start = sum(group["minReplicas"] for group in workers if group["groupName"] in able)
+        if options["num_gpus"] >= 1 and start != least:
+            yield f"{one['name']}: min_replicas {least}, but {start} workers at least"
+    for group in workers:
+        room = group["maxReplicas"] * gpus[group["groupName"]]
+        if needed[group["groupName"]] and needed[group["groupName"]] + 0.25 > room:
+            yield f"{group['groupName']}: fractions of {room:g} GPUs leave none free for rolling"
+    for one in of_kind(manifests, "PodDisruptionBudget"):
+        least = sum(group["minReplicas"] for group in workers)
+        if not one["spec"]["minAvailable"] < least:
+            yield f"{named(one)}: minAvailable blocks every drain of {least} workers"
+
+
+def _resource(group: Manifest, name: str) -> float:
+    limits = group["template"]["spec"]["containers"][0]["resources"]["limits"]
+    return float(limits.get(name, 0))
+
+
+def the_weights_are_where_they_are_looked_for(manifests: list[Manifest]) -> Iterator[str]:
+    args = serve_config(manifests)["applications"][0]["args"]
+    folder = args.get("weights_dir")
+    if folder is None:
+        return
+    for group in groups(manifests):
+        mounts = group["template"]["spec"]["containers"][0]["volumeMounts"]
+        above = [one for one in mounts if folder.startswith(one["mountPath"] + "/")]
+        if [one.get("readOnly") for one in above] != [True]:
+            yield f"{group.get('groupName', 'head')}: {folder} is not mounted read-only"
+    jobs = [one for one in of_kind(manifests, "Job") if "serve.weights" in yaml.safe_dump(one)]
+    if not any(folder in yaml.safe_dump(one) for one in jobs):
+        yield f"no Job fills {folder}"
+    if ray_environment(manifests).get("HF_HUB_OFFLINE") != "1":
+        yield "HF_HUB_OFFLINE is not 1: servers would ask the hub"
+
+
+SECRET_NAMES = re.compile(r"TOKEN|PASSWORD|SECRET|AUTH|API_?KEY", re.IGNORECASE)
+
+
+def nothing_secret_is_written_down(manifests: list[Manifest]) -> Iterator[str]:
+    for one in of_kind(manifests, "Secret"):
+        yield f"{named(one)}: a Secret is part of the kustomization"
+    for one in of_kind(manifests, "ConfigMap"):
+        for key, text in one["data"].items():
+            if SECRET_NAMES.search(key):
+                yield f"{named(one)}: {key} in a ConfigMap"
+            if re.search(r"^\s*requirepass\s", text, re.M):
+                yield f"{named(one)}: a password in {key}"
+    for where, template in pod_templates(manifests).items():
+        for container in containers(template):
+            for variable in container.get("env", []):
+                if SECRET_NAMES.search(variable["name"]) and "value" in variable:
+                    yield f"{where}: {variable['name']} is a literal"
+    options = ray_service(manifests)["spec"]["rayClusterConfig"].get("gcsFaultToleranceOptions", {})
+    if "value" in options.get("redisPassword", {}):
+        yield "gcsFaultToleranceOptions.redisPassword is a literal"
+
+
+Check = Callable[[list[Manifest]], Iterator[str]]
+CHECKS: list[Check] = [
+    core_kinds_fit_their_schemas,
+    the_ray_service_fits_the_crd,
+    what_the_crd_leaves_open_is_right,
+    the_serve_config_is_serves,
+    the_app_builds_from_the_serve_config,
+    the_drain_chain_holds,
+    everything_before_the_service_waits_longer,
+    pods_are_restricted,
+    versions_are_equal_everywhere,
+    references_meet,
+    labels_and_selectors_meet,
+    ports_are_named_and_open,
+    nobody_reaches_more_than_needed,
+    the_head_can_restart_alone,
+    workers_carry_the_replicas,
+    the_weights_are_where_they_are_looked_for,
+    nothing_secret_is_written_down,
+]

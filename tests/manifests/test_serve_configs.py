@@ -1,0 +1,77 @@
+"""What each overlay's serve configuration is for; checks.py has what all of them must be."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from serve.app import AppArgs
+from tests.manifests.rendering import NAMES, OVERLAYS
+
+ON_GPUS = [name for name in NAMES if name != "laptop"]
+
+
+def application(overlay: str) -> dict[str, Any]:
+    content = yaml.safe_load((OVERLAYS / overlay / "serve-config.yaml").read_text())
+    (one,) = content["applications"]
+    assert isinstance(one, dict)
+    return one
+
+
+def variants(overlay: str) -> list[dict[str, Any]]:
+    return [one for one in application(overlay)["deployments"] if one["name"] != "router"]
+
+
+def test_the_laptops_file_says_what_the_code_does_without_it() -> None:
+    args = AppArgs()
+    assert AppArgs.model_validate(application("laptop")["args"]) == args
+    for deployment in variants("laptop"):
+        assert deployment["num_replicas"] == args.num_replicas
+        assert deployment["max_ongoing_requests"] == args.max_ongoing_requests
+        assert deployment["max_queued_requests"] == args.max_queued_requests
+        assert deployment["graceful_shutdown_timeout_s"] == args.graceful_shutdown_timeout_s
+        assert deployment["ray_actor_options"] == {
+            "num_cpus": args.num_cpus,
+            "num_gpus": args.num_gpus,
+        }
+
+
+@pytest.mark.parametrize("overlay", ON_GPUS)
+def test_on_a_gpu_every_variant_asks_for_cuda_and_its_share(overlay: str) -> None:
+    assert application(overlay)["args"]["device"] == "cuda"
+    assert all(one["ray_actor_options"]["num_gpus"] > 0 for one in variants(overlay))
+
+
+@pytest.mark.parametrize("overlay", ON_GPUS)
+def test_on_a_gpu_the_queues_are_those_that_the_routers_capacity_is_computed_from(
+    overlay: str,
+) -> None:
+    args = AppArgs.model_validate(application(overlay)["args"])
+    for one in variants(overlay):
+        assert one["max_ongoing_requests"] == args.max_ongoing_requests
+        assert one["max_queued_requests"] == args.max_queued_requests
+
+
+def test_in_production_nothing_is_alone() -> None:
+    least = {
+        one["name"]: one.get("autoscaling_config", {}).get("min_replicas", one.get("num_replicas"))
+        for one in application("production")["deployments"]
+    }
+    assert min(least.values()) >= 2
+
+
+@pytest.mark.parametrize("overlay", ["gpu", "production"])
+def test_a_replica_is_added_before_its_queue_is_full_and_removed_later_than_added(
+    overlay: str,
+) -> None:
+    for one in variants(overlay):
+        scaling = one["autoscaling_config"]
+        assert scaling["target_ongoing_requests"] < one["max_ongoing_requests"]
+        assert scaling["upscale_delay_s"] < scaling["downscale_delay_s"]
+
+
+def test_no_serve_config_lies_elsewhere() -> None:
+    root = OVERLAYS.parent
+    found = {path.relative_to(root) for path in root.rglob("serve-config*.yaml")}
+    assert found == {Path("overlays", name, "serve-config.yaml") for name in NAMES}
