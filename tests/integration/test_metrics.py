@@ -1,0 +1,102 @@
+"""The metrics that alerts and dashboard name, looked for where Prometheus would scrape them."""
+
+import re
+import time
+from collections.abc import Callable
+from functools import partial
+
+import httpx
+import pytest
+import ray
+from ray import serve
+from ray.autoscaler._private.prom_metrics import AutoscalerPrometheusMetrics
+from ray.dashboard.modules.reporter.reporter_agent import METRICS_GAUGES
+from ray.serve import Application
+
+from serve.app import AppArgs, compose
+from serve.miniature import WEIGHTS_DIR
+from serve.weights.manifest import read_manifest
+from tests.fakes import load_fake
+from tests.manifests.monitoring import metrics
+
+Start = Callable[[Application, str], str]
+
+# A machine without a GPU reports none of these; they are held to Ray's own list instead.
+OF_GPUS = {"ray_node_gpus_utilization", "ray_node_gram_used", "ray_node_gram_available"}
+# Ray's autoscaler runs in a container of its own under KubeRay; its list is Ray's, too.
+OF_THE_AUTOSCALER = {name for name in metrics() if name.startswith("autoscaler_")}
+# The operator isn't here. From its source, v1.7.0: ray-operator/controllers/ray/metrics/.
+OF_THE_OPERATOR = {
+    "kuberay_service_condition_ready",
+    "kuberay_service_condition_upgrade_in_progress",
+}
+
+
+@serve.deployment(
+    autoscaling_config={"min_replicas": 1, "max_replicas": 2}, ray_actor_options={"num_cpus": 0}
+)
+class Scaled:
+    def __call__(self) -> str:
+        return "here"
+
+
+def scrape() -> dict[str, str]:
+    """The metrics of this cluster's node, by name; each with one line of it."""
+    (node,) = ray.nodes()
+    text = httpx.get(f"http://127.0.0.1:{node['MetricsExportPort']}/metrics", timeout=30).text
+    return {line.split("{")[0]: line for line in text.splitlines() if not line.startswith("#")}
+
+
+def missing(wanted: set[str]) -> set[str]:
+    return wanted - set(scrape())
+
+
+@pytest.fixture(scope="module")
+def busy(start: Start, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Some series begin with the first request, error or scaling of their kind."""
+    journals = tmp_path_factory.mktemp("metrics")
+    load = partial(load_fake, 0.01, journals)
+    args = AppArgs(variants=("original",), num_cpus=0)
+    url = start(compose(args, read_manifest(WEIGHTS_DIR), load), "metrics")
+    for body in ({"prompt": "x"}, {"prompt": "x", "model": "nope"}):
+        httpx.post(f"{url}/v1/images/generations", json=body, timeout=60)
+    assert httpx.get(start(Scaled.bind(), "scaled"), timeout=60).text == "here"
+
+
+@pytest.mark.usefixtures("busy")
+def test_every_metric_of_alerts_and_dashboard_is_in_a_live_scrape() -> None:
+    wanted = metrics() - OF_GPUS - OF_THE_AUTOSCALER - OF_THE_OPERATOR
+    assert len(wanted) > 10
+    end = time.monotonic() + 60
+    while absent := missing(wanted):
+        assert time.monotonic() < end, f"not scraped: {', '.join(sorted(absent))}"
+        time.sleep(1)
+
+
+@pytest.mark.usefixtures("busy")
+def test_the_labels_that_alerts_select_by_are_on_the_series() -> None:
+    end = time.monotonic() + 60
+    while True:
+        lines = scrape()
+        requests = lines.get("ray_serve_num_http_requests_total", "")
+        status = lines.get("ray_serve_deployment_status", "")
+        if re.search(r'route="/', requests) and re.search(r'status_code="\d{3}"', requests):
+            assert {'application="', 'deployment="'} <= set(re.findall(r'\w+="', status))
+            return
+        assert time.monotonic() < end, requests
+        time.sleep(1)
+
+
+@pytest.mark.usefixtures("cluster")
+def test_a_metric_that_nobody_exports_is_found_missing() -> None:
+    assert missing({"ray_serve_num_http_requests"}) == {"ray_serve_num_http_requests"}
+
+
+def test_metrics_of_gpus_and_autoscaler_are_in_rays_own_lists() -> None:
+    assert {name.removeprefix("ray_") for name in OF_GPUS} <= set(METRICS_GAUGES)
+    own = vars(AutoscalerPrometheusMetrics(session_name="s"))
+    assert {name.removeprefix("autoscaler_") for name in OF_THE_AUTOSCALER} <= set(own)
+
+
+def test_the_list_of_what_is_scraped_elsewhere_holds_nothing_more() -> None:
+    assert metrics() >= OF_GPUS | OF_THE_OPERATOR
