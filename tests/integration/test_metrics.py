@@ -2,6 +2,7 @@
 
 import re
 import time
+from collections import defaultdict
 from collections.abc import Callable
 from functools import partial
 
@@ -40,11 +41,15 @@ class Scaled:
         return "here"
 
 
-def scrape() -> dict[str, str]:
-    """The metrics of this cluster's node, by name; each with one line of it."""
+def scrape() -> dict[str, list[dict[str, str]]]:
+    """The labels of every series of this cluster's node, by metric."""
     (node,) = ray.nodes()
     text = httpx.get(f"http://127.0.0.1:{node['MetricsExportPort']}/metrics", timeout=30).text
-    return {line.split("{")[0]: line for line in text.splitlines() if not line.startswith("#")}
+    found = defaultdict(list)
+    for line in text.splitlines():
+        if not line.startswith("#"):
+            found[line.split("{")[0]].append(dict(re.findall(r'(\w+)="([^"]*)"', line)))
+    return found
 
 
 def missing(wanted: set[str]) -> set[str]:
@@ -74,16 +79,38 @@ def test_every_metric_of_alerts_and_dashboard_is_in_a_live_scrape() -> None:
 
 
 @pytest.mark.usefixtures("busy")
-def test_the_labels_that_alerts_select_by_are_on_the_series() -> None:
+@pytest.mark.parametrize(
+    ("metric", "labels"),
+    [
+        pytest.param(
+            "ray_serve_num_http_requests_total",
+            {"application": "metrics", "method": "POST", "status_code": "404"},
+            id="requests",
+        ),
+        pytest.param(
+            "ray_serve_http_request_latency_ms_bucket",
+            {"application": "metrics", "method": "POST"},
+            id="latency",
+        ),
+        pytest.param(
+            "ray_serve_deployment_status",
+            {"application": "metrics", "deployment": "original"},
+            id="status",
+        ),
+        pytest.param(
+            "ray_serve_deployment_replica_healthy",
+            {"application": "metrics", "deployment": "original"},
+            id="replicas",
+        ),
+        pytest.param("ray_serve_proxy_status", {"node_ip_address": "127.0.0.1"}, id="proxy"),
+    ],
+)
+def test_the_labels_that_alerts_select_by_are_on_the_series(
+    metric: str, labels: dict[str, str]
+) -> None:
     end = time.monotonic() + 60
-    while True:
-        lines = scrape()
-        requests = lines.get("ray_serve_num_http_requests_total", "")
-        status = lines.get("ray_serve_deployment_status", "")
-        if re.search(r'route="/', requests) and re.search(r'status_code="\d{3}"', requests):
-            assert {'application="', 'deployment="'} <= set(re.findall(r'\w+="', status))
-            return
-        assert time.monotonic() < end, requests
+    while not any(labels.items() <= one.items() for one in scrape().get(metric, [])):
+        assert time.monotonic() < end, scrape().get(metric)
         time.sleep(1)
 
 

@@ -1,5 +1,6 @@
 """What each overlay's serve configuration is for; checks.py has what all of them must be."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -7,6 +8,7 @@ import pytest
 import yaml
 
 from serve.app import AppArgs
+from tests.manifests.monitoring import expressions
 from tests.manifests.rendering import NAMES, OVERLAYS
 
 ON_GPUS = [name for name in NAMES if name != "laptop"]
@@ -35,6 +37,16 @@ def test_the_laptops_file_says_what_the_code_does_without_it() -> None:
             "num_cpus": args.num_cpus,
             "num_gpus": args.num_gpus,
         }
+
+
+@pytest.mark.parametrize("overlay", NAMES)
+def test_the_application_is_named_as_alerts_and_dashboard_select_it(overlay: str) -> None:
+    named = {
+        name
+        for expression in expressions().values()
+        for name in re.findall(r'application="([^"]+)"', expression)
+    }
+    assert named == {application(overlay)["name"]}
 
 
 @pytest.mark.parametrize("overlay", ON_GPUS)
