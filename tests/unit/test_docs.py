@@ -54,7 +54,17 @@ RUN_BY_TESTS = {
     "--out plan.json",
     ".venv/bin/python -m loadtests.replicas",
     # These need a cluster; what they apply is rendered and checked by tests/manifests.
+    "kind create cluster",
+    "kind load docker-image distilled-sd-serve:0.1.0-cpu",
+    "helm install kuberay-operator kuberay-operator --repo "
+    "https://ray-project.github.io/kuberay-helm --version 1.7.0",
     "kubectl apply -k deploy/overlays/laptop",
+    "kubectl apply -k deploy/overlays/gpu",
+    "kubectl -n distilled-sd-serve port-forward svc/distilled-sd-serve-serve-svc 8000",
+    "kubectl -n distilled-sd-serve wait --for=condition=complete "
+    "job/distilled-sd-serve-weights --timeout=60m",
+    "kubectl -n distilled-sd-serve wait --for=condition=Ready rayservice/distilled-sd-serve "
+    "--timeout=30m",
     "kubectl -n distilled-sd-serve wait --for=condition=Ready rayservice/distilled-sd-serve "
     "--timeout=15m",
 }
