@@ -57,14 +57,16 @@ class Client:
 
 @contextlib.asynccontextmanager
 async def connected(
-    url: str, timeout_s: float = 120, key: str | None = None
+    url: str, timeout_s: float = 120, key: str | None = None, *, keep_alive: bool = True
 ) -> AsyncIterator[Client]:
     """A client of the service at `url` (without a path), with as many connections as it takes.
 
     A request that takes longer than `timeout_s` counts as failed; `key` is sent as a bearer token.
+    Without `keep_alive` each request has a connection of its own, as behind a gateway that picks
+    an endpoint per request.
     """
     async with aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(limit=0),
+        connector=aiohttp.TCPConnector(limit=0, force_close=not keep_alive),
         timeout=aiohttp.ClientTimeout(total=timeout_s),
         headers={} if key is None else {"Authorization": f"Bearer {key}"},
     ) as session:

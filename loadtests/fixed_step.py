@@ -10,6 +10,7 @@ from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field
 from ray.serve import Application
 
 from serve.app import AppArgs, compose
@@ -53,6 +54,17 @@ class FixedStep:
         for picture, one in zip(pictures, trajectories, strict=True):
             picture[: first.height_px // 2] = 1 + one.seed % 255
         return pictures
+
+
+class FixedStepArgs(AppArgs):
+    """Arguments of `build_app`: those of the real application, and how long a step takes."""
+
+    step_s: float = Field(0.02, gt=0, description="seconds that each denoising step takes")
+
+
+def build_app(args: FixedStepArgs) -> Application:
+    """For a config file: `import_path: loadtests.fixed_step:build_app`."""
+    return build_fixed_step_app(args, args.step_s)
 
 
 def build_fixed_step_app(args: AppArgs, step_s: float) -> Application:
