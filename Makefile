@@ -15,7 +15,7 @@ BIN := .venv/bin
 PIP_INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test lint format weights bench loadtest miniature measure image image-test clean
+.PHONY: help serve test lint format weights bench loadtest rehearse miniature measure image image-test clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -45,6 +45,9 @@ bench: .venv/.serve  ## measure the pipelines against stock diffusers (ARGS="--q
 
 loadtest: .venv/.loadtest  ## compare the variants over an endpoint, its own or HOST=http://... (ARGS=--quick)
 	@$(BIN)/python -m loadtests.compare $(if $(HOST),--host $(HOST)) $(ARGS)
+
+rehearse: .venv/.dev  ## try an overlay as KubeRay runs it, without a cluster (ARGS=--quick)
+	@$(BIN)/python -m deploy.rehearsal $(ARGS)
 
 miniature: .venv/.serve  ## train the embedded miniature from nothing (ARGS="--device cuda")
 	$(BIN)/python -m serve.miniature.train $(ARGS)

@@ -1,0 +1,1 @@
+"""What runs the service on Kubernetes, and `deploy.rehearsal`, which tries it without a cluster."""

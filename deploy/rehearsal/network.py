@@ -1,0 +1,46 @@
+"""One bridge, and a network namespace with an address per pod."""
+
+import subprocess
+
+_PREFIX = "10.203.0"
+_BRIDGE = "pods"
+_FIRST, _LAST = 2, 254
+
+
+class Network:
+    """The pods' network; there is nothing beyond it, as the rehearsal's own has no other link."""
+
+    def __init__(self) -> None:
+        self._next = _FIRST
+        _ip("link", "set", "lo", "up")
+        _ip("link", "add", _BRIDGE, "type", "bridge")
+        _ip("address", "add", f"{_PREFIX}.1/24", "dev", _BRIDGE)
+        _ip("link", "set", _BRIDGE, "up")
+
+    def add(self) -> tuple[str, str]:
+        """A new namespace; returns its name and its address.
+
+        Raises:
+            RuntimeError: all addresses have been used.
+        """
+        if self._next > _LAST:
+            raise RuntimeError(f"all of {_PREFIX}.0/24 has been used")
+        number, self._next = self._next, self._next + 1
+        name, address = f"pod{number}", f"{_PREFIX}.{number}"
+        _ip("netns", "add", name)
+        _ip("link", "add", name, "type", "veth", "peer", "name", "eth0", "netns", name)
+        _ip("link", "set", name, "master", _BRIDGE, "up")
+        _ip("-n", name, "link", "set", "lo", "up")
+        _ip("-n", name, "address", "add", f"{address}/24", "dev", "eth0")
+        _ip("-n", name, "link", "set", "eth0", "up")
+        # Ray finds its own address by the route to a public one; nothing is sent there.
+        _ip("-n", name, "route", "add", "default", "via", f"{_PREFIX}.1")
+        return name, address
+
+    def remove(self, name: str) -> None:
+        """Take a pod's namespace away, and its link with it."""
+        _ip("netns", "delete", name)
+
+
+def _ip(*arguments: str) -> None:
+    subprocess.run(["ip", *arguments], check=True)

@@ -1,0 +1,79 @@
+"""kube-proxy: one address before the service's ready endpoints, chosen per connection."""
+
+import asyncio
+import contextlib
+import random
+import threading
+from collections import Counter
+from collections.abc import Callable, Sequence
+
+from .kubelet import SERVE_PORT
+
+_CHUNK_BYTES = 2**16
+
+
+class Service(threading.Thread):
+    """`<rayservice>-serve-svc`, on 127.0.0.1 inside the rehearsal's network.
+
+    Connections that exist stay with their endpoint when it is no longer ready, as they do behind
+    a real service; a new one is refused where nothing is ready.
+
+    Args:
+        endpoints: asked at each connection for the addresses of ready pods.
+        port: of the endpoints.
+    """
+
+    def __init__(self, endpoints: Callable[[], Sequence[str]], port: int = SERVE_PORT) -> None:
+        super().__init__(name="service", daemon=True)
+        self._endpoints = endpoints
+        self._target_port = port
+        self._port: int | None = None
+        self._listening = threading.Event()
+        # Connections under way, by endpoint.
+        self.open: Counter[str] = Counter()
+        self.without_endpoint = 0
+
+    @property
+    def url(self) -> str:
+        """Where it listens, once it does."""
+        self._listening.wait()
+        return f"http://127.0.0.1:{self._port}"
+
+    def run(self) -> None:
+        """Serve for as long as the rehearsal runs."""
+        asyncio.run(self._serve())
+
+    async def _serve(self) -> None:
+        server = await asyncio.start_server(self._connected, "127.0.0.1", 0)
+        self._port = server.sockets[0].getsockname()[1]
+        self._listening.set()
+        await server.serve_forever()
+
+    async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        endpoints = self._endpoints()
+        if not endpoints:
+            self.without_endpoint += 1
+            writer.transport.abort()
+            return
+        endpoint = random.choice(endpoints)
+        try:
+            upstream = await asyncio.open_connection(endpoint, self._target_port)
+        except OSError:
+            writer.transport.abort()
+            return
+        self.open[endpoint] += 1
+        try:
+            await asyncio.gather(_copy(reader, upstream[1]), _copy(upstream[0], writer))
+        finally:
+            self.open[endpoint] -= 1
+
+
+async def _copy(source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
+    """Hand on until either side ends; then end the other."""
+    with contextlib.suppress(OSError):
+        while chunk := await source.read(_CHUNK_BYTES):
+            sink.write(chunk)
+            await sink.drain()
+    with contextlib.suppress(OSError):
+        sink.close()
+        await sink.wait_closed()

@@ -1,0 +1,66 @@
+"""A RayService as an overlay renders it, small enough to read."""
+
+from typing import Any
+
+import yaml
+
+from deploy.rehearsal.overlay import Overlay
+
+HEAD_FQDN = "rs-head-svc.default.svc.cluster.local"
+POD = {"metadata.name": "rs-pod-0", "status.podIP": "10.0.0.7"}
+
+_RAY_SERVICE = """
+apiVersion: ray.io/v1
+kind: RayService
+metadata: {name: rs}
+spec:
+  rayClusterDeletionDelaySeconds: 300
+  serveConfigV2: |
+    applications:
+      - name: app
+        import_path: serve.app:build_app
+        args: {family: sd-v1, weights_dir: /weights/sd-v1, device: cuda, max_image_steps: 100}
+        deployments:
+          - name: router
+          - name: original
+            ray_actor_options: {num_gpus: 1, label_selector: {gpu: big}}
+          - name: distilled
+            ray_actor_options: {num_gpus: 1}
+  rayClusterConfig:
+    rayVersion: 2.60.0
+    headGroupSpec:
+      rayStartParams: {num-cpus: "0"}
+      template:
+        spec:
+          containers:
+            - name: ray-head
+              resources: {limits: {cpu: "2", memory: 1Gi}}
+    workerGroupSpecs:
+      - groupName: big
+        replicas: 1
+        minReplicas: 2
+        rayStartParams: {}
+        template:
+          spec:
+            terminationGracePeriodSeconds: 180
+            containers:
+              - name: ray-worker
+                resources: {limits: {cpu: 500m, memory: 1Gi, nvidia.com/gpu: 1}}
+---
+apiVersion: v1
+kind: ConfigMap
+metadata: {name: ray-env}
+data: {FROM_MAP: from-map}
+"""
+
+
+def overlay(**config: Any) -> Overlay:
+    """The overlay, with fields of `rayClusterConfig` set; `group` and `container` go deeper."""
+    manifests = list(yaml.safe_load_all(_RAY_SERVICE))
+    cluster = manifests[0]["spec"]["rayClusterConfig"]
+    (worker,) = cluster["workerGroupSpecs"]
+    worker["template"]["spec"]["containers"][0].update(config.pop("container", {}))
+    worker.update(config.pop("group", {}))
+    cluster["headGroupSpec"].update(config.pop("head", {}))
+    cluster.update(config)
+    return Overlay("test", manifests)
