@@ -103,7 +103,7 @@ def _play(stage: Stage, chosen: Sequence[str]) -> list[Outcome]:
         stage.load.start()
         for name in chosen:
             outcomes.append(_outcome(stage, name, FULL[name]))
-            _tell(f"  {outcomes[-1].verdict} {outcomes[-1].reason}".rstrip())
+            _tell(f"  {outcomes[-1]}")
             stage.recover()  # After a failure: the next one needs a service to disturb.
     except TimeoutError as late:
         for one in stage.cluster.kubelets:

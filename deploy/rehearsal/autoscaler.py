@@ -5,10 +5,11 @@ one takes it away after `idleTimeoutSeconds`.
 """
 
 import time
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
-from .serve_config import Config, matches, selectors
+from .serve_config import Config, matches, options
 from .translation import Group
 
 # Ray's own looks every 5 s; a replica that finds a place at once isn't there twice.
@@ -16,9 +17,10 @@ _WAITED_S = 6.0
 
 
 class Autoscaler:
-    """Of one cluster; remembers since when replicas have been waiting."""
+    """Of one cluster; remembers since when a group's replicas have been waiting."""
 
     def __init__(self) -> None:
+        # By group.
         self._waiting_since_s: dict[str, float] = {}
 
     def group_to_grow(
@@ -37,21 +39,34 @@ class Autoscaler:
             now_s: the clock.
         """
         now_s = time.monotonic() if now_s is None else now_s
-        waiting = {
-            replica["replica_id"]: deployment
-            for app in applications.values()
-            for deployment, details in app["deployments"].items()
-            for replica in details["replicas"]
-            if replica["state"] == "STARTING" and not replica.get("node_ip")
-        }
+        waiting: set[str] = set()
+        demand: Counter[str] = Counter()
+        asked = options(config)
+        for app in applications.values():
+            for deployment, details in app["deployments"].items():
+                actor = asked.get(deployment, {})
+                name = _group_for(actor, groups)
+                if name is None:
+                    continue
+                for replica in details["replicas"]:
+                    demand[name] += actor["num_gpus"]
+                    if replica["state"] == "STARTING" and not replica.get("node_ip"):
+                        waiting.add(name)
         self._waiting_since_s = {one: self._waiting_since_s.get(one, now_s) for one in waiting}
-        wanted = selectors(config)
-        for replica, deployment in waiting.items():
-            if now_s - self._waiting_since_s[replica] < _WAITED_S:
-                continue
-            for name, (group, pods) in groups.items():
-                fits = matches(wanted.get(deployment, {}), group.labels)
-                if fits and not group.is_head and pods < group.most_pods:
-                    self._waiting_since_s.clear()  # The new worker gets its time, too.
-                    return name
+        for name, since_s in self._waiting_since_s.items():
+            group, pods = groups[name]
+            full = demand[name] > pods * group.gpus
+            if full and pods < group.most_pods and now_s - since_s >= _WAITED_S:
+                self._waiting_since_s[name] = now_s  # The new worker gets its time, too.
+                return name
         return None
+
+
+def _group_for(actor: Config, groups: Mapping[str, tuple[Group, int]]) -> str | None:
+    """The first worker group that a replica with these options may be in; GPUs only."""
+    if not actor.get("num_gpus"):
+        return None
+    for name, (group, _) in groups.items():
+        if group.gpus and matches(actor.get("label_selector") or {}, group.labels):
+            return name
+    return None

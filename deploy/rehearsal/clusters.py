@@ -79,9 +79,15 @@ class Cluster:
 
     @property
     def complete(self) -> bool:
-        """Whether all pods are there and ready."""
-        wanted = sum(self._wanted.values())
-        return len(self.kubelets) == wanted and all(one.ready for one in self.kubelets)
+        """Whether all pods run, and the head is ready.
+
+        A worker without a replica has no proxy, and so is never ready; that is for the scenarios.
+        """
+        return (
+            len(self.kubelets) == sum(self._wanted.values())
+            and all(one.pod.running for one in self.kubelets)
+            and self.dashboard is not None
+        )
 
     def group_of(self, address: str) -> Group | None:
         """The group of the pod with this address."""
@@ -110,6 +116,8 @@ class Cluster:
 
     def grow(self, config: Config, applications: Mapping[str, Any]) -> None:
         """Want one more worker where the autoscaler would ask for it."""
+        if not self.complete:
+            return
         by_name = {group.name: (group, self._wanted[group.name]) for group in self._groups}
         name = self._autoscaler.group_to_grow(by_name, config, applications)
         if name is not None:

@@ -47,6 +47,11 @@ class Outcome:
     recovered_s: float | None = None
     slowest_s: float | None = None
 
+    def __str__(self) -> str:
+        figures = f"sent {_text(self.sent)}, lost {_text(self.lost)}"
+        times = f"recovery {_text(self.recovered_s)} s, slowest {_text(self.slowest_s)} s"
+        return f"{self.verdict}: {self.reason or self.done}; {figures}; {times}"
+
 
 def as_table(caption: str, outcomes: Sequence[Outcome]) -> str:
     """The table in Markdown, with a line for each reason."""

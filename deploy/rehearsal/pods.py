@@ -48,6 +48,8 @@ class Pod:
             "HOME": "/tmp/home",
             "LANG": "C.UTF-8",
             "RAY_AUTH_MODE": "disabled",
+            # Ray starts workers at nice 15; then anything else on the machine starves them.
+            "RAY_worker_niceness": "0",
             # Raising it may be forbidden here.
             "RAY_START_ULIMIT_OPEN_FILES": "20000",
         }

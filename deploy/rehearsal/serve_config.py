@@ -44,13 +44,13 @@ def with_fixed_steps(config: Config, step_s: float) -> Config:
 
 
 def with_replicas(config: Config, most: int) -> Config:
-    """The same, but with at most so many replicas of a variant to begin with."""
+    """The same, but with at most so many replicas of a variant, under load, too."""
     changed = deepcopy(config)
     for app in changed["applications"]:
         for deployment in app["deployments"]:
             scaling = deployment.get("autoscaling_config")
             if deployment["name"] != ROUTER and scaling:
-                for name in ("min_replicas", "initial_replicas"):
+                for name in ("min_replicas", "initial_replicas", "max_replicas"):
                     if scaling.get(name):
                         scaling[name] = min(scaling[name], most)
             elif deployment["name"] != ROUTER and deployment.get("num_replicas"):
@@ -82,15 +82,13 @@ def variants(config: Config) -> list[str]:
     return [one["name"] for one in deployments if one["name"] != ROUTER]
 
 
-def selectors(config: Config) -> dict[str, Mapping[str, str]]:
-    """Each deployment's `label_selector`, where it has one."""
-    found = {}
-    for app in config["applications"]:
-        for deployment in app.get("deployments", []):
-            options = deployment.get("ray_actor_options", {})
-            if options.get("label_selector"):
-                found[deployment["name"]] = options["label_selector"]
-    return found
+def options(config: Config) -> dict[str, Config]:
+    """Each deployment's `ray_actor_options`."""
+    return {
+        deployment["name"]: deployment.get("ray_actor_options", {})
+        for app in config["applications"]
+        for deployment in app.get("deployments", [])
+    }
 
 
 def matches(selector: Mapping[str, str], labels: Mapping[str, str]) -> bool:

@@ -57,12 +57,19 @@ class Stage:
         return next((str(app["status"]) for app in apps.values()), "")
 
     def replicas(self) -> dict[str, list[dict[str, Any]]]:
-        """Each deployment's replicas that run."""
-        found: dict[str, list[dict[str, Any]]] = {}
-        for app in (self.details().get("applications") or {}).values():
-            for name, deployment in app["deployments"].items():
-                found[name] = [one for one in deployment["replicas"] if one["state"] == "RUNNING"]
-        return found
+        """Each deployment's replicas that run.
+
+        Raises:
+            TimeoutError: the head tells nothing.
+        """
+        told: list[dict[str, Any]] = []
+
+        def head_tells() -> bool:
+            told.append(self.details())
+            return bool(told[-1])
+
+        wait_until(head_tells, 60, "the head's answer")
+        return _running_replicas(told[-1])
 
     def replica_ids(self) -> dict[str, set[str]]:
         """Each deployment's running replicas, by what Serve calls them."""
@@ -72,8 +79,14 @@ class Stage:
         }
 
     def as_asked(self) -> bool:
-        """Whether all pods are ready, all applications RUNNING, and every variant is warm."""
-        if not (self.cluster.complete and running(self.details().get("applications"))):
+        """Whether all pods run, those with replicas are ready, and every variant is warm."""
+        details = self.details()
+        if not (self.cluster.complete and running(details.get("applications"))):
+            return False
+        replicas = _running_replicas(details)
+        used = {one["node_ip"] for found in replicas.values() for one in found}
+        ready = {one.pod.address for one in self.cluster.kubelets if one.ready}
+        if not used <= ready:
             return False
         try:
             return httpx.get(f"{self.service.url}/readyz", timeout=10).status_code == 200
@@ -94,6 +107,14 @@ class Stage:
         return self.load.between(began_s, time.monotonic())
 
 
+def _running_replicas(details: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
+    return {
+        name: [one for one in deployment["replicas"] if one["state"] == "RUNNING"]
+        for app in details["applications"].values()
+        for name, deployment in app["deployments"].items()
+    }
+
+
 def none_lost(asked: Sequence[Asked]) -> None:
     """Expect every picture.
 
@@ -102,7 +123,12 @@ def none_lost(asked: Sequence[Asked]) -> None:
     """
     lost = [one for one in asked if one.lost]
     if lost:
-        reasons = sorted({one.sample.reason or one.sample.outcome for one in lost})
+        first_s = min(one.sent_s for one in asked)
+        reasons = [
+            f"{one.sample.reason or one.sample.outcome} "
+            f"(sent at {one.sent_s - first_s:.0f} s, ended at {one.done_s - first_s:.0f} s)"
+            for one in lost
+        ]
         raise NotMet(f"{len(lost)} of {len(asked)} requests lost: {'; '.join(reasons[:3])}")
 
 

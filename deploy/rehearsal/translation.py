@@ -53,6 +53,15 @@ class Group:
         return container
 
     @property
+    def gpus(self) -> int:
+        """Of one pod: the first limit that is for GPUs, as the operator takes it."""
+        limits = self.container.get("resources", {}).get("limits", {})
+        for name, amount in limits.items():
+            if name.endswith("gpu") or name.startswith("nvidia.com/mig-"):
+                return whole(amount)
+        return 0
+
+    @property
     def labels(self) -> Mapping[str, str]:
         """Ray's node labels, which Serve's `label_selector` looks at."""
         return dict(self.spec.get("labels", {}))
@@ -131,10 +140,8 @@ def _add_resources(params: dict[str, str], group: Group) -> None:
         params.setdefault("num-cpus", str(whole(cpu)))
     if memory := limits.get("memory"):
         params.setdefault("memory", str(whole(memory)))
-    for name in limits:
-        if name.endswith("gpu") or name.startswith("nvidia.com/mig-"):
-            params.setdefault("num-gpus", str(whole(limits[name])))
-            break
+    if group.gpus:
+        params.setdefault("num-gpus", str(group.gpus))
     # A group's own `resources:` goes before both.
     flags = {"CPU": "num-cpus", "GPU": "num-gpus", "memory": "memory"}
     for name, amount in group.spec.get("resources", {}).items():

@@ -13,9 +13,13 @@ from .ray_service import overlay
 GROWING = {"labels": {"gpu": "big"}, "maxReplicas": 3}
 
 
-def applications(deployment: str, state: str, node_ip: str | None) -> dict[str, Any]:
-    replica = {"replica_id": "r", "state": state, "node_ip": node_ip}
-    return {"app": {"deployments": {deployment: {"replicas": [replica]}}}}
+def applications(
+    deployment: str, state: str, node_ip: str | None, running: int = 2
+) -> dict[str, Any]:
+    """One replica in this state, beside some that run."""
+    others = [{"state": "RUNNING", "node_ip": "10.0.0.3"}] * running
+    replica = {"state": state, "node_ip": node_ip}
+    return {"app": {"deployments": {deployment: {"replicas": [replica, *others]}}}}
 
 
 def asked_twice(apps: dict[str, Any], pods: int = 2, grows: bool = True) -> list[str | None]:
@@ -37,7 +41,9 @@ def test_a_replica_that_keeps_waiting_gets_one_worker() -> None:
     [
         pytest.param(applications("original", "STARTING", "10.0.0.2"), 2, True, id="placed"),
         pytest.param(applications("original", "RUNNING", None), 2, True, id="running"),
-        pytest.param(applications("original", "STARTING", None), 3, True, id="at-its-bound"),
+        pytest.param(applications("original", "STARTING", None, 3), 3, True, id="at-its-bound"),
+        pytest.param(applications("original", "STARTING", None, 1), 2, True, id="a-gpu-is-free"),
+        pytest.param(applications("router", "STARTING", None), 2, True, id="needs-no-gpu"),
         pytest.param(applications("original", "STARTING", None), 2, False, id="no-autoscaler"),
     ],
 )

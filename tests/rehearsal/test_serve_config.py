@@ -7,8 +7,8 @@ from deploy.rehearsal.quantities import whole
 from deploy.rehearsal.serve_config import (
     Config,
     matches,
+    options,
     read,
-    selectors,
     served_family,
     variants,
     with_argument,
@@ -37,7 +37,7 @@ def test_the_application_of_fixed_steps_takes_those_arguments() -> None:
     assert FixedStepArgs.model_validate(app["args"]).step_s == 0.1
 
 
-def test_variants_begin_with_fewer_replicas_and_the_router_with_its_own() -> None:
+def test_variants_have_fewer_replicas_and_the_router_its_own() -> None:
     config: Config = {
         "applications": [
             {
@@ -52,7 +52,7 @@ def test_variants_begin_with_fewer_replicas_and_the_router_with_its_own() -> Non
     }
     router, a, b, c = with_replicas(config, 1)["applications"][0]["deployments"]
     assert router["num_replicas"] == 3
-    assert a["autoscaling_config"] == {"min_replicas": 1, "max_replicas": 4}
+    assert a["autoscaling_config"] == {"min_replicas": 1, "max_replicas": 1}
     assert b["num_replicas"] == 1
     assert c["autoscaling_config"]["min_replicas"] == 0
 
@@ -77,8 +77,12 @@ def test_the_variants_are_the_deployments_but_the_router() -> None:
     assert variants(CONFIG) == ["original", "distilled"]
 
 
-def test_only_deployments_that_ask_for_labels_have_a_selector() -> None:
-    assert selectors(CONFIG) == {"original": {"gpu": "big"}}
+def test_a_deployments_options_are_found_by_its_name() -> None:
+    assert options(CONFIG) == {
+        "router": {},
+        "original": {"num_gpus": 1, "label_selector": {"gpu": "big"}},
+        "distilled": {"num_gpus": 1},
+    }
 
 
 def test_another_argument_leaves_the_configuration_itself() -> None:
