@@ -4,6 +4,7 @@ import argparse
 import logging
 import os
 import platform
+import shlex
 import shutil
 import signal
 import sys
@@ -83,7 +84,7 @@ def _rehearse(args: argparse.Namespace) -> int:
             _keep_logs(args.logs)
     denoiser = f"steps of {_STEP_S:g} s instead of a model" if fixed_steps else "the miniature"
     caption = (
-        f"`{_command(args)}`: overlay `{args.overlay.name}`, {pods} pods, {denoiser}; an open loop "
+        f"`{_command()}`: overlay `{args.overlay.name}`, {pods} pods, {denoiser}; an open loop "
         f"of {args.rate:g} requests a second. {os.cpu_count()} cores ({cpu_name()}), "
         f"{psutil.virtual_memory().total / 1024**3:.0f} GiB, Python {platform.python_version()}, "
         f"commit {commit()}, {time.strftime('%Y-%m-%d')}."
@@ -91,7 +92,8 @@ def _rehearse(args: argparse.Namespace) -> int:
     text = as_table(caption, outcomes)
     print(text, flush=True)
     if not (args.quick or args.only):
-        args.report.write_text(report(text))
+        before = args.report.read_text() if args.report.exists() else ""
+        args.report.write_text(report(text, before))
     return 1 if any(one.verdict == "FAILS" for one in outcomes) else 0
 
 
@@ -146,8 +148,10 @@ def _keep_logs(folder: Path) -> None:
             shutil.copytree(session, target / session.parent.name, dirs_exist_ok=True)
 
 
-def _command(args: argparse.Namespace) -> str:
-    return "make rehearse ARGS=--quick" if args.quick else "make rehearse"
+def _command() -> str:
+    """The command line to repeat it with."""
+    asked = shlex.join(one for one in sys.argv[1:] if one != "--inside")
+    return f"make rehearse ARGS={shlex.quote(asked)}" if asked else "make rehearse"
 
 
 def _parser() -> argparse.ArgumentParser:

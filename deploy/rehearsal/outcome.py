@@ -27,6 +27,7 @@ A request is lost where its own picture didn't come at the first try, for whatev
 lasts until all pods are ready, all applications RUNNING, and every variant has a warm replica.
 
 """
+_FINDINGS = "## What it found\n"
 _HEAD = ["scenario", "what was done", "sent", "lost", "recovery, s", "slowest, s", "verdict"]
 
 
@@ -71,9 +72,14 @@ def as_table(caption: str, outcomes: Sequence[Outcome]) -> str:
     return "\n".join([table(caption, _HEAD, rows), "", *notes]).rstrip() + "\n"
 
 
-def report(table_text: str) -> str:
-    """The table with what one must know to read it."""
-    return _PREAMBLE + table_text
+def report(table_text: str, before: str) -> str:
+    """The table with what one must know to read it.
+
+    What people have written below the report `before` stays.
+    """
+    _, heading, findings = before.partition(_FINDINGS)
+    kept = f"\n{heading}{findings}" if heading else ""
+    return _PREAMBLE + table_text + kept
 
 
 def _text(value: float | None) -> str:

@@ -4,7 +4,7 @@ import pytest
 
 from deploy.rehearsal.kubelet import ReadinessProbe
 from deploy.rehearsal.load import Asked
-from deploy.rehearsal.outcome import Outcome, as_table
+from deploy.rehearsal.outcome import Outcome, as_table, report
 from deploy.rehearsal.stage import NotMet, none_lost, only_under_way
 from deploy.rehearsal.translation import groups
 from loadtests.samples import Sample
@@ -57,6 +57,14 @@ def test_the_table_tells_figures_verdicts_and_reasons() -> None:
     assert "| killed | SIGKILL | 20 | 3 | - | - | FAILS |" in text
     assert "- killed: 3 of 20 requests lost" in text
     assert "- head: needs redis-server" in text
+
+
+def test_a_new_report_keeps_what_people_wrote_below_the_old_one() -> None:
+    first = report("| old |\n", "")
+    second = report("| new |\n", first + "\n## What it found\n\n- a finding\n")
+    assert "| old |" not in second
+    assert second.endswith("| new |\n\n## What it found\n\n- a finding\n")
+    assert report("| new |\n", second) == second
 
 
 def test_a_pod_without_a_probe_gets_the_operators_and_one_with_its_own_keeps_it() -> None:

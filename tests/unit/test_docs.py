@@ -13,6 +13,7 @@ README = (ROOT / "README.md").read_text()
 DOCUMENTS = [
     "README.md",
     "deploy/README.md",
+    "deploy/REHEARSAL.md",
     "CONTRIBUTING.md",
     "loadtests/README.md",
     "serve/miniature/README.md",
