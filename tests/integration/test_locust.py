@@ -207,8 +207,8 @@ def test_a_trace_is_fired_on_time_whatever_has_come_back(tmp_path: Path) -> None
     assert (drawn["num_requests"], drawn["num_failures"]) == (len(offsets_s), 0)
     assert drawn["min_response_time"] >= 1000
     since_s = [at_s - service.arrived_s[0] for at_s in service.arrived_s]
-    # A closed loop would be seconds late.
-    assert since_s == pytest.approx(offsets_s, abs=0.3)
+    # In a closed loop the second would be 0.9 s late, and the last 7.5 s.
+    assert since_s == pytest.approx(offsets_s, abs=0.7)
 
 
 def test_a_trace_that_is_none_is_one_clear_line() -> None:
