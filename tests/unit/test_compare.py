@@ -241,7 +241,8 @@ def test_an_empty_record_finds_nothing_and_says_so() -> None:
     [
         pytest.param(Carried(3, 4), Carried(1, 2), "better", id="better"),
         pytest.param(Carried(1, 2), Carried(2.4, 3), "worse", id="worse"),
-        pytest.param(Carried(1, 2), Carried(2.1, 3), "tie", id="too-close-to-call"),
+        pytest.param(Carried(1, 2), Carried(2.1, 3), "tie", id="too-close-to-call-worse"),
+        pytest.param(Carried(2.1, 3), Carried(1, 2), "tie", id="too-close-to-call-better"),
         pytest.param(Carried(1, 3), Carried(2, 4), "tie", id="brackets-overlap"),
         pytest.param(Carried(3, None), Carried(1, 2), "better", id="no-upper-end"),
         pytest.param(Carried(None, None), Carried(1, 2), "not decided", id="nothing"),
