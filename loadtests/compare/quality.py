@@ -35,9 +35,10 @@ class Similarity:
 def similarity(
     ours: Sequence[NDArray[np.uint8]], theirs: Sequence[NDArray[np.uint8]]
 ) -> Similarity:
-    """Compare pairs of `(H, W, 3)` pictures; equal ones are left out of the mean PSNR's infinity.
+    """Compare pairs of `(H, W, 3)` pictures.
 
-    Means over the pairs; the PSNR is that of the mean square error of all pairs together.
+    SSIM is the mean over the pairs; PSNR that of the mean square error of all pairs together, and
+    100 dB where all are equal.
     """
     ssims = [
         float(structural_similarity(one, other, channel_axis=2, data_range=255))
