@@ -90,6 +90,7 @@ class VariantReplica:
         """Draw with and without guidance at the default size, and encode every format."""
         for guidance_scale in (variant.guidance_scale, 1.0):
             generation = Generation(
+                variant=variant.name,
                 prompt="warm-up",
                 negative_prompt="",
                 seeds=(0,),
@@ -98,6 +99,8 @@ class VariantReplica:
                 num_inference_steps=2,
                 guidance_scale=guidance_scale,
                 scheduler=variant.default_scheduler,
+                deadline_at=None,
+                previews=0,
             )
             result = await self._engine.submit(generation).result()
         for output_format in get_args(OutputFormat):

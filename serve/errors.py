@@ -120,11 +120,39 @@ class VariantUnavailable(RetryLater):
     code = "variant_unavailable"
 
 
+class DeadlineUnreachable(RetryLater):
+    """The request's deadline can't be met with the work that is ahead of it."""
+
+    status = 429
+    code = "deadline_unreachable"
+    type = "rate_limit_error"
+
+
+class DeadlineExceeded(ServingError):
+    """The request's deadline passed, or became out of reach, while it was under way."""
+
+    status = 504
+    code = "deadline_exceeded"
+
+
 class EngineClosed(ServingError):
     """Work was handed to an engine that is shutting down."""
 
     status = 503
     code = "shutting_down"
+
+
+class OutOfDeviceMemory(ServingError):
+    """A call into the device found no memory, also on its own."""
+
+    status = 503
+    code = "out_of_device_memory"
+
+
+class NotFinite(ServingError):
+    """An image that is not a number: its latents went to infinity on the way."""
+
+    code = "not_finite"
 
 
 class WeightsError(ServingError):

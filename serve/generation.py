@@ -15,10 +15,13 @@ OutputFormat = Literal["png", "jpeg", "webp"]
 class Generation:
     """One request with every default filled in.
 
-    `seeds` holds one seed an image (0 to 2^32-1). Width and height are multiples of 8. A
-    `guidance_scale` of at most 1 means no classifier-free guidance, hence no negative prompt.
+    `variant` is one that the replica holds. `seeds` holds one seed an image (0 to 2^32-1). Width
+    and height are multiples of 8. A `guidance_scale` of at most 1 means no classifier-free
+    guidance, hence no negative prompt. `deadline_at` is in Unix seconds, since it crosses machines;
+    None means whenever. `previews` is how many pictures of each image to show before it is done.
     """
 
+    variant: str
     prompt: str
     negative_prompt: str
     seeds: tuple[int, ...]
@@ -27,6 +30,8 @@ class Generation:
     num_inference_steps: int
     guidance_scale: float
     scheduler: SchedulerName
+    deadline_at: float | None
+    previews: int
 
 
 @dataclass(frozen=True, slots=True)

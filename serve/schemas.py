@@ -151,6 +151,7 @@ class GenerationRequest(Strict):
         first = secrets.randbelow(SEEDS) if self.seed is None else self.seed
         guidance_scale = self.guidance_scale
         return Generation(
+            variant=variant.name,
             prompt=self.prompt,
             negative_prompt=self.negative_prompt,
             seeds=tuple((first + image) % SEEDS for image in range(self.n)),
@@ -159,6 +160,8 @@ class GenerationRequest(Strict):
             num_inference_steps=self.num_inference_steps,
             guidance_scale=variant.guidance_scale if guidance_scale is None else guidance_scale,
             scheduler=self.scheduler or variant.default_scheduler,
+            deadline_at=None,
+            previews=0,
         )
 
     def _size_px(self, variant: Variant) -> tuple[int, int]:

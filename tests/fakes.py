@@ -15,6 +15,7 @@ from serve.variants import Variant
 
 def generation(**changes: object) -> Generation:
     fields: dict[str, object] = {
+        "variant": "original",
         "prompt": "a red star",
         "negative_prompt": "",
         "seeds": (7,),
@@ -23,6 +24,8 @@ def generation(**changes: object) -> Generation:
         "num_inference_steps": 5,
         "guidance_scale": 4.0,
         "scheduler": "pndm",
+        "deadline_at": None,
+        "previews": 0,
     }
     return Generation(**{**fields, **changes})  # type: ignore[arg-type]
 

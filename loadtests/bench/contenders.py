@@ -30,6 +30,7 @@ class Ours:
     def generation(self, prompt: str, seeds: Sequence[int], steps: int) -> Generation:
         """A request with the variant's defaults."""
         return Generation(
+            variant=self._variant.name,
             prompt=prompt,
             negative_prompt="",
             seeds=tuple(seeds),
@@ -38,6 +39,8 @@ class Ours:
             num_inference_steps=steps,
             guidance_scale=self._variant.guidance_scale,
             scheduler="pndm",
+            deadline_at=None,
+            previews=0,
         )
 
     def begin(self, prompt: str, seeds: Sequence[int], steps: int) -> list[Trajectory]:

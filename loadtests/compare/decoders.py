@@ -56,6 +56,7 @@ def vae_similarity(
         for index in range(count):
             asked = workload.body(index, kl_name)
             generation = Generation(
+                variant=kl_name,
                 prompt=asked["prompt"],
                 negative_prompt="",
                 seeds=(asked["seed"],),
@@ -64,6 +65,8 @@ def vae_similarity(
                 num_inference_steps=asked["num_inference_steps"],
                 guidance_scale=asked.get("guidance_scale", variant.guidance_scale),
                 scheduler=variant.default_scheduler,
+                deadline_at=None,
+                previews=0,
             )
             trajectories, _ = kl.begin(generation)
             while trajectories[0].steps_done < trajectories[0].total_steps:

@@ -36,6 +36,7 @@ def denoise(
     trajectories: list[Trajectory] = []
     for prompt, seed in zip(prompts, seeds, strict=True):
         asked = Generation(
+            variant="original",  # A pipeline of one variant draws with its own.
             prompt=prompt,
             negative_prompt="",
             seeds=(seed,),
@@ -44,6 +45,8 @@ def denoise(
             num_inference_steps=STEPS,
             guidance_scale=guidance_scale,
             scheduler="pndm",
+            deadline_at=None,
+            previews=0,
         )
         trajectories += pipeline.begin(asked)[0]
     for _ in range(trajectories[0].total_steps):

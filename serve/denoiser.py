@@ -1,0 +1,88 @@
+"""What the engine asks of whoever denoises, and what both call the work.
+
+Protocols only: the pipelines fulfil them, and so do a test's fakes and a load test's fixed steps.
+"""
+
+from collections.abc import Hashable
+from dataclasses import dataclass
+from typing import Protocol, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a job is going to take, known without a device.
+
+    `steps` are the UNet calls of each image, at least 1. `step_cost` is what one image's step
+    takes, in steps of the variant's default size with guidance; an estimate is good enough.
+    `previews_at` are the steps, counted from 1 and below `steps`, after which to show each image.
+    """
+
+    images: int
+    steps: int
+    step_cost: float
+    previews_at: tuple[int, ...] = ()
+
+
+class Trajectory(Protocol):
+    """One image under way."""
+
+    steps_done: int
+
+    @property
+    def total_steps(self) -> int:
+        """UNet calls in all, at least 1."""
+
+    @property
+    def group(self) -> Hashable:
+        """Equal for trajectories that can share a call of `step`."""
+
+    @property
+    def decode_group(self) -> Hashable:
+        """Equal for trajectories that can share a call of `decode`."""
+
+
+JobT = TypeVar("JobT", contravariant=True)
+TrajectoryT = TypeVar("TrajectoryT", bound=Trajectory)
+
+
+class Denoiser(Protocol[JobT, TrajectoryT]):
+    """Draws on a device. Calls block.
+
+    `begin` and `step` come from one thread and never overlap. `decode` and `preview` come from
+    one other thread, and may overlap with those two. `plan` comes from any.
+
+    Raises:
+        OutOfDeviceMemory: from any call; the trajectories are as they were, so the call can be
+            made again with fewer, after `free_memory`.
+    """
+
+    def plan(self, job: JobT, /) -> Plan:
+        """What the job is going to take; at once, without the device."""
+
+    def begin(self, job: JobT, /) -> tuple[list[TrajectoryT], tuple[str, ...]]:
+        """One trajectory per image, in order, and warnings for the client."""
+
+    def step(self, trajectories: list[TrajectoryT], /) -> None:
+        """Advance each trajectory, all of one group, by one step.
+
+        Where it raises, a trajectory whose `steps_done` hasn't moved is as it was.
+        """
+
+    def decode_slice(self, trajectory: TrajectoryT, /) -> int:
+        """How many images like this one a call of `decode` has memory for, at least 1."""
+
+    def decode(self, trajectories: list[TrajectoryT], /) -> NDArray[np.uint8]:
+        """Pixels of finished trajectories, all of one decode group: `(B, H, W, 3)` uint8.
+
+        Raises:
+            NotFinite: one of the images is not a number; called with it alone, or with others.
+        """
+
+    def preview(self, trajectory: TrajectoryT, /) -> NDArray[np.uint8]:
+        """What the image looks like so far, `(H, W, 3)` uint8; it may go on meanwhile."""
+
+    def free_memory(self) -> None:
+        """Give back what is cached on the device."""
