@@ -7,13 +7,23 @@ The way of a request, one line per module; each imports only what stands below i
     router       picks the variant, calls a replica, tries once more where one dies
     deployments  VariantReplica: the actor round an engine
     engine       the loop that owns a device: submit, progress, cancel, close
-    pipelines    a variant's components: begin, one denoising step, decode
+    pipelines    a replica's variants on a device: begin, one denoising step, decode, preview
     images       pixels to PNG, JPEG or WebP
+
+What the pipelines are made of, each importing only what stands below it:
+
+    decoding       latents to pixels: finished images and previews, on a thread of their own
+    components     a family folder's models, each loaded once
+    embeddings     prompts to embeddings, and a cache of them
+    trajectories   one image under way: its scheduler, its latents, its plan
+    devices        which device, copies, streams and events, its memory
+    optimisations  what may be done to be faster, each with a switch
 
 Beside the way:
 
     app          the composition root: arguments to deployments to one application
     __main__     `python -m serve`: that application on this machine
+    denoiser     what an engine asks of the pipelines: the protocol between the two
     generation   what is to be drawn and what came of it: the words between router and pictures
     variants     the catalogue: which components make a variant
     weights      a family folder: downloading, pinning and checking it, and random values

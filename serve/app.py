@@ -149,4 +149,4 @@ def _load_pipeline(args: AppArgs, folder: Path, variant: Variant) -> Denoiser[Ge
     # Only replicas pay the seconds that importing torch and diffusers takes.
     from .pipelines import Pipeline
 
-    return Pipeline.load(variant, folder, args.device)
+    return Pipeline.load([variant], folder, args.device)

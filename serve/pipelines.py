@@ -1,133 +1,83 @@
-"""A variant's components on a device, and three functions over them: begin, one step, decode.
+"""A replica's variants on a device, and what is done with them: begin, one step, decode, preview.
 
 diffusers' models and schedulers, driven one denoising step at a time with a `[B]` tensor of
 timesteps, so that images with different step counts, guidance scales and schedulers can share a
 UNet call. A picture is the one that `StableDiffusionPipeline` makes with the same arguments.
 """
 
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Self
 
 import numpy as np
 import torch
-from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
-from diffusers.models.autoencoders.autoencoder_tiny import AutoencoderTiny
-from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
-from diffusers.schedulers.scheduling_ddim import DDIMScheduler
-from diffusers.schedulers.scheduling_dpmsolver_multistep import DPMSolverMultistepScheduler
-from diffusers.schedulers.scheduling_euler_discrete import EulerDiscreteScheduler
-from diffusers.schedulers.scheduling_pndm import PNDMScheduler
-from diffusers.utils.torch_utils import randn_tensor
 from numpy.typing import NDArray
-from transformers import CLIPTextModel, CLIPTokenizer
 
-from .errors import DeviceUnavailable
-from .generation import Generation, SchedulerName
+from .components import Components, load_components
+from .decoding import Decoder
+from .denoiser import Plan
+from .devices import DeviceName, StepClock, name_memory_errors, resolve_device, to_device
+from .embeddings import EmbeddingCache, PromptEncoder
+from .generation import Generation
+from .optimisations import DEFAULTS, Optimisations
+from .trajectories import SCHEDULERS, Trajectory, guided_calls, plan
 from .variants import Variant
-from .weights.layout import component_dirs, precision_suffix
-
-DeviceName = Literal["auto", "cpu", "cuda"]
-
-_SCHEDULERS: dict[SchedulerName, Any] = {
-    "pndm": PNDMScheduler,
-    "ddim": DDIMScheduler,
-    "dpm++": DPMSolverMultistepScheduler,
-    "euler": EulerDiscreteScheduler,
-}
-_VAES = {"AutoencoderKL": AutoencoderKL, "AutoencoderTiny": AutoencoderTiny}
-
-
-def resolve_device(name: DeviceName) -> tuple[torch.device, torch.dtype]:
-    """The device, and the one place that decides the dtype: fp16 on CUDA, fp32 on a CPU.
-
-    A CPU emulates half precision and is 7x slower with it.
-
-    Raises:
-        DeviceUnavailable: CUDA was asked for by name and isn't there.
-    """
-    available = torch.cuda.is_available()
-    if name == "cuda" and not available:
-        raise DeviceUnavailable(
-            "device: 'cuda' was configured, but torch finds no CUDA device here; "
-            "use 'cpu', or 'auto' to take what is there"
-        )
-    if name == "cuda" or (name == "auto" and available):
-        return torch.device("cuda"), torch.float16
-    return torch.device("cpu"), torch.float32
-
-
-@dataclass(slots=True)
-class Trajectory:
-    """One image on its way from noise to latents, with a scheduler of its own.
-
-    `latents` is `(1, 4, H/8, W/8)`; the embeddings are `(1, 77, D)`, the negative one None
-    without guidance. `timesteps` stay on the CPU: indexing them on a GPU would wait for it.
-    """
-
-    latents: torch.Tensor
-    prompt_embeds: torch.Tensor
-    negative_embeds: torch.Tensor | None
-    guidance_scale: float
-    scheduler: Any
-    timesteps: list[torch.Tensor]
-    steps_done: int = 0
-
-    @property
-    def total_steps(self) -> int:
-        """UNet calls in all; PNDM makes one more than the steps asked for."""
-        return len(self.timesteps)
 
 
 class Pipeline:
-    """A variant ready to draw. Not thread-safe: one thread drives it."""
+    """One or several variants ready to draw: a `denoiser.Denoiser`, whose threads it relies on.
+
+    `components` holds each variant's models by name. `embedding_cache` counts its hits and misses.
+    """
 
     def __init__(
         self,
-        tokenizer: CLIPTokenizer,
-        text_encoder: CLIPTextModel,
-        unet: UNet2DConditionModel,
-        vae: AutoencoderKL | AutoencoderTiny,
-        scheduler: PNDMScheduler,
+        variants: Sequence[Variant],
+        components: dict[str, Components],
+        optimisations: Optimisations,
     ) -> None:
-        self.tokenizer = tokenizer
-        self.text_encoder = text_encoder.eval()
-        self.unet = unet.eval()
-        self.vae = vae.eval()
-        self.scheduler = scheduler
-        # StableDiffusionPipeline corrects every scheduler so, whatever its file says.
-        self._scheduler_config = {**scheduler.config, "clip_sample": False, "steps_offset": 1}
-        self.device = unet.device
-        self.dtype = unet.dtype
+        self.components = components
+        self.optimisations = optimisations
+        self.embedding_cache = EmbeddingCache(optimisations.embedding_cache)
+        self._variants = {one.name: one for one in variants}
+        self._encoders = {
+            name: PromptEncoder(
+                self._variants[name].text_encoder.folder,
+                one.tokenizer,
+                one.text_encoder,
+                self.embedding_cache,
+            )
+            for name, one in components.items()
+        }
+        unet = components[variants[0].name].unet
+        self.device, self.dtype = unet.device, unet.dtype
+        self._clock = StepClock(self.device)
+        self._decoder = Decoder(self.device)
 
     @classmethod
-    def load(cls, variant: Variant, folder: Path, device_name: DeviceName) -> Self:
-        """Read a variant from a family folder that `weights.check.check_family` has passed.
+    def load(
+        cls,
+        variants: Sequence[Variant],
+        folder: Path,
+        device_name: DeviceName,
+        optimisations: Optimisations = DEFAULTS,
+    ) -> Self:
+        """Read variants from a family folder that `weights.check.check_family` has passed.
+
+        Variants of one family; what they share is loaded once.
 
         Raises:
             DeviceUnavailable: see `resolve_device`.
         """
         device, dtype = resolve_device(device_name)
-        dirs = component_dirs(folder, variant)
+        return cls(variants, load_components(variants, folder, device, dtype), optimisations)
 
-        def model(model_class: Any, component_dir: Path) -> Any:
-            loaded = model_class.from_pretrained(
-                component_dir,
-                dtype=dtype,
-                variant=precision_suffix(component_dir),
-                use_safetensors=True,
-                local_files_only=True,
-            )
-            return loaded.to(device)
+    def plan(self, generation: Generation) -> Plan:
+        """What the request is going to take; see `trajectories.plan`."""
+        variant = self._variants[generation.variant]
+        return plan(generation, variant, self.optimisations.skip_guidance_after)
 
-        return cls(
-            tokenizer=CLIPTokenizer.from_pretrained(dirs["tokenizer"], local_files_only=True),
-            text_encoder=model(CLIPTextModel, dirs["text_encoder"]),
-            unet=model(UNet2DConditionModel, dirs["unet"]),
-            vae=model(_VAES[variant.vae.component_class], dirs["vae"]),
-            scheduler=PNDMScheduler.from_pretrained(dirs["scheduler"], local_files_only=True),
-        )
-
+    @name_memory_errors
     @torch.inference_mode()
     def begin(self, generation: Generation) -> tuple[list[Trajectory], tuple[str, ...]]:
         """Encode the prompts and draw the noise: one trajectory per seed, and warnings.
@@ -135,93 +85,111 @@ class Pipeline:
         The noise of an image comes from a CPU generator with its own seed, so it depends neither
         on the device nor on the other images.
         """
-        warnings = []
-        prompt_embeds, cut = self._encode("prompt", generation.prompt)
-        warnings += cut
+        variant = self._variants[generation.variant]
+        parts, encoder = self.components[variant.name], self._encoders[variant.name]
+        prompt_embeds, warnings = encoder.encode("prompt", generation.prompt)
         negative_embeds = None
         if generation.guidance_scale > 1:
-            negative_embeds, cut = self._encode("negative_prompt", generation.negative_prompt)
-            warnings += cut
-        shape = (
-            1,
-            self.unet.config.in_channels,
-            generation.height_px // 8,
-            generation.width_px // 8,
-        )
+            negative_embeds, cut = encoder.encode("negative_prompt", generation.negative_prompt)
+            warnings = warnings + cut
+        # StableDiffusionPipeline corrects every scheduler so, whatever its file says.
+        config = {**parts.scheduler.config, "clip_sample": False, "steps_offset": 1}
+        size = generation.height_px // 8, generation.width_px // 8
         trajectories = []
         for seed in generation.seeds:
-            scheduler = _SCHEDULERS[generation.scheduler].from_config(self._scheduler_config)
+            scheduler = SCHEDULERS[generation.scheduler].from_config(config)
             scheduler.set_timesteps(generation.num_inference_steps, device="cpu")
-            noise = randn_tensor(
-                shape,
+            noise = torch.randn(
+                (1, parts.unet.config.in_channels, *size),
                 generator=torch.Generator("cpu").manual_seed(seed),
-                device=self.device,
                 dtype=self.dtype,
             )
+            timesteps = list(scheduler.timesteps)
             trajectories.append(
                 Trajectory(
-                    latents=noise * scheduler.init_noise_sigma,
+                    variant=variant,
+                    latents=to_device(noise, self.device) * scheduler.init_noise_sigma,
                     prompt_embeds=prompt_embeds,
                     negative_embeds=negative_embeds,
                     guidance_scale=generation.guidance_scale,
+                    guided_steps=guided_calls(
+                        len(timesteps), self.optimisations.skip_guidance_after
+                    ),
                     scheduler=scheduler,
-                    timesteps=list(scheduler.timesteps),
+                    timesteps=timesteps,
+                    ready=None,
                 )
             )
+        ready = self._clock.mark()
+        for one in trajectories:
+            one.ready = ready
         return trajectories, tuple(warnings)
 
+    @name_memory_errors
     @torch.inference_mode()
     def step(self, trajectories: list[Trajectory]) -> None:
-        """Advance every trajectory by one step of its own, in one UNet call.
+        """Advance every trajectory, all of one `group`, by one step of its own in one UNet call.
 
-        They must agree on the latents' size and on guidance being on or off; step counts,
-        guidance scales, schedulers and prompts may differ.
+        Step counts, guidance scales, schedulers and prompts may differ, and so may variants that
+        share a UNet. On CUDA it returns when the step before is done: launches stay one ahead.
         """
-        now = [one.timesteps[one.steps_done] for one in trajectories]
-        latents = torch.cat(
-            [
-                one.scheduler.scale_model_input(one.latents, timestep)
-                for one, timestep in zip(trajectories, now, strict=True)
-            ]
-        )
+        latents = torch.cat([one.model_input for one in trajectories])
         embeds = [one.prompt_embeds for one in trajectories]
-        timesteps = torch.tensor([float(timestep) for timestep in now]).to(self.device)
+        timesteps = to_device(
+            torch.tensor([float(one.timestep) for one in trajectories]), self.device
+        )
         negative = [one.negative_embeds for one in trajectories if one.negative_embeds is not None]
-        if negative:
+        guided = trajectories[0].guided
+        if guided:
             # Classifier-free guidance: the unconditional half first, as diffusers has it.
             latents, timesteps = torch.cat([latents] * 2), torch.cat([timesteps] * 2)
             embeds = negative + embeds
-        noise: torch.Tensor = self.unet(
+        unet = self.components[trajectories[0].variant.name].unet
+        noise: torch.Tensor = unet(
             latents, timesteps, encoder_hidden_states=torch.cat(embeds), return_dict=False
         )[0]
-        unconditional, conditional = noise.chunk(2) if negative else (noise, noise)
-        for index, (one, timestep) in enumerate(zip(trajectories, now, strict=True)):
+        unconditional, conditional = noise.chunk(2) if guided else (noise, noise)
+        predictions = []
+        for index, one in enumerate(trajectories):
             prediction = conditional[index : index + 1]
-            if negative:
+            if guided:
                 base = unconditional[index : index + 1]
                 prediction = base + one.guidance_scale * (prediction - base)
-            stepped = one.scheduler.step(prediction, timestep, one.latents, return_dict=False)
-            one.latents = stepped[0]
-            one.steps_done += 1
+            predictions.append(prediction)
+        # Only now, when nothing large is left to fail, does a trajectory change.
+        for one, prediction in zip(trajectories, predictions, strict=True):
+            one.advance(prediction, self._clock.mark)
+        self._clock.keep_pace()
 
+    def decode_slice(self, trajectory: Trajectory) -> int:
+        """How many images like this one to decode at once, 1 to 8; on CUDA by free memory."""
+        vae = self.components[trajectory.variant.name].vae
+        return self._decoder.slice_size(vae, trajectory)
+
+    @name_memory_errors
     @torch.inference_mode()
     def decode(self, trajectories: list[Trajectory]) -> NDArray[np.uint8]:
-        """Turn latents into pixels: `(B, H, W, 3)` uint8, converted on the device."""
-        latents = torch.cat([one.latents for one in trajectories])
-        decoded = self.vae.decode(latents / self.vae.config.scaling_factor, return_dict=False)[0]
-        unit = (decoded * 0.5 + 0.5).clamp(0, 1).float()
-        pixels: NDArray[np.uint8] = (
-            (unit * 255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
-        )
-        return pixels
+        """Turn the latents of one `decode_group` into pixels: `(B, H, W, 3)` uint8.
 
-    def _encode(self, field: str, text: str) -> tuple[torch.Tensor, list[str]]:
-        limit = self.tokenizer.model_max_length
-        used = self.tokenizer(
-            text, padding="max_length", max_length=limit, truncation=True, return_tensors="pt"
-        )
-        given = len(self.tokenizer(text, verbose=False).input_ids)
-        warnings = []
-        if given > limit:
-            warnings.append(f"{field}: {given} tokens, cut to the first {limit}")
-        return self.text_encoder(used.input_ids.to(self.device))[0], warnings
+        Raises:
+            NotFinite: one of the images is infinite or not a number.
+        """
+        vae = self.components[trajectories[0].variant.name].vae
+        return self._decoder.decode(vae, trajectories)
+
+    @name_memory_errors
+    @torch.inference_mode()
+    def preview(self, trajectory: Trajectory) -> NDArray[np.uint8]:
+        """The finished image as the UNet last had it, `(H, W, 3)` uint8, decoded by the tiny VAE.
+
+        Only for variants with a `preview_vae`; the plans of others hold no previews.
+        """
+        vae = self.components[trajectory.variant.name].preview_vae
+        if vae is None:
+            raise ValueError(f"{trajectory.variant.name}: has no VAE for previews")
+        return self._decoder.preview(vae, trajectory)
+
+    def free_memory(self) -> None:
+        """Give torch's unused blocks back to the device."""
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()

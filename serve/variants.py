@@ -48,7 +48,10 @@ class Component:
 
 @dataclass(frozen=True)
 class Variant:
-    """What one `model` of the API is made of, with the defaults of its requests."""
+    """What one `model` of the API is made of, with the defaults of its requests.
+
+    `preview_vae` decodes what an image looks like so far; without one there are no previews.
+    """
 
     name: str
     description: str
@@ -57,6 +60,7 @@ class Variant:
     scheduler: Component
     unet: Component
     vae: Component
+    preview_vae: Component | None
     default_scheduler: SchedulerName
     guidance_scale: float
     default_size_px: int
@@ -65,13 +69,15 @@ class Variant:
 
     @property
     def components(self) -> dict[str, Component]:
-        """The five components by the names that diffusers gives them."""
+        """The components by the names that diffusers gives them, and `preview_vae`."""
+        preview = {} if self.preview_vae is None else {"preview_vae": self.preview_vae}
         return {
             "tokenizer": self.tokenizer,
             "text_encoder": self.text_encoder,
             "scheduler": self.scheduler,
             "unet": self.unet,
             "vae": self.vae,
+            **preview,
         }
 
 
@@ -140,6 +146,7 @@ def _sd_v1(name: str, description: str, unet: Component, vae: Component) -> Vari
         scheduler=_sd_scheduler,
         unet=unet,
         vae=vae,
+        preview_vae=_taesd_vae,
         default_scheduler="pndm",
         guidance_scale=7.5,
         default_size_px=512,
@@ -181,6 +188,7 @@ def _miniature(name: str, description: str, unet: Component, vae: Component) -> 
         scheduler=_shipped("scheduler", "PNDMScheduler"),
         unet=unet,
         vae=vae,
+        preview_vae=_mini_tiny_vae,
         default_scheduler="pndm",
         # Where the miniature's pictures are clean: 4 over-drives so small a model (its card).
         guidance_scale=2.0,

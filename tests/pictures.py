@@ -6,7 +6,8 @@ from diffusers import StableDiffusionPipeline
 from numpy.typing import NDArray
 
 from serve.generation import Generation
-from serve.pipelines import _SCHEDULERS, Pipeline, Trajectory
+from serve.pipelines import Pipeline
+from serve.trajectories import SCHEDULERS, Trajectory
 
 # Mean absolute difference per 8-bit channel; batched and single calls differ by rounding only.
 TOLERANCE = 0.5
@@ -19,12 +20,13 @@ def finish(pipe: Pipeline, trajectories: list[Trajectory]) -> None:
 
 def stock_picture(ours: Pipeline, asked: Generation) -> NDArray[np.uint8]:
     """What diffusers' own pipeline makes of the same components and arguments."""
+    parts = ours.components[asked.variant]
     pipe = StableDiffusionPipeline(
-        vae=ours.vae,
-        text_encoder=ours.text_encoder,
-        tokenizer=ours.tokenizer,
-        unet=ours.unet,
-        scheduler=_SCHEDULERS[asked.scheduler].from_config(ours.scheduler.config),
+        vae=parts.vae,
+        text_encoder=parts.text_encoder,
+        tokenizer=parts.tokenizer,
+        unet=parts.unet,
+        scheduler=SCHEDULERS[asked.scheduler].from_config(parts.scheduler.config),
         safety_checker=None,
         feature_extractor=None,
         requires_safety_checker=False,

@@ -9,7 +9,8 @@ from diffusers.schedulers.scheduling_pndm import PNDMScheduler
 from PIL import Image
 
 from serve.generation import Generation
-from serve.pipelines import Pipeline, Trajectory
+from serve.pipelines import Pipeline
+from serve.trajectories import Trajectory
 from serve.variants import Variant
 
 
@@ -60,12 +61,13 @@ class Stock:
 
     def __init__(self, pipeline: Pipeline, variant: Variant) -> None:
         self._variant = variant
+        parts = pipeline.components[variant.name]
         self._pipe: Any = StableDiffusionPipeline(
-            vae=pipeline.vae,
-            text_encoder=pipeline.text_encoder,
-            tokenizer=pipeline.tokenizer,
-            unet=pipeline.unet,
-            scheduler=PNDMScheduler.from_config(pipeline.scheduler.config),
+            vae=parts.vae,
+            text_encoder=parts.text_encoder,
+            tokenizer=parts.tokenizer,
+            unet=parts.unet,
+            scheduler=PNDMScheduler.from_config(parts.scheduler.config),
             safety_checker=None,
             feature_extractor=None,
             requires_safety_checker=False,

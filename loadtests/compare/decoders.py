@@ -4,6 +4,7 @@ Runs in this process, without the endpoint, and after it has been measured.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -48,9 +49,8 @@ def vae_similarity(
     found = {}
     for kl_name, other_name in vae_pairs(family):
         variant = family.variants[kl_name]
-        kl, other = (
-            Pipeline.load(family.variants[one], folder, "auto") for one in (kl_name, other_name)
-        )
+        other = family.variants[other_name]
+        pipeline = Pipeline.load([variant, other], folder, "auto")
         ours: list[NDArray[np.uint8]] = []
         theirs: list[NDArray[np.uint8]] = []
         for index in range(count):
@@ -68,11 +68,11 @@ def vae_similarity(
                 deadline_at=None,
                 previews=0,
             )
-            trajectories, _ = kl.begin(generation)
-            while trajectories[0].steps_done < trajectories[0].total_steps:
-                kl.step(trajectories)
-            theirs.append(kl.decode(trajectories)[0])
-            ours.append(other.decode(trajectories)[0])
+            (trajectory,), _ = pipeline.begin(generation)
+            while trajectory.steps_done < trajectory.total_steps:
+                pipeline.step([trajectory])
+            theirs.append(pipeline.decode([trajectory])[0])
+            ours.append(pipeline.decode([replace(trajectory, variant=other)])[0])
         found[kl_name, other_name] = similarity(ours, theirs)
     return found
 

@@ -40,20 +40,21 @@ _GAP_PX = 12
 def variants_sheet(weights: Path) -> Image.Image:
     """Prompts as rows; in each row, each variant's pictures for the same seeds."""
     torch.set_num_threads(1)
-    family = load_family(weights)
+    pipeline = load_family(weights)
+    variants = list(pipeline.components)
     block = len(SEEDS) * SIZE_PX
     row = SIZE_PX + _CAPTION_PX
-    width = len(family) * (block + _GAP_PX) + _GAP_PX
+    width = len(variants) * (block + _GAP_PX) + _GAP_PX
     sheet = Image.new("RGB", (width, 2 * _CAPTION_PX + len(PROMPTS) * row + _GAP_PX), "white")
     pen = ImageDraw.Draw(sheet)
     font, bold = ImageFont.load_default(15), ImageFont.load_default(17)
     footer = f"seeds {', '.join(map(str, SEEDS))} in each block, {STEPS} steps, guidance "
     pen.text((_GAP_PX, 3), footer + f"{GUIDANCE_SCALE:g}", "grey", font)
-    for column, (variant, pipeline) in enumerate(family.items()):
+    for column, variant in enumerate(variants):
         left = _GAP_PX + column * (block + _GAP_PX)
         pen.text((left, _CAPTION_PX), variant, "black", bold)
         prompts = [prompt for prompt in PROMPTS for _ in SEEDS]
-        pictures = draw_pictures(pipeline, prompts, list(SEEDS) * len(PROMPTS))
+        pictures = draw_pictures(pipeline, variant, prompts, list(SEEDS) * len(PROMPTS))
         for index, picture in enumerate(pictures):
             at = (left + index % len(SEEDS) * SIZE_PX, 2 * _CAPTION_PX + index // len(SEEDS) * row)
             sheet.paste(Image.fromarray(picture), (at[0], at[1] + _CAPTION_PX))

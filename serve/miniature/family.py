@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 from safetensors import safe_open
 
 from ..generation import Generation
-from ..pipelines import Pipeline, Trajectory
+from ..pipelines import Pipeline
 from ..schemas import GenerationRequest
+from ..trajectories import Trajectory
 from ..variants import MINIATURE
 from .drawing import SIZE_PX
 
@@ -19,15 +20,14 @@ GUIDANCE_SCALE = MINIATURE.variants["original"].guidance_scale
 STEPS: int = GenerationRequest.model_fields["num_inference_steps"].default
 
 
-def load_family(weights: Path) -> dict[str, Pipeline]:
-    """Every variant by name, on the CPU."""
-    return {
-        name: Pipeline.load(variant, weights, "cpu") for name, variant in MINIATURE.variants.items()
-    }
+def load_family(weights: Path) -> Pipeline:
+    """Every variant, on the CPU."""
+    return Pipeline.load(list(MINIATURE.variants.values()), weights, "cpu")
 
 
 def denoise(
     pipeline: Pipeline,
+    variant: str,
     prompts: list[str],
     seeds: list[int],
     guidance_scale: float = GUIDANCE_SCALE,
@@ -36,7 +36,7 @@ def denoise(
     trajectories: list[Trajectory] = []
     for prompt, seed in zip(prompts, seeds, strict=True):
         asked = Generation(
-            variant="original",  # A pipeline of one variant draws with its own.
+            variant=variant,
             prompt=prompt,
             negative_prompt="",
             seeds=(seed,),
@@ -56,6 +56,7 @@ def denoise(
 
 def draw_pictures(
     pipeline: Pipeline,
+    variant: str,
     prompts: list[str],
     seeds: list[int],
     guidance_scale: float = GUIDANCE_SCALE,
@@ -65,7 +66,7 @@ def draw_pictures(
     pictures = []
     for start in range(0, len(prompts), at_once):
         part = slice(start, start + at_once)
-        finished = denoise(pipeline, prompts[part], seeds[part], guidance_scale)
+        finished = denoise(pipeline, variant, prompts[part], seeds[part], guidance_scale)
         pictures.append(pipeline.decode(finished))
     return np.concatenate(pictures)
 

@@ -93,58 +93,59 @@ def vases_right(pictures: NDArray[np.uint8]) -> int:
     )
 
 
-def measure_colours(family: dict[str, Pipeline], quick: bool) -> list[Finding]:
+def measure_colours(pipeline: Pipeline, quick: bool) -> list[Finding]:
     """The 60 prompts in each variant; then what must fail, and other strengths of guidance."""
     prompts = colour_prompts()[: 20 if quick else 60]
     seeds = list(range(len(prompts)))
     found = []
-    for variant, pipeline in family.items():
-        pictures = draw_pictures(pipeline, prompts, seeds)
+    for variant in pipeline.components:
+        pictures = draw_pictures(pipeline, variant, prompts, seeds)
         share = colours_right(prompts, pictures)
         found.append(Finding(f"colours right, {variant}", share, "", _COLOUR_BARS[variant]))
         if variant == "original":
             # Two checks that must fail, or the numbers above say nothing: each picture against
             # the caption of another, and pictures of the same seeds drawn from no caption.
             shuffled = colours_right(prompts[7:] + prompts[:7], pictures)
-            blind = draw_pictures(pipeline, [""] * len(prompts), seeds)
+            blind = draw_pictures(pipeline, variant, [""] * len(prompts), seeds)
             found += [
                 Finding("  captions shuffled", shuffled, "", 0.10, False),
                 Finding("  captions withheld", colours_right(prompts, blind), "", 0.10, False),
             ]
             for scale in (1.0, 4.0, 7.5):
-                share = colours_right(prompts, draw_pictures(pipeline, prompts, seeds, scale))
+                pictures = draw_pictures(pipeline, variant, prompts, seeds, scale)
+                share = colours_right(prompts, pictures)
                 name = f"  guidance {scale:g}" + (" (off)" if scale == 1 else "")
                 found.append(Finding(name, share, ""))
     return found
 
 
-def measure_vases(family: dict[str, Pipeline]) -> list[Finding]:
+def measure_vases(pipeline: Pipeline) -> list[Finding]:
     """The seed prompt with ten seeds in each variant."""
     return [
         Finding(
             f"golden vases, {variant}",
-            vases_right(draw_pictures(pipeline, [SEED_PROMPT] * 10, list(range(10)))),
+            vases_right(draw_pictures(pipeline, variant, [SEED_PROMPT] * 10, list(range(10)))),
             "of 10",
             8,
         )
-        for variant, pipeline in family.items()
+        for variant in pipeline.components
     ]
 
 
-def measure_decoders(family: dict[str, Pipeline], quick: bool) -> list[Finding]:
+def measure_decoders(pipeline: Pipeline, quick: bool) -> list[Finding]:
     """PSNR of the tiny decoder against the KL decoder on identical latents of the student."""
-    kl, tiny = family["distilled"], family["distilled-tiny-vae"]
+    kl, tiny = (pipeline.components[one].vae for one in ("distilled", "distilled-tiny-vae"))
     prompts = [*colour_prompts()[: 8 if quick else 40], *[SEED_PROMPT] * (2 if quick else 10)]
     with torch.inference_mode():
-        finished = denoise(kl, prompts, list(range(len(prompts))))
+        finished = denoise(pipeline, "distilled", prompts, list(range(len(prompts))))
         latents = torch.cat([one.latents for one in finished])
-        theirs = kl.vae.decode(latents / kl.vae.config.scaling_factor).sample.clamp(-1, 1)
-        ours = tiny.vae.decode(latents / tiny.vae.config.scaling_factor).sample.clamp(-1, 1)
+        theirs = kl.decode(latents / kl.config.scaling_factor).sample.clamp(-1, 1)
+        ours = tiny.decode(latents / tiny.config.scaling_factor).sample.clamp(-1, 1)
         rng = np.random.default_rng(_UNSEEN_SEED)
         scenes = np.stack([draw(random_scene(rng)) for _ in range(16 if quick else 64)])
         truth = torch.from_numpy(scenes).permute(0, 3, 1, 2).float().div(127.5).sub(1)
-        kl_trip = kl.vae.decode(kl.vae.encode(truth).latent_dist.mean).sample.clamp(-1, 1)
-        tiny_trip = tiny.vae.decode(tiny.vae.encode(truth).latents).sample.clamp(-1, 1)
+        kl_trip = kl.decode(kl.encode(truth).latent_dist.mean).sample.clamp(-1, 1)
+        tiny_trip = tiny.decode(tiny.encode(truth).latents).sample.clamp(-1, 1)
     return [
         Finding("PSNR tiny against KL decoder", _psnr(ours, theirs), "dB", 25),
         Finding("  KL round trip, unseen scenes", _psnr(kl_trip, truth), "dB"),
@@ -157,13 +158,13 @@ def _psnr(ours: torch.Tensor, theirs: torch.Tensor) -> float:
     return float(-10 * ((ours - theirs) / 2).square().mean().log10())
 
 
-def measure_times(family: dict[str, Pipeline], rounds: int) -> list[Finding]:
+def measure_times(pipeline: Pipeline, rounds: int) -> list[Finding]:
     """CPU seconds of one picture at 25 steps, one thread, variants in turn."""
-    times: dict[str, list[float]] = {variant: [] for variant in family}
+    times: dict[str, list[float]] = {variant: [] for variant in pipeline.components}
     for turn in range(rounds + 1):
-        for variant, pipeline in family.items():
+        for variant in times:
             started = time.process_time()
-            draw_pictures(pipeline, [SEED_PROMPT], [turn])
+            draw_pictures(pipeline, variant, [SEED_PROMPT], [turn])
             if turn > 0:  # the first warms up
                 times[variant].append(time.process_time() - started)
     found = []
@@ -193,13 +194,13 @@ def measure_sizes(weights: Path) -> list[Finding]:
 def measure(weights: Path, quick: bool = False) -> list[Finding]:
     """Everything, on one thread."""
     torch.set_num_threads(1)
-    family = load_family(weights)
+    pipeline = load_family(weights)
     return [
         *measure_sizes(weights),
-        *measure_colours(family, quick),
-        *measure_vases(family),
-        *measure_decoders(family, quick),
-        *measure_times(family, rounds=3 if quick else 9),
+        *measure_colours(pipeline, quick),
+        *measure_vases(pipeline),
+        *measure_decoders(pipeline, quick),
+        *measure_times(pipeline, rounds=3 if quick else 9),
     ]
 
 

@@ -50,7 +50,7 @@ def fp32_bytes(folder: Path, variant: Variant) -> int:
     """Memory that a variant's weights take on a CPU, where they are cast to fp32."""
     return sum(
         path.stat().st_size * (2 if path.name.endswith(".fp16.safetensors") else 1)
-        for component_dir in component_dirs(folder, variant).values()
+        for component_dir in set(component_dirs(folder, variant).values())
         for path in component_dir.glob("*.safetensors")
     )
 

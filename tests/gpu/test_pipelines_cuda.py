@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 import torch
 
+from serve.devices import resolve_device
 from serve.miniature import WEIGHTS_DIR
-from serve.pipelines import Pipeline, resolve_device
+from serve.pipelines import Pipeline
 from serve.variants import MINIATURE
 from tests.fakes import generation
 from tests.pictures import TOLERANCE, difference, finish, stock_picture
@@ -22,8 +23,9 @@ pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a C
 def test_the_fp16_picture_is_that_of_stable_diffusion_pipeline(
     variant: str, scheduler: str
 ) -> None:
-    pipe = Pipeline.load(MINIATURE.variants[variant], WEIGHTS_DIR, "cuda")
+    pipe = Pipeline.load([MINIATURE.variants[variant]], WEIGHTS_DIR, "cuda")
     asked = generation(
+        variant=variant,
         prompt="a golden vase with different flowers",
         seeds=(2023, 4),
         width_px=96,
@@ -40,7 +42,7 @@ def test_the_device_draws_nearly_the_cpus_picture() -> None:
     asked = generation(seeds=(2023,), width_px=96, height_px=96, num_inference_steps=12)
     drawn: list[np.ndarray] = []
     for device in ("cuda", "cpu"):
-        pipe = Pipeline.load(MINIATURE.variants["original"], WEIGHTS_DIR, device)
+        pipe = Pipeline.load([MINIATURE.variants["original"]], WEIGHTS_DIR, device)
         trajectories, _ = pipe.begin(asked)
         finish(pipe, trajectories)
         drawn.append(pipe.decode(trajectories))

@@ -91,10 +91,10 @@ def files_in(folder: Path) -> dict[str, bytes]:
 def test_what_was_downloaded_draws_what_was_published(hub: Hub, folder: Path) -> None:
     downloaded(hub, folder)
     check_family(folder, SD_V1, ALL, hashes=True)
-    asked = generation(num_inference_steps=3)
+    asked = generation(variant="distilled-tiny-vae", num_inference_steps=3)
     pictures = []
     for family, path in ((SD_V1, folder), (MINIATURE, WEIGHTS_DIR)):
-        pipe = Pipeline.load(family.variants["distilled-tiny-vae"], path, "cpu")
+        pipe = Pipeline.load([family.variants["distilled-tiny-vae"]], path, "cpu")
         trajectories, _ = pipe.begin(asked)
         finish(pipe, trajectories)
         pictures.append(pipe.decode(trajectories))

@@ -44,9 +44,10 @@ def pictures(response: httpx.Response) -> list[NDArray[np.uint8]]:
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_the_service_draws_what_the_pipeline_draws(miniature: str, variant: str) -> None:
     reply = post(miniature, "image/png", model=variant, seed=2023, num_inference_steps=10)
-    pipe = Pipeline.load(MINIATURE.variants[variant], WEIGHTS_DIR, "cpu")
+    pipe = Pipeline.load([MINIATURE.variants[variant]], WEIGHTS_DIR, "cpu")
     trajectories, _ = pipe.begin(
         generation(
+            variant=variant,
             prompt=PROMPT,
             seeds=(2023,),
             width_px=96,

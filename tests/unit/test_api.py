@@ -261,7 +261,8 @@ def test_the_published_weights_licences_and_commits_are_named(
         pinned[name] = PinnedComponent(origin=origin, files={})
     router.manifest = Manifest(family="sd-v1", components=pinned)
     models = {model["id"]: model for model in call("GET", "/v1/models").json()["data"]}
-    assert models["original"]["licences"] == ["CreativeML OpenRAIL-M"]
+    # Its previews come from the tiny VAE.
+    assert models["original"]["licences"] == ["CreativeML OpenRAIL-M", "MIT"]
     assert models["distilled-tiny-vae"]["licences"] == ["CreativeML OpenRAIL-M", "MIT"]
     vae = models["distilled-tiny-vae"]["components"]["vae"]
     assert vae["origin"]["repository"] == "sayakpaul/taesd-diffusers"

@@ -1,31 +1,40 @@
 """A picture of ours is the picture of `StableDiffusionPipeline`, on the shipped weights."""
 
 import functools
+from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
 
-from serve.errors import DeviceUnavailable
+from serve.devices import resolve_device
+from serve.errors import DeviceUnavailable, NotFinite, OutOfDeviceMemory
 from serve.generation import Generation, SchedulerName
 from serve.miniature import WEIGHTS_DIR
-from serve.pipelines import Pipeline, resolve_device
+from serve.optimisations import Optimisations
+from serve.pipelines import Pipeline
+from serve.trajectories import SCHEDULERS, Trajectory
 from serve.variants import MINIATURE
 from tests.fakes import generation
 from tests.pictures import TOLERANCE, difference, finish, stock_picture
 
 
 @functools.cache
-def pipeline(variant: str) -> Pipeline:
+def packed() -> Pipeline:
     torch.set_num_threads(1)
-    return Pipeline.load(MINIATURE.variants[variant], WEIGHTS_DIR, "cpu")
+    return Pipeline.load(list(MINIATURE.variants.values()), WEIGHTS_DIR, "cpu")
 
 
-def draw(variant: str, asked: Generation) -> NDArray[np.uint8]:
-    trajectories, _ = pipeline(variant).begin(asked)
-    finish(pipeline(variant), trajectories)
-    return pipeline(variant).decode(trajectories)
+def begin(asked: Generation) -> list[Trajectory]:
+    return packed().begin(asked)[0]
+
+
+def draw(asked: Generation) -> NDArray[np.uint8]:
+    trajectories = begin(asked)
+    finish(packed(), trajectories)
+    return packed().decode(trajectories)
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -51,6 +60,7 @@ def test_the_picture_is_that_of_stable_diffusion_pipeline(
     negative_prompt: str,
 ) -> None:
     asked = generation(
+        variant=variant,
         prompt="a golden vase with different flowers",
         negative_prompt=negative_prompt,
         seeds=(2023, 4),
@@ -60,36 +70,98 @@ def test_the_picture_is_that_of_stable_diffusion_pipeline(
         guidance_scale=guidance_scale,
         scheduler=scheduler,
     )
-    expected = stock_picture(pipeline(variant), asked)
+    expected = stock_picture(packed(), asked)
     assert expected.std() > 5  # Two blank pictures would agree, too.
-    assert difference(draw(variant, asked), expected) <= TOLERANCE
+    assert difference(draw(asked), expected) <= TOLERANCE
 
 
 @pytest.mark.parametrize("variant", list(MINIATURE.variants))
 def test_n_images_equal_n_single_requests(variant: str) -> None:
-    together = draw(variant, generation(seeds=(5, 6, 7), num_inference_steps=6))
-    alone = [draw(variant, generation(seeds=(seed,), num_inference_steps=6)) for seed in (5, 6, 7)]
+    together = draw(generation(variant=variant, seeds=(5, 6, 7), num_inference_steps=6))
+    alone = [
+        draw(generation(variant=variant, seeds=(seed,), num_inference_steps=6))
+        for seed in (5, 6, 7)
+    ]
     for one, other in zip(together, alone, strict=True):
         assert difference(one, other[0]) <= TOLERANCE
     assert difference(together[0], together[1]) > 5
 
 
-def test_images_with_different_steps_scales_and_schedulers_share_a_unet_call() -> None:
-    pipe = pipeline("distilled")
+MIX = [
+    generation(seeds=(1,), num_inference_steps=4, guidance_scale=2.0),
+    generation(seeds=(2,), num_inference_steps=9, guidance_scale=7.0, scheduler="euler"),
+    generation(seeds=(3,), num_inference_steps=6, scheduler="dpm++", negative_prompt="red"),
+    generation(seeds=(4,), num_inference_steps=7, scheduler="ddim", guidance_scale=1.0),
+    generation(seeds=(5,), num_inference_steps=5, guidance_scale=0.0, previews=2),
+    generation(seeds=(6,), num_inference_steps=5, width_px=96, scheduler="euler", previews=3),
+]
+
+
+def in_turns(pipe: Pipeline, trajectories: list[Trajectory]) -> int:
+    """Finish them a group at a time, as an engine does; how many UNet calls that took."""
+    calls = 0
+    while left := [one for one in trajectories if one.steps_done < one.total_steps]:
+        for group in dict.fromkeys(one.group for one in left):
+            pipe.step([one for one in left if one.group == group])
+            calls += 1
+    return calls
+
+
+@pytest.mark.parametrize("variants", [["distilled"], list(MINIATURE.variants)], ids=["one", "all"])
+def test_a_picture_does_not_depend_on_what_shares_its_calls(variants: list[str]) -> None:
+    """Variants, steps, guidance, schedulers, sizes and previews of all kinds, in one go."""
+    asked = [replace(one, variant=variant) for variant in variants for one in MIX]
+    begun = [begin(one)[0] for one in asked]
+    plans = [packed().plan(one) for one in asked]
+    while left := [one for one in begun if one.steps_done < one.total_steps]:
+        for group in dict.fromkeys(one.group for one in left):
+            packed().step([one for one in left if one.group == group])
+        for one, plan in zip(begun, plans, strict=True):
+            if one.steps_done in plan.previews_at:
+                packed().preview(one)
+    for group in dict.fromkeys(one.decode_group for one in begun):
+        members = [index for index, one in enumerate(begun) if one.decode_group == group]
+        pictures = packed().decode([begun[index] for index in members])
+        for index, picture in zip(members, pictures, strict=True):
+            assert difference(picture, draw(asked[index])[0]) <= TOLERANCE
+
+
+def test_variants_with_the_same_unet_share_its_calls_and_each_decodes_its_own() -> None:
     asked = [
-        generation(seeds=(1,), num_inference_steps=4, guidance_scale=2.0),
-        generation(seeds=(2,), num_inference_steps=9, guidance_scale=7.0, scheduler="euler"),
-        generation(seeds=(3,), num_inference_steps=6, scheduler="dpm++", negative_prompt="red"),
+        generation(variant=name, seeds=(8,), num_inference_steps=6)
+        for name in ("distilled", "distilled-tiny-vae")
     ]
-    trajectories = [pipe.begin(one)[0][0] for one in asked]
-    finish(pipe, trajectories)
-    for picture, one in zip(pipe.decode(trajectories), asked, strict=True):
-        assert difference(picture, draw("distilled", one)[0]) <= TOLERANCE
+    trajectories = [begin(one)[0] for one in asked]
+    assert in_turns(packed(), trajectories) == 7
+    kl, tiny = trajectories
+    assert torch.equal(kl.latents, tiny.latents)
+    assert kl.decode_group != tiny.decode_group
+    assert not np.array_equal(packed().decode([kl]), packed().decode([tiny]))
 
 
-def test_pndm_makes_one_call_more_than_steps() -> None:
-    trajectories, _ = pipeline("distilled").begin(generation(num_inference_steps=25))
-    assert trajectories[0].total_steps == 26
+def test_what_variants_share_is_loaded_once() -> None:
+    original, distilled, tiny = packed().components.values()
+    assert original.text_encoder is distilled.text_encoder is tiny.text_encoder
+    assert original.unet is not distilled.unet is tiny.unet
+    assert original.vae is distilled.vae is not tiny.vae
+    assert original.preview_vae is distilled.preview_vae is tiny.vae
+
+
+def test_groups_are_what_can_share_a_call() -> None:
+    def group(**changes: object) -> object:
+        return begin(generation(**changes))[0].group
+
+    shared = group()
+    for same in ({"scheduler": "euler"}, {"num_inference_steps": 9}, {"guidance_scale": 7.0}):
+        assert group(**same) == shared
+    for other in ({"guidance_scale": 1.0}, {"width_px": 96}, {"variant": "distilled"}):
+        assert group(**other) != shared
+
+
+@pytest.mark.parametrize("steps", [1, 2, 25])
+def test_the_plan_says_how_many_unet_calls_there_will_be(steps: int) -> None:
+    asked = generation(num_inference_steps=steps)
+    assert packed().plan(asked).steps == begin(asked)[0].total_steps
 
 
 @pytest.mark.parametrize(
@@ -99,23 +171,203 @@ def test_pndm_makes_one_call_more_than_steps() -> None:
         pytest.param("negative_prompt", {"negative_prompt": "star " * 100}, id="negative"),
     ],
 )
-def test_text_beyond_the_tokenizers_limit_is_cut_and_told(
+def test_text_beyond_the_tokenizers_limit_is_cut_and_told_every_time(
     field: str, changes: dict[str, object]
 ) -> None:
-    pipe = pipeline("distilled")
-    assert pipe.begin(generation())[1] == ()
-    _, warnings = pipe.begin(generation(**changes))
-    assert len(warnings) == 1
-    assert warnings[0].startswith(f"{field}: ")
-    assert "cut to the first 77" in warnings[0]
+    assert packed().begin(generation())[1] == ()
+    for _ in ("computed", "cached"):
+        _, warnings = packed().begin(generation(**changes))
+        assert len(warnings) == 1
+        assert warnings[0].startswith(f"{field}: ")
+        assert "cut to the first 77" in warnings[0]
+
+
+def test_a_cached_prompt_draws_the_same_bytes() -> None:
+    cached = Pipeline.load([MINIATURE.variants["distilled"]], WEIGHTS_DIR, "cpu")
+    uncached = Pipeline.load(
+        [MINIATURE.variants["distilled"]], WEIGHTS_DIR, "cpu", Optimisations(embedding_cache=0)
+    )
+    pictures = []
+    for pipe in (cached, cached, uncached, uncached):
+        trajectories, _ = pipe.begin(generation(variant="distilled", num_inference_steps=3))
+        finish(pipe, trajectories)
+        pictures.append(pipe.decode(trajectories))
+    assert all(np.array_equal(one, pictures[0]) for one in pictures)
+    # A prompt and an empty negative prompt each time.
+    assert (cached.embedding_cache.hits, cached.embedding_cache.misses) == (2, 2)
+    assert (uncached.embedding_cache.hits, uncached.embedding_cache.misses) == (0, 4)
 
 
 def test_a_negative_prompt_has_no_effect_without_guidance() -> None:
     plain, negative = (
-        draw("distilled", generation(guidance_scale=1.0, negative_prompt=text))
+        draw(generation(variant="distilled", guidance_scale=1.0, negative_prompt=text))
         for text in ("", "a red star")
     )
     assert np.array_equal(plain, negative)
+
+
+@pytest.mark.parametrize("scheduler", list(SCHEDULERS))
+def test_a_late_preview_is_nearer_to_the_picture_than_an_early_one(
+    scheduler: SchedulerName,
+) -> None:
+    for seed in (1, 2):
+        asked = generation(
+            prompt="a red star on a yellow background",
+            seeds=(seed,),
+            width_px=96,
+            height_px=96,
+            num_inference_steps=20,
+            guidance_scale=2.0,
+            scheduler=scheduler,
+            previews=3,
+        )
+        (one,) = begin(asked)
+        previews = []
+        while one.steps_done < one.total_steps:
+            packed().step([one])
+            if one.steps_done in packed().plan(asked).previews_at:
+                previews.append(packed().preview(one))
+        picture = packed().decode([one])[0]
+        early, middle, late = (difference(preview, picture) for preview in previews)
+        assert early > middle > late
+        # Not the noisy latents: halfway through, those are far from any picture.
+        assert late < 6
+
+
+def test_a_preview_is_decoded_by_the_tiny_vae_and_does_not_change_the_picture() -> None:
+    asked = generation(seeds=(3,), num_inference_steps=6)
+    (shown,), (plain,) = begin(asked), begin(asked)
+    for _ in range(shown.total_steps):
+        packed().step([shown])
+        packed().step([plain])
+        assert packed().preview(shown).shape == (64, 64, 3)
+    assert np.array_equal(packed().decode([shown]), packed().decode([plain]))
+    assert shown.prediction is not None
+    tiny = replace(
+        shown,
+        variant=MINIATURE.variants["distilled-tiny-vae"],
+        latents=shown.estimate(shown.prediction),
+    )
+    assert np.array_equal(packed().preview(shown), packed().decode([tiny])[0])
+
+
+def test_without_a_vae_for_previews_there_are_none() -> None:
+    bare = replace(MINIATURE.variants["distilled"], preview_vae=None)
+    pipe = Pipeline.load([bare], WEIGHTS_DIR, "cpu")
+    asked = generation(variant="distilled", num_inference_steps=10, previews=3)
+    assert packed().plan(asked).previews_at == (2, 5, 8)
+    assert pipe.plan(asked).previews_at == ()
+    with pytest.raises(ValueError, match="no VAE for previews"):
+        pipe.preview(pipe.begin(asked)[0][0])
+
+
+def test_on_a_cpu_small_pictures_are_decoded_four_at_a_time() -> None:
+    sizes = {
+        side: packed().decode_slice(begin(generation(width_px=side, height_px=side))[0])
+        for side in (64, 96, 128, 192)
+    }
+    assert sizes == {64: 8, 96: 4, 128: 2, 192: 1}
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_an_image_that_is_not_finite_is_named_alone_and_among_others(value: float) -> None:
+    good, bad = (begin(generation(seeds=(seed,), num_inference_steps=1))[0] for seed in (1, 2))
+    finish(packed(), [good, bad])
+    expected = packed().decode([good])
+    bad.latents = bad.latents.clone()
+    bad.latents[0, 0, 0, 0] = value
+    for together in ([bad], [good, bad]):
+        with pytest.raises(NotFinite, match="not a number"):
+            packed().decode(together)
+    assert np.array_equal(packed().decode([good]), expected)
+
+
+class Exhausted:
+    """Stands in for a function of torch's and finds no memory from the `after`-th call on."""
+
+    def __init__(self, real: Callable[..., object], after: int = 0) -> None:
+        self.real = real
+        self.left = after
+
+    def __call__(self, *args: object, **kwargs: object) -> object:
+        self.left -= 1
+        if self.left < 0:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried\nmore lines")
+        return self.real(*args, **kwargs)
+
+
+def test_a_device_without_memory_is_named_by_every_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    pipe = Pipeline.load([MINIATURE.variants["distilled"]], WEIGHTS_DIR, "cpu")
+    asked = generation(variant="distilled")
+    (one,), _ = pipe.begin(asked)
+    parts = pipe.components["distilled"]
+    for model in (parts.text_encoder, parts.unet, parts.vae.decoder, parts.preview_vae.decoder):
+        monkeypatch.setattr(model, "forward", Exhausted(model.forward))
+    other = replace(asked, prompt="not cached")
+    for call in (
+        lambda: pipe.begin(other),
+        lambda: pipe.step([one]),
+        lambda: pipe.decode([one]),
+        lambda: pipe.preview(one),
+    ):
+        with pytest.raises(OutOfDeviceMemory, match=r"CUDA out of memory. Tried$") as caught:
+            call()
+        # Nor does it hold the failed call's tensors.
+        assert caught.value.__context__ is None
+
+
+@pytest.mark.parametrize("scheduler", list(SCHEDULERS))
+@pytest.mark.parametrize("steps_before", [0, 3])
+def test_a_step_that_fails_leaves_those_that_have_not_moved_as_they_were(
+    scheduler: SchedulerName, steps_before: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = generation(seeds=(1, 2), num_inference_steps=6, scheduler=scheduler)
+    expected = draw(asked)
+    trajectories = begin(asked)
+    for _ in range(steps_before):
+        packed().step(trajectories)
+    # First in the UNet, then in the second image's scheduler, which has begun to change by then.
+    unet = packed().components["original"].unet
+    with monkeypatch.context() as patch:
+        patch.setattr(unet, "forward", Exhausted(unet.forward))
+        with pytest.raises(OutOfDeviceMemory):
+            packed().step(trajectories)
+    assert [one.steps_done for one in trajectories] == [steps_before] * 2
+    with monkeypatch.context() as patch:
+        patch.setattr(packed()._clock, "mark", Exhausted(packed()._clock.mark, after=1))
+        with pytest.raises(OutOfDeviceMemory):
+            packed().step(trajectories)
+    assert [one.steps_done for one in trajectories] == [steps_before + 1, steps_before]
+    finish(packed(), trajectories)
+    assert difference(packed().decode(trajectories), expected) <= TOLERANCE
+
+
+def test_guidance_is_left_off_in_the_last_part_only_when_told(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    variant = MINIATURE.variants["distilled"]
+    asked = generation(variant="distilled", num_inference_steps=10, scheduler="ddim")
+    pictures, rows = {}, []
+    for share in (1.0, 0.55):
+        pipe = Pipeline.load(
+            [variant], WEIGHTS_DIR, "cpu", Optimisations(skip_guidance_after=share)
+        )
+        unet = pipe.components["distilled"].unet
+        forward = unet.forward
+        monkeypatch.setattr(
+            unet, "forward", lambda x, *a, f=forward, **k: rows.append(len(x)) or f(x, *a, **k)
+        )
+        trajectories, _ = pipe.begin(asked)
+        groups = set()
+        while trajectories[0].steps_done < 10:
+            groups.add(trajectories[0].group)
+            pipe.step(trajectories)
+        assert len(groups) == (1 if share == 1 else 2)
+        of_default_size = (64 / 96) ** 2 * (10 + rows[-10:].count(2)) / 20
+        assert pipe.plan(asked).step_cost == pytest.approx(of_default_size)
+        pictures[share] = pipe.decode(trajectories)
+    assert rows == [2] * 10 + [2] * 6 + [1] * 4
+    assert not np.array_equal(pictures[1.0], pictures[0.55])
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has CUDA")

@@ -75,8 +75,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_random_family_is_complete_and_loads(folder: Path) -> None:
     check_family(folder, MINIATURE, MINIATURE.variants, hashes=True)
-    pipe = Pipeline.load(MINIATURE.variants["distilled-tiny-vae"], folder, "cpu")
-    trajectories, _ = pipe.begin(generation(num_inference_steps=2))
+    pipe = Pipeline.load([MINIATURE.variants["distilled-tiny-vae"]], folder, "cpu")
+    asked = generation(variant="distilled-tiny-vae", num_inference_steps=2)
+    trajectories, _ = pipe.begin(asked)
     finish(pipe, trajectories)
     assert torch.isfinite(trajectories[0].latents).all()
     assert pipe.decode(trajectories).std() > 0

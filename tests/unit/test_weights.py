@@ -59,8 +59,8 @@ def test_a_missing_component_is_named(folder: Path) -> None:
 
 
 def test_only_what_is_served_is_needed(folder: Path) -> None:
-    shutil.rmtree(folder / "vae_tiny")
-    check_family(folder, MINIATURE, ["original", "distilled"])
+    shutil.rmtree(folder / "unet")
+    check_family(folder, MINIATURE, ["distilled", "distilled-tiny-vae"])
 
 
 @pytest.mark.parametrize("bytes_left", [0, 4, 1_000, -1])
@@ -174,7 +174,7 @@ def test_what_is_shipped_is_what_its_manifest_says(family: Family) -> None:
 def test_memory_on_a_cpu_counts_fp16_twice() -> None:
     files = [
         path.stat().st_size
-        for name in ("text_encoder", "unet", "vae")
+        for name in ("text_encoder", "unet", "vae", "vae_tiny")
         for path in (WEIGHTS_DIR / name).glob("*.safetensors")
     ]
     assert fp32_bytes(WEIGHTS_DIR, MINIATURE.variants["original"]) == 2 * sum(files)

@@ -1,0 +1,73 @@
+"""Latents to pixels: finished images and previews, beside the steps and on another thread."""
+
+import numpy as np
+import torch
+from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+from diffusers.models.autoencoders.autoencoder_tiny import AutoencoderTiny
+from numpy.typing import NDArray
+
+from .components import Vae
+from .devices import SideStream, free_memory_bytes
+from .errors import NotFinite
+from .trajectories import Trajectory
+
+_MOST_AT_ONCE = 8
+_CPU_LATENTS_AT_ONCE = 4 * 12 * 12
+"""Four of the miniature's pictures: measured, 0.88 of one at a time; eight gain no more."""
+_IMAGE_BYTES = {AutoencoderKL: 0.375 * 2**30, AutoencoderTiny: 0.094 * 2**30}
+"""Activations of one image of 512x512 in fp16, counted; they grow with the area."""
+
+
+class Decoder:
+    """Decodes with whichever VAE it is given; for one thread."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._side = SideStream(device)
+
+    def slice_size(self, vae: Vae, trajectory: Trajectory) -> int:
+        """How many images like this one to decode at once, 1 to 8."""
+        height, width = trajectory.latents.shape[2:]
+        if self._device.type != "cuda":
+            fitting = _CPU_LATENTS_AT_ONCE // (height * width)
+            return max(1, min(_MOST_AT_ONCE, fitting))
+        image_bytes = _IMAGE_BYTES[type(vae)] * (height * width) / 64**2
+        # Half of what is free: a step may begin meanwhile.
+        fitting = int(free_memory_bytes(self._device) / 2 / image_bytes)
+        return max(1, min(_MOST_AT_ONCE, fitting))
+
+    def decode(self, vae: Vae, trajectories: list[Trajectory]) -> NDArray[np.uint8]:
+        """Pixels of finished trajectories of one size: `(B, H, W, 3)` uint8.
+
+        Raises:
+            NotFinite: latents or pixels of one of the images are infinite or not a number.
+        """
+        latents = [one.latents for one in trajectories]
+        with self._side.reading(latents, [one.ready for one in trajectories]):
+            pixels, finite = self._side.fetch(*_pixels(vae, torch.cat(latents)))
+        if not finite.item():
+            many = len(trajectories)
+            which = "the image" if many == 1 else f"one of {many} images decoded together"
+            raise NotFinite(f"{which} is not a number: its latents went to infinity on the way")
+        drawn: NDArray[np.uint8] = pixels.numpy()
+        return drawn
+
+    def preview(self, vae: Vae, trajectory: Trajectory) -> NDArray[np.uint8]:
+        """The finished image as the UNet last had it, `(H, W, 3)` uint8; noise before any step."""
+        last = trajectory.prediction
+        if last is None:
+            noise: NDArray[np.uint8] = self.decode(vae, [trajectory])[0]
+            return noise
+        with self._side.reading([last.sample, last.noise], [last.ready]):
+            (pixels,) = self._side.fetch(_pixels(vae, trajectory.estimate(last))[0])
+        drawn: NDArray[np.uint8] = pixels[0].numpy()
+        return drawn
+
+
+def _pixels(vae: Vae, latents: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Pixels `(B, H, W, 3)` uint8, and whether everything on the way was finite, on the device."""
+    decoded = vae.decode(latents / vae.config.scaling_factor, return_dict=False)[0]
+    finite = latents.isfinite().all() & decoded.isfinite().all()
+    unit = (decoded * 0.5 + 0.5).clamp(0, 1).float()
+    pixels = (unit * 255).round().to(torch.uint8).permute(0, 2, 3, 1).contiguous()
+    return pixels, finite

@@ -1,0 +1,66 @@
+"""Plans are known without a model, and the schedulers do as planned."""
+
+import itertools
+from dataclasses import replace
+
+import pytest
+
+from serve.generation import SchedulerName
+from serve.miniature import WEIGHTS_DIR
+from serve.trajectories import SCHEDULERS, guided_calls, plan, unet_calls
+from serve.variants import MINIATURE
+from tests.fakes import generation
+
+VARIANT = MINIATURE.variants["original"]
+
+
+@pytest.mark.parametrize("scheduler", list(SCHEDULERS))
+def test_the_planned_unet_calls_are_the_schedulers_timesteps(scheduler: SchedulerName) -> None:
+    real = SCHEDULERS[scheduler].from_pretrained(WEIGHTS_DIR / "scheduler")
+    for steps in range(1, 151):  # All that a request may ask for.
+        real.set_timesteps(steps)
+        assert unet_calls(scheduler, steps) == len(real.timesteps), steps
+
+
+@pytest.mark.parametrize(
+    ("changes", "cost"),
+    [
+        pytest.param({"width_px": 96, "height_px": 96}, 1.0, id="default-size"),
+        pytest.param({"width_px": 96, "height_px": 96, "guidance_scale": 1.0}, 0.5, id="no-guide"),
+        pytest.param({"width_px": 192, "height_px": 96}, 2.0, id="twice-the-area"),
+        pytest.param({"width_px": 96, "height_px": 48, "guidance_scale": 0.0}, 0.25, id="both"),
+    ],
+)
+def test_a_step_costs_by_area_and_half_without_guidance(
+    changes: dict[str, object], cost: float
+) -> None:
+    assert plan(generation(**changes), VARIANT, 1.0).step_cost == cost
+
+
+def test_steps_without_guidance_make_the_average_step_cheaper() -> None:
+    asked = generation(width_px=96, height_px=96, num_inference_steps=10, scheduler="ddim")
+    assert plan(asked, VARIANT, 0.5).step_cost == 0.75
+    assert guided_calls(26, 0.5) == 13
+    assert guided_calls(1, 0.1) == 1
+
+
+@pytest.mark.parametrize("previews", [0, 1, 2, 3])
+@pytest.mark.parametrize("scheduler", list(SCHEDULERS))
+def test_previews_are_spread_and_below_the_last_step(
+    scheduler: SchedulerName, previews: int
+) -> None:
+    for steps in range(1, 51):
+        asked = generation(num_inference_steps=steps, previews=previews, scheduler=scheduler)
+        planned = plan(asked, VARIANT, 1.0)
+        assert len(planned.previews_at) == min(previews, planned.steps - 1)
+        assert sorted(set(planned.previews_at)) == list(planned.previews_at)
+        assert all(1 <= at < planned.steps for at in planned.previews_at)
+        ends = (0, *planned.previews_at, planned.steps)
+        gaps = [after - before for before, after in itertools.pairwise(ends)]
+        assert max(gaps) - min(gaps) <= 1
+
+
+def test_images_are_counted_and_a_variant_without_a_preview_vae_shows_none() -> None:
+    asked = generation(seeds=(1, 2, 3), previews=2)
+    assert plan(asked, VARIANT, 1.0).images == 3
+    assert plan(asked, replace(VARIANT, preview_vae=None), 1.0).previews_at == ()
