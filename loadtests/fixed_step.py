@@ -5,6 +5,7 @@ no GPU: nothing but they take time.
 """
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -14,13 +15,14 @@ from pydantic import Field
 from ray.serve import Application
 
 from serve.app import AppArgs, compose
+from serve.denoiser import Plan
 from serve.generation import Generation
 from serve.variants import Variant, family
 from serve.weights.check import check_family
 from serve.weights.layout import family_dir
 
 
-@dataclass
+@dataclass(eq=False)
 class _Trajectory:
     generation: Generation
     seed: int
@@ -30,12 +32,24 @@ class _Trajectory:
     def total_steps(self) -> int:
         return self.generation.num_inference_steps
 
+    @property
+    def group(self) -> tuple[int, int]:
+        return self.generation.width_px, self.generation.height_px
+
+    decode_group = group
+
 
 class FixedStep:
     """A denoiser whose steps sleep for `step_s`, however many images are in one."""
 
-    def __init__(self, step_s: float, _: Variant) -> None:
+    prompt_lookups = 0, 0
+
+    def __init__(self, step_s: float, _: Sequence[Variant]) -> None:
         self._step_s = step_s
+
+    def plan(self, generation: Generation) -> Plan:
+        """All sizes cost the same; no previews."""
+        return Plan(len(generation.seeds), generation.num_inference_steps, step_cost=1.0)
 
     def begin(self, generation: Generation) -> tuple[list[_Trajectory], tuple[str, ...]]:
         """One trajectory per seed."""
@@ -47,6 +61,10 @@ class FixedStep:
         for one in trajectories:
             one.steps_done += 1
 
+    def decode_slice(self, _: _Trajectory) -> int:
+        """One at a time."""
+        return 1
+
     def decode(self, trajectories: list[_Trajectory]) -> NDArray[np.uint8]:
         """Two colours, so that the picture isn't blank; `(B, H, W, 3)`."""
         first = trajectories[0].generation
@@ -54,6 +72,14 @@ class FixedStep:
         for picture, one in zip(pictures, trajectories, strict=True):
             picture[: first.height_px // 2] = 1 + one.seed % 255
         return pictures
+
+    def preview(self, trajectory: _Trajectory) -> NDArray[np.uint8]:
+        """The picture itself."""
+        picture: NDArray[np.uint8] = self.decode([trajectory])[0]
+        return picture
+
+    def free_memory(self) -> None:
+        """There is none to free."""
 
 
 class FixedStepArgs(AppArgs):

@@ -163,6 +163,8 @@ def _deploy(args: argparse.Namespace, replicas: int) -> None:
         num_replicas=replicas,
         num_gpus=args.num_gpus if args.real else 1,
         num_cpus=0,
+        # A fixed step takes as long for many images as for one: with slots it would have no limit.
+        slots=None if args.real else 1,
         max_queued_requests=256,
     )
     app = build_app(app_args) if args.real else build_fixed_step_app(

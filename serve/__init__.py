@@ -6,7 +6,7 @@ The way of a request, one line per module; each imports only what stands below i
     schemas      a body to a checked request; a request and a variant to a `Generation`
     router       picks the variant, calls a replica, tries once more where one dies
     deployments  VariantReplica: the actor round an engine
-    engine       the loop that owns a device: submit, progress, cancel, close
+    engine       the loop that owns a device and steps all its requests together
     pipelines    a replica's variants on a device: begin, one denoising step, decode, preview
     images       pixels to PNG, JPEG or WebP
 
@@ -23,6 +23,7 @@ Beside the way:
 
     app          the composition root: arguments to deployments to one application
     __main__     `python -m serve`: that application on this machine
+    metrics      every metric, named in one place
     denoiser     what an engine asks of the pipelines: the protocol between the two
     generation   what is to be drawn and what came of it: the words between router and pictures
     variants     the catalogue: which components make a variant

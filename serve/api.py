@@ -61,9 +61,7 @@ class Router(Protocol):
     def pick(self, model: str) -> Variant:
         """The variant that answers for a `model`; raises `VariantNotFound`."""
 
-    async def draw(
-        self, variant: str, generation: Generation, picture_format: PictureFormat
-    ) -> Drawing:
+    async def draw(self, generation: Generation, picture_format: PictureFormat) -> Drawing:
         """Have a replica draw; raises `ServingError`."""
 
     async def warm_replicas(self) -> dict[str, int]:
@@ -91,7 +89,7 @@ def build_api(router: Router, max_image_steps: int, min_ready_replicas: int) -> 
         response_model=ImagesResponse,
         responses={
             200: {"content": {media_type: {} for media_type in MEDIA_TYPES.values()}},
-            **{status: {"model": ErrorResponse} for status in (400, 404, 413, 429, 500, 503)},
+            **{status: {"model": ErrorResponse} for status in (400, 404, 413, 429, 500, 503, 504)},
         },
         openapi_extra={
             "requestBody": {
@@ -114,7 +112,7 @@ def build_api(router: Router, max_image_steps: int, min_ready_replicas: int) -> 
         picture_format = asked.picture_format(accepted)
         variant = router.pick(asked.model)
         generation = asked.resolve(variant, max_image_steps)
-        drawing = await router.draw(variant.name, generation, picture_format)
+        drawing = await router.draw(generation, picture_format)
         if accepted is not None:
             return _picture_response(variant.name, generation, picture_format, drawing)
         # Base64 of megabytes takes milliseconds: not on the event loop.

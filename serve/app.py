@@ -4,6 +4,7 @@
 come here. A config file may override any deployment's options under `deployments:`.
 """
 
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -15,8 +16,9 @@ from ray.serve.config import BackpressureConfig
 from ray.serve.handle import DeploymentHandle
 
 from .api import build_api
-from .deployments import LoadDenoiser, VariantReplica
-from .engine import Denoiser
+from .denoiser import Denoiser
+from .deployments import LoadDenoiser, ReplicaSettings, VariantReplica
+from .engine.slots import Policy
 from .generation import Generation
 from .router import Router
 from .settings import go_offline
@@ -24,6 +26,9 @@ from .variants import FamilyName, Variant, family
 from .weights.check import check_family
 from .weights.layout import family_dir
 from .weights.manifest import Manifest
+
+# The deployment that hosts every variant, with `packed`.
+PACKED = "packed"
 
 
 class AppArgs(BaseModel):
@@ -46,6 +51,18 @@ class AppArgs(BaseModel):
         0.25,
         ge=0,
         description="cores that each variant replica reserves; over 1, it also uses that many",
+    )
+    packed: bool = Field(
+        False, description="one deployment hosts all variants and shares what they share"
+    )
+    policy: Policy = Field(
+        "step", description="when requests join: at any step, whole batches, or one by one"
+    )
+    slots: int | None = Field(
+        None,
+        ge=1,
+        le=64,
+        description="images under way at once in a replica; tried at start-up when absent",
     )
     max_ongoing_requests: int = Field(8, ge=1, description="requests inside one replica")
     max_queued_requests: int = Field(32, ge=1, description="requests waiting for a variant")
@@ -111,11 +128,14 @@ def build_app(args: AppArgs) -> Application:
 
 
 def compose(args: AppArgs, manifest: Manifest, load: LoadDenoiser) -> Application:
-    """Bind one deployment per variant, and the router before them."""
-    replicas = {}
-    for name, variant in args.served.items():
+    """Bind a deployment per variant, or one that hosts all, and the router before them."""
+    settings = ReplicaSettings(args.policy, args.slots, args.stuck_after_s)
+    served = tuple(args.served.values())
+    hosted = [served] if args.packed else [(variant,) for variant in served]
+    replicas: dict[str, Application] = {}
+    for variants in hosted:
         deployment = serve.deployment(VariantReplica).options(
-            name=name,
+            name=PACKED if args.packed else variants[0].name,
             num_replicas=args.num_replicas,
             ray_actor_options={"num_gpus": args.num_gpus, "num_cpus": args.num_cpus},
             max_ongoing_requests=args.max_ongoing_requests,
@@ -127,7 +147,9 @@ def compose(args: AppArgs, manifest: Manifest, load: LoadDenoiser) -> Applicatio
             # What fails to load fails again; Serve's 20 tries would hide that for minutes.
             max_constructor_retry_count=2,
         )
-        replicas[name] = deployment.bind(variant, load, args.stuck_after_s, manifest.note(variant))
+        notes = {variant.name: manifest.note(variant) for variant in variants}
+        bound = deployment.bind(variants, load, settings, notes)
+        replicas |= {variant.name: bound for variant in variants}
     # The router only waits: it may hold every request that the variants can hold, and some more
     # that it answers at once.
     capacity = len(replicas) * (args.max_ongoing_requests + args.max_queued_requests)
@@ -142,11 +164,15 @@ def compose(args: AppArgs, manifest: Manifest, load: LoadDenoiser) -> Applicatio
     return ingress.bind(args, manifest, replicas)
 
 
-def _load_pipeline(args: AppArgs, folder: Path, variant: Variant) -> Denoiser[Generation, Any]:
+def _load_pipeline(
+    args: AppArgs, folder: Path, variants: Sequence[Variant]
+) -> Denoiser[Generation, Any]:
     # Again, and where it is loaded: the application may have been built on another machine.
-    check_family(folder, family(args.family), [variant.name], hashes=args.verify_hashes)
+    check_family(
+        folder, family(args.family), [one.name for one in variants], hashes=args.verify_hashes
+    )
     go_offline()
     # Only replicas pay the seconds that importing torch and diffusers takes.
     from .pipelines import Pipeline
 
-    return Pipeline.load([variant], folder, args.device)
+    return Pipeline.load(variants, folder, args.device)

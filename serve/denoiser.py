@@ -59,6 +59,10 @@ class Denoiser(Protocol[JobT, TrajectoryT]):
             made again with fewer, after `free_memory`.
     """
 
+    @property
+    def prompt_lookups(self) -> tuple[int, int]:
+        """How many prompts were found among those encoded before, and how many were not."""
+
     def plan(self, job: JobT, /) -> Plan:
         """What the job is going to take; at once, without the device."""
 

@@ -1,62 +1,117 @@
-"""VariantReplica: the thin actor round an engine; one deployment per variant is made of it."""
+"""VariantReplica: the thin actor round an engine; a deployment hosts one variant or several."""
 
+import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, get_args
 
-from .engine import Denoiser, Engine
+from .denoiser import Denoiser
+from .engine.forecast import Pace
+from .engine.loop import Engine, Settings
+from .engine.slots import Policy
+from .engine.sweep import MOST_IMAGES, sweep
+from .engine.tickets import Finished, Ticket
 from .generation import Drawing, Generation, OutputFormat, PictureFormat, Timings
 from .images import Encoder
+from .metrics import ReplicaMetrics
 from .variants import Variant
 
 _log = logging.getLogger("ray.serve")
+# So many failures and no success between them: the device is at fault, not the requests.
+_FAULTS_IN_A_ROW = 5
+# Calls that the sweep times; the fastest counts, since whatever disturbs only adds.
+_SWEEP_CALLS = 3
 
-LoadDenoiser = Callable[[Variant], Denoiser[Generation, Any]]
+LoadDenoiser = Callable[[Sequence[Variant]], Denoiser[Generation, Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicaSettings:
+    """How a replica works; a sweep at start-up finds the `slots` where they are None."""
+
+    policy: Policy
+    slots: int | None
+    stuck_after_s: float
 
 
 class VariantReplica:
-    """Draws with one variant. Loaded and warm once constructed, so RUNNING means ready.
+    """Draws with the variants it hosts. Loaded and warm once constructed, so RUNNING means ready.
 
-    `note` is what everybody who sees a picture must know of the weights: it goes into every
-    picture's Exif and every reply's warnings.
+    `notes` are what everybody who sees a variant's picture must know of its weights: they go into
+    every picture's Exif and every reply's warnings.
     """
 
     async def __init__(  # type: ignore[misc]  # Serve awaits constructors.
-        self, variant: Variant, load: LoadDenoiser, stuck_after_s: float, note: str | None
+        self,
+        variants: Sequence[Variant],
+        load: LoadDenoiser,
+        settings: ReplicaSettings,
+        notes: Mapping[str, str | None],
     ) -> None:
-        self._note = note
-        self._stuck_after_s = stuck_after_s
+        self._notes = notes
+        self._stuck_after_s = settings.stuck_after_s
+        self._metrics = ReplicaMetrics()
+        self._lookups = 0, 0
         started_at = time.perf_counter()
         self._encoder = Encoder()
-        self._engine: Engine[Generation, Any] = Engine(load(variant))
+        self._denoiser = load(variants)
         loaded_at = time.perf_counter()
-        await self._warm_up(variant)
+        slots, call_s = await asyncio.to_thread(
+            _sweep, self._denoiser, variants[0], settings.slots or MOST_IMAGES
+        )
+        slots = settings.slots or slots
+        _log.info(
+            "a UNet call takes %s: %d slots%s",
+            ", ".join(f"{one * 1000:.1f} ms for {images}" for images, one in call_s.items()),
+            slots,
+            "" if settings.slots is None else ", as configured",
+        )
+        self._engine: Engine[Generation, Any] = Engine(
+            self._denoiser, Settings(settings.policy, slots), Pace(call_s), self._metrics
+        )
+        for variant in variants:
+            await self._warm_up(variant)
+        ready_at = time.perf_counter()
+        self._metrics.ready(ready_at - started_at)
         _log.info(
             "%s: loaded in %.1f s, warm after %.1f s more",
-            variant.name,
+            ", ".join(variant.name for variant in variants),
             loaded_at - started_at,
-            time.perf_counter() - loaded_at,
+            ready_at - loaded_at,
         )
 
     async def draw(self, generation: Generation, picture_format: PictureFormat) -> Drawing:
-        """Draw and encode one request's pictures; cancelled with the caller.
+        """Draw one request's pictures, each encoded when it is done; cancelled with the caller.
 
         Raises:
             EngineClosed: the replica is shutting down.
+            DeadlineUnreachable: with the work ahead the request would be late.
+            DeadlineExceeded: its deadline passed meanwhile.
+            OutOfDeviceMemory: not even one of its images alone had room.
+            NotFinite: the model made something that is not a picture.
         """
-        result = await self._engine.submit(generation).result()
-        denoised_at = time.perf_counter()
-        pictures = await self._encoder.encode(result.images, picture_format, self._note)
+        note = self._notes[generation.variant]
+        ticket = self._engine.submit(generation, _on_own_clock(generation.deadline_at))
+        pictures = await self._encode_as_they_come(ticket, picture_format, note)
+        result = await ticket.result()
         timings = Timings(
             queue_s=result.queue_s,
             denoise_s=result.denoise_s,
             decode_s=result.decode_s,
-            encode_s=time.perf_counter() - denoised_at,
+            encode_s=max(
+                0.0,
+                time.perf_counter()
+                - ticket.submitted_at
+                - (result.queue_s + result.denoise_s + result.decode_s),
+            ),
         )
+        self._count_lookups()
         _log.info(
-            "%d image(s) %dx%d, %d steps: queue %.3f s, denoise %.3f s, decode %.3f s, "
+            "%s: %d image(s) %dx%d, %d steps: queue %.3f s, denoise %.3f s, decode %.3f s, "
             "encode %.3f s",
+            generation.variant,
             len(pictures),
             generation.width_px,
             generation.height_px,
@@ -66,19 +121,21 @@ class VariantReplica:
             timings.decode_s,
             timings.encode_s,
         )
-        notes = () if self._note is None else (self._note,)
-        return Drawing(pictures, timings, result.warnings + notes)
+        return Drawing(pictures, timings, result.warnings + (() if note is None else (note,)))
 
     def check_health(self) -> None:
         """Tell Serve whether this replica can go on; three failures in a row replace it.
 
         Raises:
-            RuntimeError: the engine's thread is gone, or a call into the device hangs.
+            RuntimeError: a thread of the engine is gone, a call into the device hangs, or
+                everything fails.
         """
         if not self._engine.alive:
-            raise RuntimeError("the engine's thread has ended")
+            raise RuntimeError("a thread of the engine has ended")
         if self._engine.call_age_s > self._stuck_after_s:
             raise RuntimeError(f"a device call has lasted {self._engine.call_age_s:.0f} s")
+        if self._engine.faults_in_a_row >= _FAULTS_IN_A_ROW:
+            raise RuntimeError(f"the last {self._engine.faults_in_a_row} requests failed")
 
     def __del__(self) -> None:
         # Serve calls this after the last accepted request has been answered.
@@ -86,22 +143,78 @@ class VariantReplica:
             self._engine.close()
         self._encoder.close()
 
+    async def _encode_as_they_come(
+        self, ticket: Ticket, picture_format: PictureFormat, note: str | None
+    ) -> tuple[bytes, ...]:
+        encodings: dict[int, asyncio.Task[bytes]] = {}
+        try:
+            async for event in ticket.events():
+                if isinstance(event, Finished):
+                    encodings[event.image] = asyncio.create_task(
+                        self._encode(event, picture_format, note)
+                    )
+            return tuple([await encodings[image] for image in sorted(encodings)])
+        finally:
+            # Where the caller has gone.
+            ticket.cancel()
+            for encoding in encodings.values():
+                encoding.cancel()
+
+    async def _encode(
+        self, event: Finished, picture_format: PictureFormat, note: str | None
+    ) -> bytes:
+        started_at = time.perf_counter()
+        (picture,) = await self._encoder.encode([event.pixels], picture_format, note)
+        self._metrics.encoded(time.perf_counter() - started_at)
+        return picture
+
+    def _count_lookups(self) -> None:
+        hits, misses = self._denoiser.prompt_lookups
+        self._metrics.looked_up(hits - self._lookups[0], misses - self._lookups[1])
+        self._lookups = hits, misses
+
     async def _warm_up(self, variant: Variant) -> None:
         """Draw with and without guidance at the default size, and encode every format."""
         for guidance_scale in (variant.guidance_scale, 1.0):
-            generation = Generation(
-                variant=variant.name,
-                prompt="warm-up",
-                negative_prompt="",
-                seeds=(0,),
-                width_px=variant.default_size_px,
-                height_px=variant.default_size_px,
-                num_inference_steps=2,
-                guidance_scale=guidance_scale,
-                scheduler=variant.default_scheduler,
-                deadline_at=None,
-                previews=0,
-            )
+            generation = _warm_up_job(variant, (0,), 2, guidance_scale)
             result = await self._engine.submit(generation).result()
         for output_format in get_args(OutputFormat):
             await self._encoder.encode(result.images, PictureFormat(output_format, 90))
+
+
+def _on_own_clock(deadline_at: float | None) -> float | None:
+    return None if deadline_at is None else time.perf_counter() + deadline_at - time.time()
+
+
+def _warm_up_job(
+    variant: Variant, seeds: Sequence[int], steps: int, guidance_scale: float
+) -> Generation:
+    return Generation(
+        variant=variant.name,
+        prompt="warm-up",
+        negative_prompt="",
+        seeds=tuple(seeds),
+        width_px=variant.default_size_px,
+        height_px=variant.default_size_px,
+        num_inference_steps=steps,
+        guidance_scale=guidance_scale,
+        scheduler=variant.default_scheduler,
+        deadline_at=None,
+        previews=1,
+    )
+
+
+def _sweep(
+    denoiser: Denoiser[Generation, Any], variant: Variant, most: int
+) -> tuple[int, dict[int, float]]:
+    def call_s(images: int) -> float:
+        job = _warm_up_job(variant, range(images), _SWEEP_CALLS + 1, variant.guidance_scale)
+        trajectories, _ = denoiser.begin(job)
+        seconds = []
+        for _ in range(_SWEEP_CALLS + 1):
+            started_at = time.perf_counter()
+            denoiser.step(trajectories)
+            seconds.append(time.perf_counter() - started_at)
+        return min(seconds[1:])  # The first one warms up.
+
+    return sweep(call_s, most)

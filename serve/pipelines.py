@@ -72,6 +72,11 @@ class Pipeline:
         device, dtype = resolve_device(device_name)
         return cls(variants, load_components(variants, folder, device, dtype), optimisations)
 
+    @property
+    def prompt_lookups(self) -> tuple[int, int]:
+        """Prompts found in the embedding cache, and prompts that had to be encoded."""
+        return self.embedding_cache.hits, self.embedding_cache.misses
+
     def plan(self, generation: Generation) -> Plan:
         """What the request is going to take; see `trajectories.plan`."""
         variant = self._variants[generation.variant]

@@ -5,7 +5,7 @@ import logging
 import time
 
 from ray import serve
-from ray.exceptions import RayActorError
+from ray.exceptions import RayActorError, RayTaskError
 from ray.serve.exceptions import (
     BackPressureError,
     DeploymentUnavailableError,
@@ -26,7 +26,7 @@ _log = logging.getLogger("ray.serve")
 
 
 class Router:
-    """Dispatches by variant: one handle per variant, each to a deployment of its own."""
+    """Dispatches by variant: one handle per variant; several may lead to one deployment."""
 
     def __init__(
         self,
@@ -54,17 +54,18 @@ class Router:
             raise VariantNotFound(f"model: {model!a} was given; allowed: {known}", "model")
         return variant
 
-    async def draw(
-        self, variant: str, generation: Generation, picture_format: PictureFormat
-    ) -> Drawing:
-        """Have a replica of the variant draw; once more where the replica dies meanwhile.
+    async def draw(self, generation: Generation, picture_format: PictureFormat) -> Drawing:
+        """Have a replica of its variant draw; once more where the replica dies meanwhile.
 
         The seeds are decided by now, so the second try draws the same pictures.
 
         Raises:
             Overloaded: the variant's queue is full.
+            DeadlineUnreachable: the replica has too much work ahead of it.
+            DeadlineExceeded: the deadline passed meanwhile.
             VariantUnavailable: two replicas died, or none can be started.
         """
+        variant = generation.variant
         for attempt in range(1, _TRIES + 1):
             try:
                 drawing: Drawing = await self._handles[variant].draw.remote(
@@ -82,6 +83,9 @@ class Router:
                 )
             except DeploymentUnavailableError:
                 break
+            except RayTaskError as fault:
+                # Ray's wrapper has the class of what was raised, but not its arguments.
+                raise fault.cause from None
         raise VariantUnavailable(
             f"no replica of {variant!r} could answer; retry later", self._retry_after_s
         )
@@ -93,9 +97,9 @@ class Router:
             app_name = serve.get_replica_context().app_name
             status = await asyncio.to_thread(serve.status)
             deployments = status.applications[app_name].deployments
-            counts = {
-                name: deployments[name].replica_states.get(ReplicaState.RUNNING, 0)
-                for name in self.variants
-            }
+            counts = {}
+            for name, handle in self._handles.items():
+                states = deployments[handle.deployment_name].replica_states
+                counts[name] = states.get(ReplicaState.RUNNING, 0)
             self._counted = now, counts
         return self._counted[1]

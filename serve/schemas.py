@@ -5,6 +5,7 @@
 """
 
 import secrets
+import time
 import unicodedata
 from typing import Annotated, Any, Literal
 
@@ -93,6 +94,13 @@ class GenerationRequest(Strict):
         "The variant's own when absent.",
     )
     scheduler: SchedulerName | None = Field(None, description="The variant's own when absent.")
+    deadline_s: float | None = Field(
+        None,
+        gt=0,
+        le=600,
+        description="Seconds from arrival in which the pictures must be there. Refused at once "
+        "with 429 where that can't be, dropped with 504 once it can't any more.",
+    )
     output_format: OutputFormat | None = Field(
         None, description="png when absent; an `Accept: image/...` header decides, too."
     )
@@ -160,7 +168,7 @@ class GenerationRequest(Strict):
             num_inference_steps=self.num_inference_steps,
             guidance_scale=variant.guidance_scale if guidance_scale is None else guidance_scale,
             scheduler=self.scheduler or variant.default_scheduler,
-            deadline_at=None,
+            deadline_at=None if self.deadline_s is None else time.time() + self.deadline_s,
             previews=0,
         )
 
@@ -269,4 +277,6 @@ def _allowed(field: str) -> str:
         return f"a string of {low} to {high} characters, none of them a control character"
     kind = {"integer": "an integer", "number": "a finite number"}[rule["type"]]
     high = rule.get("maximum", rule.get("exclusiveMaximum", 0) - 1)
+    if "exclusiveMinimum" in rule:
+        return f"{kind} over {rule['exclusiveMinimum']}, at most {high}"
     return f"{kind} from {rule['minimum']} to {high}"

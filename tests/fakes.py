@@ -3,12 +3,15 @@
 import os
 import threading
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from serve.denoiser import Plan
+from serve.errors import NotFinite, OutOfDeviceMemory
 from serve.generation import Generation
 from serve.variants import Variant
 
@@ -30,64 +33,133 @@ def generation(**changes: object) -> Generation:
     return Generation(**{**fields, **changes})  # type: ignore[arg-type]
 
 
-@dataclass
+@dataclass(eq=False)
 class FakeTrajectory:
+    job: Generation
     seed: int
-    width_px: int
-    height_px: int
-    total_steps: int
     steps_done: int = 0
+
+    @property
+    def total_steps(self) -> int:
+        return self.job.num_inference_steps
+
+    @property
+    def group(self) -> tuple[str, int, int, bool]:
+        job = self.job
+        return job.variant, job.width_px, job.height_px, job.guidance_scale > 1
+
+    @property
+    def decode_group(self) -> tuple[int, int]:
+        return self.job.width_px, self.job.height_px
 
 
 @dataclass
 class FakeDenoiser:
-    """`journal`, a file, gets one line per step, so that other processes can count."""
+    """What is wrong with it is told by prompts: "poison", "poisoned step", "poisoned latents".
+
+    `journal`, a file, gets one line per step, so that other processes can count.
+    """
 
     step_s: float = 0.0
+    decode_s: float = 0.0
+    preview_s: float = 0.0
     journal: Path | None = None
-    fail_on: str | None = None
+    # A call with more images than that finds no memory.
+    room: int = 10**6
+    decode_room: int = 10**6
+    slice_most: int = 1
     begun: int = 0
     steps: int = 0
-    threads: set[str] = field(default_factory=set)
+    calls: list[list[FakeTrajectory]] = field(default_factory=list)
+    decodes: list[int] = field(default_factory=list)
+    previews: int = 0
+    memory_freed: int = 0
+    threads: dict[str, set[str]] = field(default_factory=dict)
     # Tests hold a step open with it.
     gate: threading.Event = field(default_factory=threading.Event)
+    decode_gate: threading.Event = field(default_factory=threading.Event)
 
     def __post_init__(self) -> None:
         self.gate.set()
+        self.decode_gate.set()
+
+    @property
+    def prompt_lookups(self) -> tuple[int, int]:
+        return 0, self.begun
+
+    def plan(self, job: Generation) -> Plan:
+        steps = job.num_inference_steps
+        shown = (round(steps * (one + 1) / (job.previews + 1)) for one in range(job.previews))
+        return Plan(
+            images=len(job.seeds),
+            steps=steps,
+            step_cost=1.0 if job.guidance_scale > 1 else 0.5,
+            previews_at=tuple(sorted({step for step in shown if 0 < step < steps})),
+        )
 
     def begin(self, job: Generation) -> tuple[list[FakeTrajectory], tuple[str, ...]]:
-        self.threads.add(threading.current_thread().name)
+        self._note_thread("begin")
         self.begun += 1
-        if job.prompt == self.fail_on:
+        if job.prompt == "poison":
             raise ValueError("a bad prompt")
-        return [
-            FakeTrajectory(seed, job.width_px, job.height_px, job.num_inference_steps)
-            for seed in job.seeds
-        ], ()
+        return [FakeTrajectory(job, seed) for seed in job.seeds], ()
 
     def step(self, trajectories: list[FakeTrajectory]) -> None:
-        self.threads.add(threading.current_thread().name)
+        self._note_thread("step")
         self.gate.wait()
         time.sleep(self.step_s)
+        assert len({one.group for one in trajectories}) == 1
+        if len(trajectories) > self.room:
+            raise OutOfDeviceMemory("no room")
         self.steps += 1
+        self.calls.append(list(trajectories))
         if self.journal is not None:
             with self.journal.open("a") as journal:
                 journal.write("step\n")
         for one in trajectories:
+            if one.job.prompt == "poisoned step":
+                raise ValueError("a bad step")
+            assert one.steps_done < one.total_steps
             one.steps_done += 1
 
+    def decode_slice(self, trajectory: FakeTrajectory) -> int:
+        return self.slice_most
+
     def decode(self, trajectories: list[FakeTrajectory]) -> NDArray[np.uint8]:
-        self.threads.add(threading.current_thread().name)
-        return np.stack(
-            [
-                np.full((one.height_px, one.width_px, 3), one.seed % 256, np.uint8)
-                for one in trajectories
-            ]
-        )
+        self._note_thread("decode")
+        self.decode_gate.wait()
+        time.sleep(self.decode_s)
+        assert len({one.decode_group for one in trajectories}) == 1
+        if len(trajectories) > self.decode_room:
+            raise OutOfDeviceMemory("no room")
+        if any(one.job.prompt == "poisoned latents" for one in trajectories):
+            raise NotFinite("not a number")
+        self.decodes.append(len(trajectories))
+        return np.stack([_picture(one) for one in trajectories])
+
+    def preview(self, trajectory: FakeTrajectory) -> NDArray[np.uint8]:
+        self._note_thread("preview")
+        time.sleep(self.preview_s)
+        self.previews += 1
+        return _picture(trajectory)
+
+    def free_memory(self) -> None:
+        self.memory_freed += 1
+
+    def _note_thread(self, function: str) -> None:
+        self.threads.setdefault(function, set()).add(threading.current_thread().name)
 
 
-def load_fake(step_s: float, journal_dir: Path, variant: Variant) -> FakeDenoiser:
+def _picture(one: FakeTrajectory) -> NDArray[np.uint8]:
+    """Tells the seed and the steps that were done."""
+    picture = np.zeros((one.job.height_px, one.job.width_px, 3), np.uint8)
+    picture[...] = one.seed % 256, one.seed // 256 % 256, one.steps_done
+    return picture
+
+
+def load_fake(step_s: float, journal_dir: Path, variants: Sequence[Variant]) -> FakeDenoiser:
     """Load in a replica; leaves the process's id and its GPUs beside the journal."""
-    (journal_dir / f"{variant.name}.pid").write_text(str(os.getpid()))
-    (journal_dir / f"{variant.name}.gpu").write_text(os.environ.get("CUDA_VISIBLE_DEVICES", ""))
-    return FakeDenoiser(step_s=step_s, journal=journal_dir / variant.name)
+    name = variants[0].name
+    (journal_dir / f"{name}.pid").write_text(str(os.getpid()))
+    (journal_dir / f"{name}.gpu").write_text(os.environ.get("CUDA_VISIBLE_DEVICES", ""))
+    return FakeDenoiser(step_s=step_s, journal=journal_dir / name)

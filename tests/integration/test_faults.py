@@ -19,8 +19,8 @@ from serve.miniature import WEIGHTS_DIR
 from serve.weights.manifest import read_manifest
 from tests.fakes import load_fake
 
-# `VariantReplica` draws twice with two steps before it is ready.
-WARM_UP_STEPS = 4
+# `VariantReplica` times four steps, then draws twice with two, before it is ready.
+WARM_UP_STEPS = 8
 Start = Callable[[Application, str], str]
 
 
@@ -50,7 +50,7 @@ def kill_while_it_draws(tmp_path: Path) -> None:
 
 
 def start_fake(start: Start, tmp_path: Path, name: str, step_s: float, **args: Any) -> str:
-    fields: dict[str, Any] = {"variants": "original", "num_cpus": 0, **args}
+    fields: dict[str, Any] = {"variants": "original", "num_cpus": 0, "slots": 1, **args}
     load = partial(load_fake, step_s, tmp_path)
     return start(compose(AppArgs(**fields), read_manifest(WEIGHTS_DIR), load), name)
 
@@ -82,6 +82,38 @@ def test_a_client_that_leaves_stops_the_denoising(start: Start, tmp_path: Path) 
     assert post(url, num_inference_steps=1).status_code == 200
     # About ten steps in a second; the last one is the second request's.
     assert steps_in(journal) - warm < 30
+
+
+def test_a_deadline_is_refused_or_kept_or_told_to_be_over(start: Start, tmp_path: Path) -> None:
+    url = start_fake(start, tmp_path, "deadlines", 0.05)
+    refused = post(url, num_inference_steps=100, deadline_s=1)
+    assert (refused.status_code, refused.json()["error"]["code"]) == (429, "deadline_unreachable")
+    # About five seconds of work, in one.
+    assert 2 <= int(refused.headers["retry-after"]) <= 10
+    kept = post(url, num_inference_steps=5, deadline_s=30)
+    assert kept.status_code == 200
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        # Two slots would let both pass; with one the second comes too late by what the first takes.
+        first = pool.submit(post, url, num_inference_steps=80)
+        journal = tmp_path / "original"
+        before = steps_in(journal)
+        wait_for(lambda: steps_in(journal) > before + 2)
+        waiting = post(url, num_inference_steps=1, deadline_s=0.2)
+        assert waiting.status_code in (429, 504)
+        assert first.result().status_code == 200
+
+
+def test_several_variants_can_share_a_replica(start: Start, tmp_path: Path) -> None:
+    url = start_fake(start, tmp_path, "packed", 0.01, variants="", packed=True, slots=4)
+    for variant in ("original", "distilled", "distilled-tiny-vae"):
+        reply = post(url, model=variant, seed=5)
+        assert (reply.status_code, reply.json()["model"]) == (200, variant)
+    assert httpx.get(f"{url}/readyz").json()["warm_replicas"] == {
+        "original": 1,
+        "distilled": 1,
+        "distilled-tiny-vae": 1,
+    }
+    assert len(list(tmp_path.glob("*.pid"))) == 1
 
 
 def test_a_replica_that_dies_is_replaced_and_the_request_answered(

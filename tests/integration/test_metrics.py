@@ -5,6 +5,8 @@ import time
 from collections import defaultdict
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -13,8 +15,10 @@ from ray import serve
 from ray.autoscaler._private.prom_metrics import AutoscalerPrometheusMetrics
 from ray.dashboard.modules.reporter.reporter_agent import METRICS_GAUGES
 from ray.serve import Application
+from ray.util.metrics import Counter, Metric
 
 from serve.app import AppArgs, compose
+from serve.metrics import ReplicaMetrics
 from serve.miniature import WEIGHTS_DIR
 from serve.weights.manifest import read_manifest
 from tests.fakes import load_fake
@@ -31,6 +35,17 @@ OF_THE_OPERATOR = {
     "kuberay_service_condition_ready",
     "kuberay_service_condition_upgrade_in_progress",
 }
+
+ROOT = Path(__file__).parents[2]
+TABLE = dict(
+    re.findall(
+        r"^\| `(ray_dsd_\w+)` \| (\w+) \|",
+        (ROOT / "deploy" / "METRICS.md").read_text(),
+        re.MULTILINE,
+    )
+)
+# Series that begin when something goes wrong.
+OF_TROUBLE = {"ray_dsd_out_of_memory_total", "ray_dsd_previews_skipped_total"}
 
 
 @serve.deployment(
@@ -63,7 +78,12 @@ def busy(start: Start, tmp_path_factory: pytest.TempPathFactory) -> None:
     load = partial(load_fake, 0.01, journals)
     args = AppArgs(variants=("original",), num_cpus=0)
     url = start(compose(args, read_manifest(WEIGHTS_DIR), load), "metrics")
-    for body in ({"prompt": "x"}, {"prompt": "x", "model": "nope"}):
+    bodies: list[dict[str, Any]] = [
+        {"prompt": "x"},
+        {"prompt": "x", "model": "nope"},
+        {"prompt": "x", "num_inference_steps": 150, "deadline_s": 0.1},
+    ]
+    for body in bodies:
         httpx.post(f"{url}/v1/images/generations", json=body, timeout=60)
     assert httpx.get(start(Scaled.bind(), "scaled"), timeout=60).text == "here"
 
@@ -76,6 +96,24 @@ def test_every_metric_of_alerts_and_dashboard_is_in_a_live_scrape() -> None:
     while absent := missing(wanted):
         assert time.monotonic() < end, f"not scraped: {', '.join(sorted(absent))}"
         time.sleep(1)
+
+
+@pytest.mark.usefixtures("busy")
+def test_every_metric_of_the_table_is_in_a_live_scrape() -> None:
+    wanted = {name + ("_bucket" if kind == "histogram" else "") for name, kind in TABLE.items()}
+    end = time.monotonic() + 60
+    while absent := missing(wanted - OF_TROUBLE):
+        assert time.monotonic() < end, f"not scraped: {', '.join(sorted(absent))}"
+        time.sleep(1)
+
+
+def test_the_table_of_metrics_lists_what_a_replica_has() -> None:
+    own = {
+        f"ray_{metric.info['name']}" + ("_total" if isinstance(metric, Counter) else "")
+        for metric in vars(ReplicaMetrics()).values()
+        if isinstance(metric, Metric)
+    }
+    assert own == set(TABLE)
 
 
 @pytest.mark.usefixtures("busy")

@@ -13,7 +13,15 @@ import pytest
 from PIL import Image
 
 from serve.api import build_api
-from serve.errors import Overloaded, ServingError, VariantNotFound, VariantUnavailable
+from serve.errors import (
+    DeadlineExceeded,
+    DeadlineUnreachable,
+    OutOfDeviceMemory,
+    Overloaded,
+    ServingError,
+    VariantNotFound,
+    VariantUnavailable,
+)
 from serve.generation import Drawing, Generation, PictureFormat, Timings
 from serve.images import encode
 from serve.miniature import WEIGHTS_DIR
@@ -43,10 +51,8 @@ class FakeRouter:
             raise VariantNotFound(f"model: {model!r} was given", "model")
         return self.variants[model]
 
-    async def draw(
-        self, variant: str, generation: Generation, picture_format: PictureFormat
-    ) -> Drawing:
-        self.asked.append((variant, generation, picture_format))
+    async def draw(self, generation: Generation, picture_format: PictureFormat) -> Drawing:
+        self.asked.append((generation.variant, generation, picture_format))
         if self.fault is not None:
             raise self.fault
         size = (generation.height_px, generation.width_px, 3)
@@ -213,6 +219,9 @@ def test_bad_input_is_refused_before_any_work(
     ("fault", "status", "retry_after"),
     [
         pytest.param(Overloaded("full", 4.2), 429, "5", id="overloaded"),
+        pytest.param(DeadlineUnreachable("late", 2.1), 429, "3", id="deadline-unreachable"),
+        pytest.param(DeadlineExceeded("over"), 504, None, id="deadline-exceeded"),
+        pytest.param(OutOfDeviceMemory("no room"), 503, None, id="out-of-memory"),
         pytest.param(VariantUnavailable("gone", 3), 503, "3", id="unavailable"),
         pytest.param(ServingError("odd"), 500, None, id="root"),
     ],

@@ -2,32 +2,90 @@
 
 import asyncio
 import io
+import time
+from collections.abc import Sequence
 
 import pytest
 from PIL import Image
 
-from serve.deployments import VariantReplica
-from serve.errors import EngineClosed
-from serve.generation import PictureFormat
-from serve.variants import MINIATURE
+from serve.deployments import ReplicaSettings, VariantReplica
+from serve.errors import DeadlineUnreachable, EngineClosed, OutOfDeviceMemory
+from serve.generation import Generation, PictureFormat
+from serve.variants import MINIATURE, Variant
 from tests.fakes import FakeDenoiser, generation
 
 VARIANT = MINIATURE.variants["distilled"]
 
 
 async def replica_over(
-    denoiser: FakeDenoiser, stuck_after_s: float = 60, note: str | None = None
+    denoiser: FakeDenoiser,
+    stuck_after_s: float = 60,
+    note: str | None = None,
+    slots: int | None = 1,
+    variants: Sequence[Variant] = (VARIANT,),
 ) -> VariantReplica:
     replica = VariantReplica.__new__(VariantReplica)
-    await VariantReplica.__init__(replica, VARIANT, lambda _: denoiser, stuck_after_s, note)
+    await VariantReplica.__init__(
+        replica,
+        variants,
+        lambda _: denoiser,
+        ReplicaSettings("step", slots, stuck_after_s),
+        {variant.name: note for variant in variants},
+    )
     return replica
+
+
+def job(**changes: object) -> Generation:
+    return generation(variant=VARIANT.name, **changes)
 
 
 def test_a_replica_is_warm_once_constructed() -> None:
     async def scenario() -> None:
         denoiser = FakeDenoiser()
-        await replica_over(denoiser)
-        assert denoiser.steps == 4  # With and without guidance, two steps each.
+        await replica_over(denoiser, variants=list(MINIATURE.variants.values()))
+        drawn = {
+            (one.job.variant, one.job.guidance_scale > 1) for call in denoiser.calls for one in call
+        }
+        assert drawn == {(name, guided) for name in MINIATURE.variants for guided in (True, False)}
+        assert denoiser.previews
+
+    asyncio.run(scenario())
+
+
+def test_the_sweep_finds_the_slots_and_a_number_pins_them() -> None:
+    async def scenario() -> None:
+        # A step takes as long for one image as for many.
+        replica = await replica_over(FakeDenoiser(step_s=0.005), slots=None)
+        assert replica._engine.cap == 16
+        replica = await replica_over(FakeDenoiser(step_s=0.005, room=3), slots=None)
+        assert replica._engine.cap == 2
+        replica = await replica_over(FakeDenoiser(), slots=5)
+        assert replica._engine.cap == 5
+
+    asyncio.run(scenario())
+
+
+def test_a_deadline_in_unix_seconds_is_kept_on_the_replicas_own_clock() -> None:
+    async def scenario() -> None:
+        replica = await replica_over(FakeDenoiser(step_s=0.02))
+        with pytest.raises(DeadlineUnreachable):
+            await replica.draw(
+                job(num_inference_steps=100, deadline_at=time.time() + 1), PictureFormat("png", 90)
+            )
+        assert await replica.draw(job(deadline_at=time.time() + 60), PictureFormat("png", 90))
+
+    asyncio.run(scenario())
+
+
+def test_health_fails_once_everything_fails() -> None:
+    async def scenario() -> None:
+        replica = await replica_over(FakeDenoiser())
+        for _ in range(5):
+            replica.check_health()
+            with pytest.raises(ValueError, match="a bad step"):
+                await replica.draw(job(prompt="poisoned step"), PictureFormat("png", 90))
+        with pytest.raises(RuntimeError, match="the last 5 requests failed"):
+            replica.check_health()
 
     asyncio.run(scenario())
 
@@ -35,7 +93,7 @@ def test_a_replica_is_warm_once_constructed() -> None:
 def test_a_note_on_the_weights_is_in_every_reply_and_picture() -> None:
     async def scenario() -> None:
         replica = await replica_over(FakeDenoiser(), note="random values")
-        drawing = await replica.draw(generation(), PictureFormat("png", 90))
+        drawing = await replica.draw(job(), PictureFormat("png", 90))
         assert drawing.warnings == ("random values",)
         exif = Image.open(io.BytesIO(drawing.pictures[0])).getexif()
         assert list(exif.values()) == ["random values"]
@@ -45,8 +103,8 @@ def test_a_note_on_the_weights_is_in_every_reply_and_picture() -> None:
 
 def test_a_denoiser_that_cannot_draw_fails_the_construction() -> None:
     async def scenario() -> None:
-        with pytest.raises(ValueError, match="a bad prompt"):
-            await replica_over(FakeDenoiser(fail_on="warm-up"))
+        with pytest.raises(OutOfDeviceMemory):
+            await replica_over(FakeDenoiser(room=0))
 
     asyncio.run(scenario())
 
@@ -54,7 +112,7 @@ def test_a_denoiser_that_cannot_draw_fails_the_construction() -> None:
 def test_a_drawing_holds_encoded_pictures_and_every_time() -> None:
     async def scenario() -> None:
         replica = await replica_over(FakeDenoiser(step_s=0.001))
-        drawing = await replica.draw(generation(seeds=(1, 2)), PictureFormat("webp", 90))
+        drawing = await replica.draw(job(seeds=(1, 2)), PictureFormat("webp", 90))
         assert [Image.open(io.BytesIO(one)).format for one in drawing.pictures] == ["WEBP"] * 2
         assert drawing.timings.denoise_s > 0
         assert drawing.timings.encode_s > 0
@@ -67,13 +125,13 @@ def test_a_cancelled_drawing_frees_the_device() -> None:
         denoiser = FakeDenoiser(step_s=0.01)
         replica = await replica_over(denoiser)
         drawing = asyncio.create_task(
-            replica.draw(generation(num_inference_steps=150), PictureFormat("png", 90))
+            replica.draw(job(num_inference_steps=150), PictureFormat("png", 90))
         )
         await asyncio.sleep(0.05)
         drawing.cancel()
         with pytest.raises(asyncio.CancelledError):
             await drawing
-        await replica.draw(generation(num_inference_steps=1), PictureFormat("png", 90))
+        await replica.draw(job(num_inference_steps=1), PictureFormat("png", 90))
         assert denoiser.steps < 50
 
     asyncio.run(scenario())
@@ -84,7 +142,7 @@ def test_health_fails_while_a_device_call_hangs() -> None:
         denoiser = FakeDenoiser()
         replica = await replica_over(denoiser, stuck_after_s=0.2)
         denoiser.gate.clear()
-        drawing = asyncio.create_task(replica.draw(generation(), PictureFormat("png", 90)))
+        drawing = asyncio.create_task(replica.draw(job(), PictureFormat("png", 90)))
         await asyncio.sleep(0.02)
         replica.check_health()  # A step may take its time.
         await asyncio.sleep(0.3)
@@ -102,9 +160,9 @@ def test_a_stopped_replica_is_unhealthy_and_refuses_work() -> None:
         replica = await replica_over(FakeDenoiser())
         replica.__del__()
         await replica._engine.wait_closed()
-        with pytest.raises(RuntimeError, match="thread has ended"):
+        with pytest.raises(RuntimeError, match="thread of the engine has ended"):
             replica.check_health()
         with pytest.raises(EngineClosed):
-            await replica.draw(generation(), PictureFormat("png", 90))
+            await replica.draw(job(), PictureFormat("png", 90))
 
     asyncio.run(scenario())

@@ -1,4 +1,5 @@
 import json
+import time
 from typing import Any
 
 import pytest
@@ -58,6 +59,8 @@ def test_image_i_uses_seed_plus_i_modulo_2_to_the_32() -> None:
         pytest.param("guidance_scale", False, "0 to 30", id="boolean-for-number"),
         pytest.param("guidance_scale", float("nan"), "0 to 30", id="nan"),
         pytest.param("guidance_scale", float("inf"), "0 to 30", id="infinity"),
+        pytest.param("deadline_s", 0, "over 0, at most 600", id="no-time"),
+        pytest.param("deadline_s", 601, "over 0, at most 600", id="too-much-time"),
         pytest.param("scheduler", "lms", "'pndm', 'ddim', 'dpm++', 'euler'", id="scheduler"),
         pytest.param("size", "96", "WIDTHxHEIGHT", id="one-sided-size"),
         pytest.param("size", "٩٦x٩٦", "WIDTHxHEIGHT", id="arabic-digits"),
@@ -201,3 +204,11 @@ def test_whatever_the_bytes_they_are_accepted_or_refused(body: bytes) -> None:
         parse_request(body)
     except InvalidRequest as fault:
         assert fault.status == 400
+
+
+def test_a_deadline_counts_from_now_in_unix_seconds() -> None:
+    before = time.time()
+    deadline_at = parse(prompt="x", deadline_s=5.0).resolve(VARIANT, 400).deadline_at
+    assert deadline_at is not None
+    assert before + 5 <= deadline_at <= time.time() + 5
+    assert parse(prompt="x").resolve(VARIANT, 400).deadline_at is None

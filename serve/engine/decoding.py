@@ -1,0 +1,173 @@
+"""Finished images to pixels, and previews of the others, beside the steps."""
+
+import logging
+import threading
+import time
+from collections import deque
+from typing import Generic
+
+from ..denoiser import Denoiser, JobT, TrajectoryT
+from ..errors import DeadlineExceeded, OutOfDeviceMemory
+from .forecast import Pace
+from .images import Image, Watch
+from .observer import Observer
+from .previews import PreviewBudget
+from .tickets import Preview
+
+_log = logging.getLogger("ray.serve")
+
+
+class Decoding(Generic[JobT, TrajectoryT]):
+    """Decodes in order of arrival, in slices that the denoiser has memory for; then previews.
+
+    With `beside` on a thread of its own, else in the caller's.
+    """
+
+    def __init__(
+        self,
+        denoiser: Denoiser[JobT, TrajectoryT],
+        pace: Pace,
+        budget: PreviewBudget,
+        observer: Observer,
+        beside: bool,
+    ) -> None:
+        self.watch = Watch()
+        self._denoiser = denoiser
+        self._pace = pace
+        self._budget = budget
+        self._observer = observer
+        self._finished: deque[Image[TrajectoryT]] = deque()
+        self._previews: deque[tuple[Image[TrajectoryT], int, bool]] = deque()
+        self._slice_most: int | None = None
+        self._closed = False
+        self._changed = threading.Condition()
+        # A daemon: a call that hangs in the device must not keep the process alive.
+        self._thread = threading.Thread(target=self._run, name="decode", daemon=True)
+        self._beside = beside
+        if beside:
+            self._thread.start()
+
+    @property
+    def alive(self) -> bool:
+        """Whether somebody decodes."""
+        return self._thread.is_alive() or not self._beside
+
+    def put(self, images: list[Image[TrajectoryT]]) -> None:
+        """Take images that have done all their steps."""
+        with self._changed:
+            self._finished.extend(images)
+            self._changed.notify()
+        if not self._beside:
+            self._work_off()
+
+    def put_preview(self, image: Image[TrajectoryT], shared: bool) -> None:
+        """Show an image as it is now; `shared` where other requests would wait for that."""
+        with self._changed:
+            self._previews.append((image, image.begun.steps_done, shared))
+            self._changed.notify()
+        if not self._beside:
+            self._work_off()
+
+    def close(self) -> None:
+        """Stop after the present call; returns at once."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify()
+
+    def join(self) -> None:
+        """Wait for the present call, after `close`."""
+        if self._beside:
+            self._thread.join()
+
+    def _run(self) -> None:
+        while not self._closed:
+            with self._changed:
+                self._changed.wait_for(lambda: self._finished or self._previews or self._closed)
+            self._work_off()
+
+    def _work_off(self) -> None:
+        while not self._closed:
+            if images := self._next_slice():
+                self._decode(images)
+            elif self._previews:
+                self._show(*self._previews.popleft())
+            else:
+                return
+
+    def _next_slice(self) -> list[Image[TrajectoryT]]:
+        """The oldest finished image, and those that can share its call."""
+        with self._changed:
+            now = time.perf_counter()
+            waiting, self._finished = self._finished, deque()
+            chosen: list[Image[TrajectoryT]] = []
+            most = 0
+            for image in waiting:
+                ticket = image.ticket
+                if ticket.deadline is not None and now > ticket.deadline:
+                    ticket.end(DeadlineExceeded("deadline_s: passed before the last picture"))
+                if ticket.ended:
+                    continue
+                if not chosen:
+                    most = self._denoiser.decode_slice(image.begun)
+                    most = min(most, self._slice_most or most)
+                fits = not chosen or image.begun.decode_group == chosen[0].begun.decode_group
+                if fits and len(chosen) < most:
+                    chosen.append(image)
+                else:
+                    self._finished.append(image)
+            return chosen
+
+    def _decode(self, images: list[Image[TrajectoryT]]) -> None:
+        try:
+            pixels, seconds = self.watch.time(
+                self._denoiser.decode, [image.begun for image in images]
+            )
+        except OutOfDeviceMemory as fault:
+            self._denoiser.free_memory()
+            self._again_with_less(images, fault)
+        except Exception as fault:
+            if len(images) == 1:
+                images[0].ticket.end(fault)
+            else:
+                for image in images:
+                    self._decode([image])
+        else:
+            self._pace.saw_decode(len(images), seconds)
+            self._observer.decoded(len(images), seconds)
+            for image, picture in zip(images, pixels, strict=True):
+                image.ticket.hand_over(image.index, picture)
+
+    def _again_with_less(self, images: list[Image[TrajectoryT]], fault: OutOfDeviceMemory) -> None:
+        if len(images) == 1 and images[0].had_no_room:
+            images[0].ticket.end(fault)
+            return
+        images[0].had_no_room = len(images) == 1
+        self._slice_most = max(1, len(images) // 2)
+        _log.warning("out of device memory: decoding %d image(s) at once now", self._slice_most)
+        self._observer.out_of_memory()
+        with self._changed:
+            self._finished.extendleft(reversed(images))
+
+    def _show(self, image: Image[TrajectoryT], step: int, shared: bool) -> None:
+        ticket = image.ticket
+        if ticket.ended or image.steps_left == 0:
+            return
+        if shared and not self._budget.allows_one:
+            self._observer.preview_skipped()
+            return
+        try:
+            pixels, seconds = self.watch.time(self._denoiser.preview, image.begun)
+        except OutOfDeviceMemory:
+            self._denoiser.free_memory()
+            self._observer.preview_skipped()
+            return
+        except Exception:
+            # The picture may still come out: a preview decides nothing.
+            _log.exception("a preview failed")
+            self._observer.preview_skipped()
+            return
+        self._budget.spend(seconds, shared=shared)
+        waited_s = None if ticket.previewed else time.perf_counter() - ticket.submitted_at
+        ticket.previewed = True
+        self._observer.previewed(ticket.job, seconds, waited_s)
+        ticket.tell(Preview(image.index, step, pixels))

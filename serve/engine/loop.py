@@ -1,0 +1,313 @@
+"""The engine: one loop steps all requests of a device together.
+
+At each step boundary it drops what was cancelled or is late, admits waiting images into free slots
+(`slots` has the rules), and runs one call over all that can share it. What is finished goes to
+`decoding`, so that a picture doesn't hold up its neighbours' steps. The event loop only hands work
+over and waits.
+
+An error is its own request's: a call that fails with several images is made again with each alone.
+Where the device has no memory left, the slots are halved, and the images of that call go on in
+smaller ones; an image that twice finds no room on its own fails.
+"""
+
+import asyncio
+import logging
+import threading
+import time
+from dataclasses import dataclass
+from typing import Generic
+
+from ..denoiser import Denoiser, JobT, TrajectoryT
+from ..errors import DeadlineExceeded, DeadlineUnreachable, EngineClosed, OutOfDeviceMemory
+from .decoding import Decoding
+from .forecast import Pace, Work, finish_s
+from .images import Image, Watch
+from .observer import Observer, Outcome, Unobserved
+from .previews import PreviewBudget
+from .slots import Policy, Slots
+from .tickets import Progress, Result, Ticket
+
+_log = logging.getLogger("ray.serve")
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """How an engine admits and decodes.
+
+    `cap` is the number of slots: images under way at once. Without `decode_beside` the loop
+    decodes between steps.
+    """
+
+    policy: Policy = "step"
+    cap: int = 1
+    decode_beside: bool = True
+
+
+class Engine(Generic[JobT, TrajectoryT]):
+    """Serves jobs over a denoiser; `pace` is what is known of its speed beforehand."""
+
+    def __init__(
+        self,
+        denoiser: Denoiser[JobT, TrajectoryT],
+        settings: Settings = Settings(),
+        pace: Pace | None = None,
+        observer: Observer | None = None,
+    ) -> None:
+        self._denoiser = denoiser
+        self._pace = pace or Pace()
+        self._observer: Observer = observer or Unobserved()
+        self._slots: Slots[Image[TrajectoryT]] = Slots(settings.policy, settings.cap)
+        self._budget = PreviewBudget()
+        self._decoding = Decoding(
+            denoiser, self._pace, self._budget, self._observer, settings.decode_beside
+        )
+        self._watch = Watch()
+        self._jobs: dict[Ticket, list[Image[TrajectoryT]]] = {}
+        self._faults_in_a_row = 0
+        self._closed = False
+        # Guards the four above. The decoding's lock may be held when this one is taken.
+        self._changed = threading.Condition(threading.RLock())
+        # A daemon: a call that hangs in the device must not keep the process alive.
+        self._thread = threading.Thread(target=self._run, name="denoise", daemon=True)
+        self._thread.start()
+
+    def submit(self, job: JobT, deadline: float | None = None) -> Ticket:
+        """Queue a job; returns at once. Call it on an event loop.
+
+        `deadline` is on `time.perf_counter`'s clock.
+
+        Raises:
+            EngineClosed: `close` was called.
+            DeadlineUnreachable: with the work ahead the job would be late.
+        """
+        plan = self._denoiser.plan(job)
+        ticket = Ticket(job, plan, deadline, self._ended)
+        if deadline is not None:
+            self._refuse_if_late(ticket, deadline)
+        with self._changed:
+            if self._closed:
+                raise _closed()
+            images: list[Image[TrajectoryT]] = [Image(ticket, at) for at in range(plan.images)]
+            self._jobs[ticket] = images
+            self._slots.add(images)
+            self._changed.notify()
+        return ticket
+
+    @property
+    def alive(self) -> bool:
+        """Whether the threads that own the device still run."""
+        return self._thread.is_alive() and self._decoding.alive
+
+    @property
+    def call_age_s(self) -> float:
+        """How long the longest present call into the denoiser has lasted; 0 between calls."""
+        return max(self._watch.age_s, self._decoding.watch.age_s)
+
+    @property
+    def unfinished(self) -> int:
+        """Jobs that have been submitted and not ended."""
+        return len(self._jobs)
+
+    @property
+    def faults_in_a_row(self) -> int:
+        """Jobs that failed since the last one that was done."""
+        return self._faults_in_a_row
+
+    @property
+    def slots_used(self) -> int:
+        """Images under way or waiting to be."""
+        with self._changed:
+            return len(self._slots.under_way) + len(self._slots.waiting)
+
+    @property
+    def cap(self) -> int:
+        """Slots now; fewer than at first once memory ran out."""
+        return self._slots.cap
+
+    def close(self) -> None:
+        """Refuse new jobs and end the unfinished ones with `EngineClosed`; returns at once."""
+        with self._changed:
+            self._closed = True
+            unfinished = tuple(self._jobs)
+            self._changed.notify()
+        self._decoding.close()
+        for ticket in unfinished:
+            ticket.end(_closed())
+
+    async def wait_closed(self) -> None:
+        """Wait until the threads have left the device, at most one call after `close`."""
+        await asyncio.to_thread(self._thread.join)
+        await asyncio.to_thread(self._decoding.join)
+
+    def _refuse_if_late(self, ticket: Ticket, deadline: float) -> None:
+        with self._changed:
+            ahead = [
+                Work(1, image.steps_left, image.ticket.plan.step_cost)
+                for image in (*self._slots.under_way, *self._slots.waiting)
+            ]
+        plan = ticket.plan
+        own = Work(plan.images, plan.steps, plan.step_cost)
+        takes_s = finish_s(self._pace, self._slots.cap, ahead, own)
+        late_s = time.perf_counter() + takes_s - deadline
+        if late_s > 0:
+            self._observer.refused(ticket.job)
+            raise DeadlineUnreachable(
+                f"deadline_s: this would take about {takes_s:.1f} s, {late_s:.1f} s too long, with "
+                f"{len(ahead)} image(s) ahead of it; retry later, allow more time, or ask for "
+                "fewer steps",
+                late_s,
+            )
+
+    def _ended(self, ticket: Ticket, outcome: Result | BaseException) -> None:
+        with self._changed:
+            self._jobs.pop(ticket, None)
+            word = _word(outcome)
+            if word == "done":
+                self._faults_in_a_row = 0
+            elif word in ("failed", "out_of_memory"):
+                self._faults_in_a_row += 1
+            self._changed.notify()
+        self._observer.ended(ticket.job, word, time.perf_counter() - ticket.submitted_at)
+
+    def _run(self) -> None:
+        while self._wait_for_work():
+            self._end_late()
+            self._admit()
+            with self._changed:
+                images = self._slots.turn()
+            if images:
+                self._step(images)
+
+    def _wait_for_work(self) -> bool:
+        with self._changed:
+            self._changed.wait_for(
+                lambda: self._closed or self._slots.waiting or self._slots.under_way
+            )
+            return not self._closed
+
+    def _end_late(self) -> None:
+        """End what has missed its deadline, or would in the best case."""
+        now = time.perf_counter()
+        with self._changed:
+            late = [
+                ticket
+                for ticket, images in self._jobs.items()
+                if ticket.deadline is not None
+                and ticket.deadline
+                < now
+                + max(image.steps_left for image in images)
+                * self._pace.fastest_call_s(ticket.plan.step_cost)
+            ]
+        for ticket in late:
+            ticket.end(DeadlineExceeded("deadline_s: passed, or out of reach, with steps to go"))
+
+    def _admit(self) -> None:
+        """Free the slots of jobs that have ended, and fill them with new ones."""
+        with self._changed:
+            self._drop_ended()
+            admitted = self._slots.admit()
+            under_way, waiting = len(self._slots.under_way), len(self._slots.waiting)
+        self._observer.occupied(under_way, waiting, self._slots.cap)
+        for image in admitted:
+            if image.trajectory is None and not image.ticket.ended:
+                self._begin(image.ticket)
+            image.admitted_at = time.perf_counter()
+        with self._changed:
+            self._drop_ended()  # What couldn't begin.
+
+    def _drop_ended(self) -> None:
+        everywhere = (*self._slots.waiting, *self._slots.under_way)
+        if ended := [image for image in everywhere if image.ticket.ended]:
+            self._slots.remove(ended)
+
+    def _begin(self, ticket: Ticket) -> None:
+        ticket.begun_at = time.perf_counter()
+        self._observer.admitted(ticket.job, ticket.begun_at - ticket.submitted_at)
+        try:
+            try:
+                begun, _ = self._watch.time(self._denoiser.begin, ticket.job)
+            except OutOfDeviceMemory:
+                self._denoiser.free_memory()
+                self._observer.out_of_memory()
+                begun, _ = self._watch.time(self._denoiser.begin, ticket.job)
+        except Exception as fault:
+            ticket.end(fault)
+            return
+        trajectories, ticket.warnings = begun
+        with self._changed:
+            images = self._jobs.get(ticket, [])
+        for image, trajectory in zip(images, trajectories, strict=bool(images)):
+            image.trajectory = trajectory
+
+    def _step(self, images: list[Image[TrajectoryT]]) -> None:
+        """One call; where it fails with several images, one more with each that it left behind."""
+        before = [image.steps_left for image in images]
+        try:
+            _, seconds = self._watch.time(self._denoiser.step, [image.begun for image in images])
+        except OutOfDeviceMemory as fault:
+            self._make_room(images, fault)
+            return
+        except Exception as fault:
+            if len(images) == 1:
+                images[0].ticket.end(fault)
+                return
+            _log.exception("a step of %d images failed; each goes on alone", len(images))
+            moved = [one for one, left in zip(images, before, strict=True) if one.steps_left < left]
+            self._moved(moved)
+            for image in images:
+                if image not in moved:
+                    self._step([image])
+            return
+        self._pace.saw_call(len(images), images[0].ticket.plan.step_cost, seconds)
+        self._observer.called(len(images), seconds)
+        if len(self._jobs) > 1:
+            self._budget.earn(seconds)
+        self._moved(images)
+
+    def _make_room(self, images: list[Image[TrajectoryT]], fault: OutOfDeviceMemory) -> None:
+        self._denoiser.free_memory()
+        self._observer.out_of_memory()
+        if len(images) > 1:
+            with self._changed:
+                self._slots.cap = max(1, len(images) // 2)
+            _log.warning("out of device memory: %d image(s) at once from now on", self.cap)
+        elif images[0].had_no_room:
+            images[0].ticket.end(fault)
+        images[0].had_no_room = len(images) == 1
+
+    def _moved(self, images: list[Image[TrajectoryT]]) -> None:
+        """Tell how far they are, and hand on those that are through."""
+        now = time.perf_counter()
+        finished = [image for image in images if image.steps_left == 0]
+        with self._changed:
+            self._slots.remove(finished)
+        for image in images:
+            ticket, done = image.ticket, image.begun.steps_done
+            left_s = (now - image.admitted_at) / done * image.steps_left
+            ticket.tell(Progress(image.index, done, image.begun.total_steps, left_s))
+            if done in ticket.plan.previews_at and image.steps_left:
+                self._decoding.put_preview(image, shared=len(self._jobs) > 1)
+        for ticket in {image.ticket for image in finished}:
+            if not any(image.steps_left for image in self._jobs.get(ticket, ())):
+                ticket.denoised_at = now
+        self._decoding.put(finished)
+
+
+def _word(outcome: Result | BaseException) -> Outcome:
+    match outcome:
+        case Result():
+            return "done"
+        case asyncio.CancelledError():
+            return "cancelled"
+        case DeadlineExceeded():
+            return "expired"
+        case EngineClosed():
+            return "closed"
+        case OutOfDeviceMemory():
+            return "out_of_memory"
+        case _:
+            return "failed"
+
+
+def _closed() -> EngineClosed:
+    return EngineClosed("this replica is shutting down")

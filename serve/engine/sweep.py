@@ -1,0 +1,32 @@
+"""How many images a call is worth, tried on the device at start-up: no device of its own."""
+
+from collections.abc import Callable
+
+from ..errors import OutOfDeviceMemory
+
+# Another doubling must bring this much more, else it only makes everybody's step longer.
+_GAIN = 1.05
+MOST_IMAGES = 16
+
+
+def sweep(call_s: Callable[[int], float], most: int = MOST_IMAGES) -> tuple[int, dict[int, float]]:
+    """Time calls of 1, 2, 4, ... images, until one brings under 5 % more images a second.
+
+    `call_s` times a call and raises `OutOfDeviceMemory` where there is no room for it. Returns the
+    largest number that was worth it, and all times by number of images.
+
+    Raises:
+        OutOfDeviceMemory: not even one image has room.
+    """
+    seconds = {1: call_s(1)}
+    best = 1
+    while best * 2 <= most:
+        images = best * 2
+        try:
+            seconds[images] = call_s(images)
+        except OutOfDeviceMemory:
+            break
+        if images / seconds[images] < _GAIN * best / seconds[best]:
+            break
+        best = images
+    return best, seconds

@@ -1,0 +1,116 @@
+"""Every metric of this project, named in one place; Ray prefixes `ray_` and adds `_total`.
+
+Serve tags them with application, deployment and replica. deploy/README.md's table says what each
+means and is held to this module.
+"""
+
+from ray.serve.metrics import Counter, Gauge, Histogram
+
+from .engine.observer import Outcome
+from .generation import Generation
+
+# A picture takes from a tenth of a second on a large GPU to a minute on a CPU.
+_REQUEST_BUCKETS_S = [0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1, 1.5, 2, 3, 5, 7.5, 10, 15, 30, 60, 120]
+_STEP_BUCKETS_S = [0.002, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1, 2.5, 10]
+_IMAGES_BUCKETS = [1, 2, 3, 4, 6, 8, 12, 16]
+_VARIANT = ("variant",)
+
+
+class ReplicaMetrics:
+    """What a replica counts: an `engine.observer.Observer`, and what happens around the engine."""
+
+    def __init__(self) -> None:
+        self._requests = Counter(
+            "dsd_requests", "Requests that ended in a replica", ("variant", "outcome")
+        )
+        self._refused = Counter(
+            "dsd_deadlines_refused", "Requests whose deadline was out of reach on arrival", _VARIANT
+        )
+        self._request_s = Histogram(
+            "dsd_request_seconds", "From arrival to the last picture", _REQUEST_BUCKETS_S, _VARIANT
+        )
+        self._queue_s = Histogram(
+            "dsd_queue_wait_seconds", "From arrival to a slot", _REQUEST_BUCKETS_S, _VARIANT
+        )
+        self._first_preview_s = Histogram(
+            "dsd_first_preview_seconds", "From arrival to a preview", _REQUEST_BUCKETS_S, _VARIANT
+        )
+        self._slots = Gauge("dsd_slots", "Images that may be under way at once")
+        self._slots_used = Gauge("dsd_slots_used", "Images under way")
+        self._images_waiting = Gauge("dsd_images_waiting", "Images that wait for a slot")
+        self._call_images = Histogram("dsd_call_images", "Images in a UNet call", _IMAGES_BUCKETS)
+        self._step_s = Histogram("dsd_step_seconds", "One UNet call", _STEP_BUCKETS_S)
+        self._decode_s = Histogram("dsd_decode_seconds", "Decoding, per image", _STEP_BUCKETS_S)
+        self._encode_s = Histogram(
+            "dsd_encode_seconds", "PNG, JPEG or WebP, per image", _STEP_BUCKETS_S
+        )
+        self._preview_s = Histogram("dsd_preview_seconds", "Making a preview", _STEP_BUCKETS_S)
+        self._previews_skipped = Counter(
+            "dsd_previews_skipped", "Previews that would have cost other requests too much"
+        )
+        self._out_of_memory = Counter("dsd_out_of_memory", "Calls that found no device memory")
+        self._embeddings = Counter(
+            "dsd_prompt_embeddings", "Prompts looked up in the embedding cache", ("result",)
+        )
+        self._ready_s = Gauge("dsd_ready_seconds", "From the replica's start to ready")
+        self._occupied: tuple[int, int, int] | None = None
+
+    def called(self, images: int, seconds: float) -> None:
+        """A call of the UNet stepped so many images."""
+        self._call_images.observe(images)
+        self._step_s.observe(seconds)
+
+    def occupied(self, under_way: int, waiting: int, cap: int) -> None:
+        """Images in slots, images that wait for one, and slots."""
+        if self._occupied != (under_way, waiting, cap):  # Most steps change nothing.
+            self._occupied = under_way, waiting, cap
+            self._slots_used.set(under_way)
+            self._images_waiting.set(waiting)
+            self._slots.set(cap)
+
+    def admitted(self, job: Generation, queue_s: float) -> None:
+        """A job's first image got a slot."""
+        self._queue_s.observe(queue_s, {"variant": job.variant})
+
+    def decoded(self, images: int, seconds: float) -> None:
+        """So many images became pixels."""
+        for _ in range(images):
+            self._decode_s.observe(seconds / images)
+
+    def previewed(self, job: Generation, seconds: float, first_after_s: float | None) -> None:
+        """A preview took that long."""
+        self._preview_s.observe(seconds)
+        if first_after_s is not None:
+            self._first_preview_s.observe(first_after_s, {"variant": job.variant})
+
+    def preview_skipped(self) -> None:
+        """A preview would have cost other requests too much."""
+        self._previews_skipped.inc()
+
+    def out_of_memory(self) -> None:
+        """A call found no memory."""
+        self._out_of_memory.inc()
+
+    def refused(self, job: Generation) -> None:
+        """A job's deadline couldn't be met with the work ahead of it."""
+        self._refused.inc(1, {"variant": job.variant})
+
+    def ended(self, job: Generation, outcome: Outcome, seconds: float) -> None:
+        """A job ended."""
+        self._requests.inc(1, {"variant": job.variant, "outcome": outcome})
+        if outcome == "done":
+            self._request_s.observe(seconds, {"variant": job.variant})
+
+    def encoded(self, seconds: float) -> None:
+        """A picture became PNG, JPEG or WebP."""
+        self._encode_s.observe(seconds)
+
+    def looked_up(self, hits: int, misses: int) -> None:
+        """Prompts were looked up in the embedding cache."""
+        for result, count in (("hit", hits), ("miss", misses)):
+            if count:
+                self._embeddings.inc(count, {"result": result})
+
+    def ready(self, seconds: float) -> None:
+        """The replica is warm."""
+        self._ready_s.set(seconds)

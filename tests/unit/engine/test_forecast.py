@@ -1,0 +1,78 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from serve.engine.forecast import Pace, Work, finish_s
+from serve.engine.slots import Slots
+from tests.unit.engine.test_slots import FakeImage
+
+
+def test_an_unmeasured_number_of_images_lies_between_its_neighbours() -> None:
+    pace = Pace({1: 1.0, 4: 2.5})
+    assert [pace.call_s(images) for images in (1, 2, 3, 4)] == [1.0, 1.5, 2.0, 2.5]
+    assert pace.call_s(8) == 5.0
+
+
+def test_an_unmeasured_cost_is_scaled_and_a_measured_one_is_not() -> None:
+    pace = Pace({1: 1.0})
+    assert pace.call_s(1, 0.5) == 0.5
+    pace.saw_call(1, 0.5, 0.9)
+    assert pace.call_s(1, 0.5) == 0.9
+    assert pace.call_s(1) == 1.0
+
+
+def test_the_pace_follows_a_device_that_slows_down() -> None:
+    pace = Pace({1: 1.0})
+    for _ in range(30):
+        pace.saw_call(1, 1.0, 2.0)
+    assert pace.call_s(1) == pytest.approx(2.0, rel=0.01)
+    assert pace.fastest_call_s() == 1.0
+
+
+def test_the_lower_bound_is_never_above_what_was_seen() -> None:
+    pace = Pace({1: 1.0, 2: 1.5})
+    pace.saw_call(1, 1.0, 0.8)
+    assert pace.fastest_call_s() == 0.8
+    assert pace.fastest_call_s(0.25) == 0.2
+    assert pace.fastest_call_s(4.0) == 0.8
+
+
+def test_unknown_times_forecast_nothing() -> None:
+    assert finish_s(Pace(), 4, [Work(1, 50, 1.0)], Work(1, 50, 1.0)) == 0
+
+
+def test_work_ahead_is_served_first() -> None:
+    pace = Pace({1: 1.0, 2: 1.5})
+    job = Work(1, 10, 1.0)
+    assert finish_s(pace, 1, [], job) == 10
+    assert finish_s(pace, 1, [Work(2, 5, 1.0)], job) == 20
+    # Two slots: ten shared calls where both have steps left.
+    assert finish_s(pace, 2, [Work(1, 4, 1.0)], job) == 4 * 1.5 + 6 * 1.0
+
+
+def test_decoding_comes_on_top() -> None:
+    pace = Pace({1: 1.0})
+    pace.saw_decode(2, 0.5)
+    assert finish_s(pace, 1, [], Work(1, 2, 1.0)) == 2.25
+
+
+@given(
+    st.lists(st.tuples(st.integers(1, 3), st.integers(1, 9)), min_size=1, max_size=8),
+    st.integers(1, 5),
+)
+def test_a_forecast_is_what_the_slots_do(works: list[tuple[int, int]], cap: int) -> None:
+    pace = Pace({1: 1.0, 2: 1.3, 8: 3.0})
+    slots: Slots[FakeImage] = Slots("step", cap)
+    for request, (images, steps) in enumerate(works):
+        slots.add([FakeImage(request, "a", steps) for _ in range(images)])
+    last = len(works) - 1
+    elapsed_s = 0.0
+    while any(image.request == last for image in (*slots.waiting, *slots.under_way)):
+        slots.admit()
+        called = slots.turn()
+        elapsed_s += pace.call_s(len(called))
+        for image in called:
+            image.steps_left -= 1
+        slots.remove([image for image in called if image.steps_left == 0])
+    *ahead, job = [Work(images, steps, 1.0) for images, steps in works]
+    assert finish_s(pace, cap, ahead, job) == pytest.approx(elapsed_s)

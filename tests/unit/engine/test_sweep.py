@@ -1,0 +1,36 @@
+import pytest
+
+from serve.engine.sweep import sweep
+from serve.errors import OutOfDeviceMemory
+
+
+def test_the_sweep_stops_where_a_doubling_brings_under_a_twentieth() -> None:
+    # 7.3 ms and 6.45 ms an image: 72.7, 99.0, 120.8, 135.8 and 144.9 images a second.
+    best, seconds = sweep(lambda images: 7.3e-3 + 6.45e-3 * images)
+    assert best == 16
+    assert list(seconds) == [1, 2, 4, 8, 16]
+    # 1 ms and 10 ms an image: 90.9 and 95.2, then 97.6.
+    best, seconds = sweep(lambda images: 1e-3 + 10e-3 * images)
+    assert best == 1
+    assert list(seconds) == [1, 2]
+
+
+def test_a_device_that_one_image_fills_gets_one_slot() -> None:
+    assert sweep(lambda images: 69e-3 * images)[0] == 1
+
+
+def test_the_sweep_ends_where_memory_does() -> None:
+    def call_s(images: int) -> float:
+        if images > 4:
+            raise OutOfDeviceMemory("no room")
+        return 1.0
+
+    assert sweep(call_s) == (4, {1: 1.0, 2: 1.0, 4: 1.0})
+
+
+def test_no_room_for_one_image_is_an_error() -> None:
+    def call_s(_: int) -> float:
+        raise OutOfDeviceMemory("no room")
+
+    with pytest.raises(OutOfDeviceMemory):
+        sweep(call_s)
