@@ -3,12 +3,15 @@
 The way of a request, one line per module; each imports only what stands below it:
 
     api          HTTP routes; errors to statuses
+    negotiation  what an Accept header asks for
+    streaming    pictures as server-sent events, with heartbeats
     schemas      a body to a checked request; a request and a variant to a `Generation`
     router       picks the variant, calls a replica, tries once more where one dies
     deployments  VariantReplica: the actor round an engine
     engine       the loop that owns a device and steps all its requests together
     pipelines    a replica's variants on a device: begin, one denoising step, decode, preview
     images       pixels to PNG, JPEG or WebP
+    infotext     a picture's parameters as text
 
 What the pipelines are made of, each importing only what stands below it:
 

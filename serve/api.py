@@ -5,15 +5,16 @@ Knows the router as a protocol and no Ray, so that it can be tested in one proce
 
 import asyncio
 import base64
+import hashlib
 import logging
 import math
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from dataclasses import asdict
-from typing import Any, Protocol
+from typing import Any, Protocol, get_args
 
 from fastapi import FastAPI, Request
-from fastapi.responses import JSONResponse, Response
+from fastapi.responses import JSONResponse, Response, StreamingResponse
 from fastapi.routing import APIRoute
 from fastapi_offline import FastAPIOffline
 from starlette.exceptions import HTTPException
@@ -25,8 +26,8 @@ from .errors import (
     RouteNotFound,
     ServingError,
 )
-from .generation import Drawing, Generation, OutputFormat, PictureFormat
-from .images import MEDIA_TYPES
+from .generation import Drawing, Generation, OutputFormat, PictureEvent, PictureFormat, Timings
+from .negotiation import Answer, negotiate, picture_answers
 from .schemas import (
     MAX_BODY_BYTES,
     ErrorBody,
@@ -36,11 +37,28 @@ from .schemas import (
     ImagesResponse,
     parse_request,
 )
+from .streaming import DONE, sse, sse_error, with_heartbeats
 from .variants import Family, Variant
 from .weights.manifest import Manifest
 
-_OUTPUT_FORMATS: dict[str, OutputFormat] = {"png": "png", "jpeg": "jpeg", "webp": "webp"}
+_OUTPUT_FORMATS: dict[str, OutputFormat] = {
+    "image/png": "png",
+    "image/jpeg": "jpeg",
+    "image/webp": "webp",
+}
 _log = logging.getLogger("ray.serve")  # Serve adds the request's id to this logger's lines.
+_REQUEST_EXAMPLES = {
+    "a picture": {
+        "value": {"model": "distilled", "prompt": "a golden vase with different flowers", "seed": 7}
+    },
+    "previews on the way": {
+        "value": {"prompt": "a golden vase", "stream": True, "partial_images": 3}
+    },
+}
+
+
+def _example(value: Any) -> dict[int | str, dict[str, Any]]:
+    return {200: {"content": {"application/json": {"example": value}}}}
 
 
 class Router(Protocol):
@@ -63,6 +81,11 @@ class Router(Protocol):
 
     async def draw(self, generation: Generation, picture_format: PictureFormat) -> Drawing:
         """Have a replica draw; raises `ServingError`."""
+
+    def stream(
+        self, generation: Generation, picture_format: PictureFormat
+    ) -> AsyncIterator[PictureEvent]:
+        """Have a replica draw, and tell what it makes on the way; raises `ServingError`."""
 
     async def warm_replicas(self) -> dict[str, int]:
         """How many replicas of each variant are warm."""
@@ -88,38 +111,44 @@ def build_api(router: Router, max_image_steps: int, min_ready_replicas: int) -> 
         "/v1/images/generations",
         response_model=ImagesResponse,
         responses={
-            200: {"content": {media_type: {} for media_type in MEDIA_TYPES.values()}},
-            **{status: {"model": ErrorResponse} for status in (400, 404, 413, 429, 500, 503, 504)},
+            200: {"content": {media_type: {} for media_type in get_args(Answer)[1:]}},
+            **{
+                status: {"model": ErrorResponse}
+                for status in (400, 404, 406, 413, 429, 500, 503, 504)
+            },
         },
         openapi_extra={
             "requestBody": {
                 "required": True,
-                "content": {"application/json": {"schema": GenerationRequest.model_json_schema()}},
+                "content": {
+                    "application/json": {
+                        "schema": GenerationRequest.model_json_schema(),
+                        "examples": _REQUEST_EXAMPLES,
+                    }
+                },
             }
         },
     )
     async def generate_images(request: Request) -> Response:
-        """Draw one or more images: JSON, or with `Accept: image/...` and `n` = 1 the bytes."""
+        """Draw one or more images: JSON, one picture's bytes by `Accept`, or a stream of events."""
         _require_json(request)
         asked = parse_request(await _read_body(request))
-        accepted = _accepted_format(request.headers.get("accept", "*/*"))
-        if accepted is not None and asked.n != 1:
-            raise InvalidRequest(
-                f"n: {asked.n} was given, but the Accept header asks for one picture's bytes, "
-                "which allows only 1; accept application/json for more",
-                "n",
-            )
-        picture_format = asked.picture_format(accepted)
+        answer = _negotiate(request.headers.get("accept", "*/*"), asked)
+        picture_format = asked.picture_format(_OUTPUT_FORMATS.get(answer))
         variant = router.pick(asked.model)
         generation = asked.resolve(variant, max_image_steps)
+        _log_whose(asked)
+        if asked.stream:
+            return await _stream_response(router, variant.name, generation, picture_format)
         drawing = await router.draw(generation, picture_format)
-        if accepted is not None:
-            return _picture_response(variant.name, generation, picture_format, drawing)
+        headers = _headers(variant.name, generation, drawing.timings, drawing.warnings)
+        if answer in _OUTPUT_FORMATS:
+            return Response(drawing.pictures[0], media_type=answer, headers=headers)
         # Base64 of megabytes takes milliseconds: not on the event loop.
         reply = await asyncio.to_thread(_json, variant.name, generation, picture_format, drawing)
-        return Response(reply, media_type="application/json")
+        return Response(reply, media_type="application/json", headers=headers)
 
-    @api.get("/v1/models")
+    @api.get("/v1/models", responses=_example({"object": "list", "data": [{"id": "original"}]}))
     async def list_models() -> dict[str, Any]:
         """The served variants, what each is made of, and the defaults of its requests."""
         return {
@@ -130,12 +159,18 @@ def build_api(router: Router, max_image_steps: int, min_ready_replicas: int) -> 
             ],
         }
 
-    @api.get("/healthz")
+    @api.get("/healthz", responses=_example({"status": "ok"}))
     async def healthz() -> dict[str, str]:
         """Alive: the router answers."""
         return {"status": "ok"}
 
-    @api.get("/readyz", responses={503: {"description": "a variant lacks warm replicas"}})
+    @api.get(
+        "/readyz",
+        responses={
+            **_example({"ready": True, "warm_replicas": {"original": 1}, "minimum": 1}),
+            503: {"description": "a variant lacks warm replicas"},
+        },
+    )
     async def readyz() -> JSONResponse:
         """Ready: every variant has at least its configured minimum of warm replicas."""
         replicas = await router.warm_replicas()
@@ -210,34 +245,72 @@ async def _read_body(request: Request) -> bytes:
     return b"".join(parts)
 
 
-def _accepted_format(accept: str) -> OutputFormat | None:
-    """The picture format that an `Accept` header prefers; None where it means JSON.
-
-    The first type with the highest q decides, as in RFC 9110; `*/*` and all else mean JSON.
-    """
-    best_q, best = 0.0, ""
-    for one in accept.split(","):
-        media_type, *parameters = (part.strip().lower() for part in one.split(";"))
-        q = 1.0
-        for parameter in parameters:
-            if parameter.startswith("q="):
-                try:
-                    q = float(parameter[2:])
-                except ValueError:
-                    q = 0.0
-        if q > best_q:
-            best_q, best = q, media_type
-    return _OUTPUT_FORMATS.get(best.removeprefix("image/")) if best.startswith("image/") else None
+def _negotiate(accept: str, asked: GenerationRequest) -> Answer:
+    if asked.stream:
+        # Clients that stream say either; what they get is a stream.
+        return negotiate(accept, ("text/event-stream", "application/json"))
+    answer = negotiate(accept, ("application/json", *picture_answers(asked.output_format)))
+    if answer != "application/json" and asked.n != 1:
+        raise InvalidRequest(
+            f"n: {asked.n} was given, but the Accept header asks for one picture's bytes, "
+            "which allows only 1; accept application/json for more",
+            "n",
+        )
+    return answer
 
 
-def _picture_response(
-    model: str, generation: Generation, picture_format: PictureFormat, drawing: Drawing
+async def _stream_response(
+    router: Router, model: str, generation: Generation, picture_format: PictureFormat
 ) -> Response:
+    """Begin a stream, unless it fails within the first moment: that gets a status."""
+    events = with_heartbeats(router.stream(generation, picture_format))
+    first = await anext(events)
+
+    async def body() -> AsyncIterator[bytes]:
+        try:
+            yield sse(first, model, generation, picture_format)
+            async for event in events:
+                yield await asyncio.to_thread(sse, event, model, generation, picture_format)
+            yield DONE
+        except ServingError as fault:
+            yield sse_error(fault)
+        except Exception:
+            _log.exception("unexpected error in a stream")
+            yield sse_error(_internal_error())
+        finally:
+            await events.aclose()
+
+    headers = {
+        **_headers(model, generation),
+        "Cache-Control": "no-store",
+        "X-Accel-Buffering": "no",  # nginx would hold events back.
+    }
+    return StreamingResponse(body(), media_type="text/event-stream", headers=headers)
+
+
+def _headers(
+    model: str,
+    generation: Generation,
+    timings: Timings | None = None,
+    warnings: Sequence[str] = (),
+) -> dict[str, str]:
     headers = {"X-Model": model, "X-Seed": str(generation.seeds[0])}
-    if drawing.warnings:
-        headers["X-Warnings"] = "; ".join(drawing.warnings)
-    media_type = MEDIA_TYPES[picture_format.output_format]
-    return Response(drawing.pictures[0], media_type=media_type, headers=headers)
+    if timings is not None:
+        # The standard's unit is milliseconds.
+        headers["Server-Timing"] = ", ".join(
+            f"{stage.removesuffix('_s')};dur={1000 * seconds:.1f}"
+            for stage, seconds in asdict(timings).items()
+        )
+    if warnings:
+        headers["X-Warnings"] = "; ".join(warnings)
+    return headers
+
+
+def _log_whose(asked: GenerationRequest) -> None:
+    """Log on whose behalf a request is made, hashed, so that abuse can be traced."""
+    for field, value in (("user", asked.user), ("safety_identifier", asked.safety_identifier)):
+        if value is not None:
+            _log.info("%s %s", field, hashlib.sha256(value.encode()).hexdigest()[:16])
 
 
 def _json(

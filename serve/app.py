@@ -64,6 +64,9 @@ class AppArgs(BaseModel):
         le=64,
         description="images under way at once in a replica; tried at start-up when absent",
     )
+    png_parameters: bool = Field(
+        True, description="put prompt, seed and the like into PNGs, as other tools do"
+    )
     max_ongoing_requests: int = Field(8, ge=1, description="requests inside one replica")
     max_queued_requests: int = Field(32, ge=1, description="requests waiting for a variant")
     retry_after_s: int = Field(5, ge=1, le=600, description="Retry-After when a queue is full")
@@ -129,7 +132,7 @@ def build_app(args: AppArgs) -> Application:
 
 def compose(args: AppArgs, manifest: Manifest, load: LoadDenoiser) -> Application:
     """Bind a deployment per variant, or one that hosts all, and the router before them."""
-    settings = ReplicaSettings(args.policy, args.slots, args.stuck_after_s)
+    settings = ReplicaSettings(args.policy, args.slots, args.stuck_after_s, args.png_parameters)
     served = tuple(args.served.values())
     hosted = [served] if args.packed else [(variant,) for variant in served]
     replicas: dict[str, Application] = {}

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, get_args
 
@@ -12,9 +12,19 @@ from .engine.forecast import Pace
 from .engine.loop import Engine, Settings
 from .engine.slots import Policy
 from .engine.sweep import MOST_IMAGES, sweep
-from .engine.tickets import Finished, Ticket
-from .generation import Drawing, Generation, OutputFormat, PictureFormat, Timings
+from .engine.tickets import Finished, Preview, Ticket
+from .generation import (
+    Drawing,
+    FinishedPicture,
+    Generation,
+    OutputFormat,
+    PartialPicture,
+    PictureEvent,
+    PictureFormat,
+    Timings,
+)
 from .images import Encoder
+from .infotext import infotext
 from .metrics import ReplicaMetrics
 from .variants import Variant
 
@@ -34,6 +44,7 @@ class ReplicaSettings:
     policy: Policy
     slots: int | None
     stuck_after_s: float
+    png_parameters: bool
 
 
 class VariantReplica:
@@ -52,6 +63,7 @@ class VariantReplica:
     ) -> None:
         self._notes = notes
         self._stuck_after_s = settings.stuck_after_s
+        self._png_parameters = settings.png_parameters
         self._metrics = ReplicaMetrics()
         self._lookups = 0, 0
         started_at = time.perf_counter()
@@ -92,9 +104,8 @@ class VariantReplica:
             OutOfDeviceMemory: not even one of its images alone had room.
             NotFinite: the model made something that is not a picture.
         """
-        note = self._notes[generation.variant]
         ticket = self._engine.submit(generation, _on_own_clock(generation.deadline_at))
-        pictures = await self._encode_as_they_come(ticket, picture_format, note)
+        pictures = await self._encode_as_they_come(ticket, picture_format)
         result = await ticket.result()
         timings = Timings(
             queue_s=result.queue_s,
@@ -121,7 +132,36 @@ class VariantReplica:
             timings.decode_s,
             timings.encode_s,
         )
-        return Drawing(pictures, timings, result.warnings + (() if note is None else (note,)))
+        return Drawing(pictures, timings, self._told(ticket))
+
+    async def stream(
+        self, generation: Generation, picture_format: PictureFormat
+    ) -> AsyncIterator[PictureEvent]:
+        """Draw one request's pictures and tell them, and their previews, as they are made.
+
+        Raises what `draw` raises. Closing it frees the device.
+        """
+        ticket = self._engine.submit(generation, _on_own_clock(generation.deadline_at))
+        try:
+            async for event in ticket.events():
+                if isinstance(event, Preview):
+                    picture = await self._encode(event, generation, picture_format)
+                    index = ticket.plan.previews_at.index(event.step)
+                    yield PartialPicture(event.image, index, picture)
+                elif isinstance(event, Finished):
+                    started_at = time.perf_counter()
+                    picture = await self._encode(event, generation, picture_format)
+                    timings = Timings(
+                        queue_s=event.queue_s,
+                        denoise_s=event.denoise_s,
+                        decode_s=event.decode_s,
+                        encode_s=time.perf_counter() - started_at,
+                    )
+                    yield FinishedPicture(event.image, picture, timings, self._told(ticket))
+            await ticket.result()  # Raises, where the job has failed.
+        finally:
+            ticket.cancel()
+        self._count_lookups()
 
     def check_health(self) -> None:
         """Tell Serve whether this replica can go on; three failures in a row replace it.
@@ -144,14 +184,14 @@ class VariantReplica:
         self._encoder.close()
 
     async def _encode_as_they_come(
-        self, ticket: Ticket, picture_format: PictureFormat, note: str | None
+        self, ticket: Ticket, picture_format: PictureFormat
     ) -> tuple[bytes, ...]:
         encodings: dict[int, asyncio.Task[bytes]] = {}
         try:
             async for event in ticket.events():
                 if isinstance(event, Finished):
                     encodings[event.image] = asyncio.create_task(
-                        self._encode(event, picture_format, note)
+                        self._encode(event, ticket.job, picture_format)
                     )
             return tuple([await encodings[image] for image in sorted(encodings)])
         finally:
@@ -161,12 +201,19 @@ class VariantReplica:
                 encoding.cancel()
 
     async def _encode(
-        self, event: Finished, picture_format: PictureFormat, note: str | None
+        self, event: Preview | Finished, generation: Generation, picture_format: PictureFormat
     ) -> bytes:
         started_at = time.perf_counter()
-        (picture,) = await self._encoder.encode([event.pixels], picture_format, note)
+        parameters = infotext(generation, event.image) if self._png_parameters else None
+        note = self._notes[generation.variant]
+        picture = await self._encoder.encode(event.pixels, picture_format, note, parameters)
         self._metrics.encoded(time.perf_counter() - started_at)
         return picture
+
+    def _told(self, ticket: Ticket) -> tuple[str, ...]:
+        """What the client should know of its request."""
+        note = self._notes[ticket.job.variant]
+        return ticket.warnings + (() if note is None else (note,))
 
     def _count_lookups(self) -> None:
         hits, misses = self._denoiser.prompt_lookups
@@ -179,7 +226,7 @@ class VariantReplica:
             generation = _warm_up_job(variant, (0,), 2, guidance_scale)
             result = await self._engine.submit(generation).result()
         for output_format in get_args(OutputFormat):
-            await self._encoder.encode(result.images, PictureFormat(output_format, 90))
+            await self._encoder.encode(result.images[0], PictureFormat(output_format, 90))
 
 
 def _on_own_clock(deadline_at: float | None) -> float | None:

@@ -93,6 +93,13 @@ class MethodNotAllowed(InvalidRequest):
     code = "method_not_allowed"
 
 
+class NotAcceptable(InvalidRequest):
+    """An `Accept` header that none of the possible answers fits."""
+
+    status = 406
+    code = "not_acceptable"
+
+
 class RetryLater(ServingError):
     """Refused now, welcome later: `RetryLater(message, retry_after_s)`."""
 

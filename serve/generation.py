@@ -62,3 +62,25 @@ class Drawing:
     pictures: tuple[bytes, ...]
     timings: Timings
     warnings: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class PartialPicture:
+    """What image number `image` looks like so far; `index` counts its previews from 0."""
+
+    image: int
+    index: int
+    picture: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class FinishedPicture:
+    """Image number `image`, done; the times and warnings are its own."""
+
+    image: int
+    picture: bytes
+    timings: Timings
+    warnings: tuple[str, ...]
+
+
+PictureEvent = PartialPicture | FinishedPicture

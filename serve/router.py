@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import time
+from collections.abc import AsyncIterator
 
 from ray import serve
 from ray.exceptions import RayActorError, RayTaskError
@@ -15,7 +16,7 @@ from ray.serve.handle import DeploymentHandle
 from ray.serve.schema import ReplicaState
 
 from .errors import EngineClosed, Overloaded, VariantNotFound, VariantUnavailable
-from .generation import Drawing, Generation, PictureFormat
+from .generation import Drawing, Generation, PictureEvent, PictureFormat
 from .variants import Family, Variant
 from .weights.manifest import Manifest
 
@@ -65,28 +66,62 @@ class Router:
             DeadlineExceeded: the deadline passed meanwhile.
             VariantUnavailable: two replicas died, or none can be started.
         """
-        variant = generation.variant
         for attempt in range(1, _TRIES + 1):
             try:
-                drawing: Drawing = await self._handles[variant].draw.remote(
+                drawing: Drawing = await self._handles[generation.variant].draw.remote(
                     generation, picture_format
                 )
                 return drawing
-            except BackPressureError as full:
+            except Exception as fault:
+                self._raise_unless_lost(fault, generation.variant, attempt)
+        raise self._unavailable(generation.variant)
+
+    async def stream(
+        self, generation: Generation, picture_format: PictureFormat
+    ) -> AsyncIterator[PictureEvent]:
+        """Have a replica draw and tell what it makes on the way, as `draw` does.
+
+        Once something was told, a replica that dies is not tried again: the client has seen it.
+        """
+        handle = self._handles[generation.variant].options(stream=True)
+        for attempt in range(1, _TRIES + 1):
+            told = False
+            events = handle.stream.remote(generation, picture_format)
+            try:
+                async for event in events:
+                    told = True
+                    yield event
+                return
+            except Exception as fault:
+                self._raise_unless_lost(fault, generation.variant, attempt)
+                if told:
+                    break
+            finally:
+                events.cancel()  # Where the client has gone; harmless at the end.
+        raise self._unavailable(generation.variant)
+
+    def _raise_unless_lost(self, fault: Exception, variant: str, attempt: int) -> None:
+        """Return where a replica was lost, so that another can be tried; else raise what it is."""
+        match fault:
+            case BackPressureError():
                 raise Overloaded(
                     f"the queue of {variant!r} is full; retry later",
-                    full.retry_after_s or self._retry_after_s,
+                    fault.retry_after_s or self._retry_after_s,
                 ) from None
-            except (RayActorError, ReplicaUnavailableError, EngineClosed) as death:
+            case RayActorError() | ReplicaUnavailableError() | EngineClosed():
                 _log.warning(
-                    "%s: replica lost on try %d: %s", variant, attempt, type(death).__name__
+                    "%s: replica lost on try %d: %s", variant, attempt, type(fault).__name__
                 )
-            except DeploymentUnavailableError:
-                break
-            except RayTaskError as fault:
+            case DeploymentUnavailableError():
+                raise self._unavailable(variant) from None
+            case RayTaskError():
                 # Ray's wrapper has the class of what was raised, but not its arguments.
                 raise fault.cause from None
-        raise VariantUnavailable(
+            case _:
+                raise fault
+
+    def _unavailable(self, variant: str) -> VariantUnavailable:
+        return VariantUnavailable(
             f"no replica of {variant!r} could answer; retry later", self._retry_after_s
         )
 

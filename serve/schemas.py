@@ -7,7 +7,7 @@
 import secrets
 import time
 import unicodedata
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     AfterValidator,
@@ -16,6 +16,7 @@ from pydantic import (
     Field,
     StringConstraints,
     ValidationError,
+    model_validator,
 )
 from pydantic_core import ErrorDetails, PydanticCustomError
 
@@ -55,6 +56,11 @@ Text = Annotated[
 Size = Annotated[str, StringConstraints(pattern=r"^[1-9][0-9]{1,3}x[1-9][0-9]{1,3}$")]
 
 
+Identifier = Annotated[
+    str, StringConstraints(max_length=256), AfterValidator(_without_control_characters)
+]
+
+
 class Strict(BaseModel):
     """No coercion, no unknown fields, no NaN: a request means what it says."""
 
@@ -76,8 +82,9 @@ class GenerationRequest(Strict):
         "", description="What to steer away from; no effect where guidance is off."
     )
     n: int = Field(1, ge=1, le=8, description="How many images.")
-    size: Size | None = Field(
-        None, description="WIDTHxHEIGHT in pixels, multiples of 8; the variant's own when absent."
+    size: Size | Literal["auto"] | None = Field(
+        None,
+        description="WIDTHxHEIGHT in pixels, multiples of 8; the variant's own with auto or none.",
     )
     seed: int | None = Field(
         None,
@@ -113,6 +120,33 @@ class GenerationRequest(Strict):
     response_format: Literal["b64_json"] = Field(
         "b64_json", description="Nothing is stored here, so there are no URLs to hand out."
     )
+    stream: bool = Field(False, description="Answer with server-sent events as pictures are made.")
+    partial_images: int = Field(
+        0, ge=0, le=3, description="Previews of each image on the way; only with `stream`."
+    )
+    quality: Literal["auto", "standard"] | None = Field(
+        None, description="Only neutral values: steps and variant decide here."
+    )
+    style: Literal["natural"] | None = Field(
+        None, description="Only the neutral value: the prompt decides here."
+    )
+    background: Literal["auto", "opaque"] | None = Field(
+        None, description="Only neutral values: pictures have no transparency."
+    )
+    moderation: Literal["auto"] | None = Field(
+        None, description="Only the neutral value: the server's configuration decides."
+    )
+    user: Identifier | None = Field(None, description="Goes hashed into the log.")
+    safety_identifier: Identifier | None = Field(None, description="Goes hashed into the log.")
+
+    @model_validator(mode="after")
+    def _previews_only_in_streams(self) -> Self:
+        if self.partial_images and not self.stream:
+            raise InvalidRequest(
+                f"partial_images: {self.partial_images} was given, but previews need stream: true",
+                "partial_images",
+            )
+        return self
 
     def picture_format(self, accepted: OutputFormat | None) -> PictureFormat:
         """How to encode, given the format that the `Accept` header asks for, if any.
@@ -169,11 +203,11 @@ class GenerationRequest(Strict):
             guidance_scale=variant.guidance_scale if guidance_scale is None else guidance_scale,
             scheduler=self.scheduler or variant.default_scheduler,
             deadline_at=None if self.deadline_s is None else time.time() + self.deadline_s,
-            previews=0,
+            previews=self.partial_images,
         )
 
     def _size_px(self, variant: Variant) -> tuple[int, int]:
-        if self.size is None:
+        if self.size in (None, "auto"):
             return variant.default_size_px, variant.default_size_px
         width_px, height_px = (int(side) for side in self.size.split("x"))
         for side_px in (width_px, height_px):
@@ -197,6 +231,20 @@ class Image(Strict):
 class ImagesResponse(Strict):
     """The reply of `POST /v1/images/generations`."""
 
+    model_config = ConfigDict(
+        json_schema_extra={
+            "example": {
+                "created": 1790000000,
+                "model": "distilled",
+                "data": [{"b64_json": "iVBORw0KGgo...", "seed": 7}],
+                "output_format": "png",
+                "size": "512x512",
+                "timings": {"queue_s": 0.0, "denoise_s": 0.5, "decode_s": 0.05, "encode_s": 0.04},
+                "warnings": [],
+            }
+        }
+    )
+
     created: int = Field(description="Unix seconds.")
     model: str
     data: list[Image]
@@ -217,6 +265,19 @@ class ErrorBody(Strict):
 
 class ErrorResponse(Strict):
     """Every reply that isn't a success."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "example": {
+                "error": {
+                    "message": "n: 9 was given; it must be an integer from 1 to 8",
+                    "type": "invalid_request_error",
+                    "param": "n",
+                    "code": "invalid_value",
+                }
+            }
+        }
+    )
 
     error: ErrorBody
 
@@ -271,10 +332,12 @@ def _allowed(field: str) -> str:
     if "enum" in rule:
         return "one of " + ", ".join(repr(value) for value in rule["enum"])
     if "pattern" in rule:
-        return "a string such as '512x512', WIDTHxHEIGHT in pixels"
+        return "'auto', or a string such as '512x512', WIDTHxHEIGHT in pixels"
     if rule["type"] == "string":
         low, high = rule.get("minLength", 0), rule["maxLength"]
         return f"a string of {low} to {high} characters, none of them a control character"
+    if rule["type"] == "boolean":
+        return "true or false"
     kind = {"integer": "an integer", "number": "a finite number"}[rule["type"]]
     high = rule.get("maximum", rule.get("exclusiveMaximum", 0) - 1)
     if "exclusiveMinimum" in rule:

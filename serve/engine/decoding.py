@@ -135,7 +135,7 @@ class Decoding(Generic[JobT, TrajectoryT]):
             self._pace.saw_decode(len(images), seconds)
             self._observer.decoded(len(images), seconds)
             for image, picture in zip(images, pixels, strict=True):
-                image.ticket.hand_over(image.index, picture)
+                image.ticket.hand_over(image.index, picture, image.admitted_at, image.denoised_at)
 
     def _again_with_less(self, images: list[Image[TrajectoryT]], fault: OutOfDeviceMemory) -> None:
         if len(images) == 1 and images[0].had_no_room:

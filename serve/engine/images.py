@@ -19,6 +19,7 @@ class Image(Generic[TrajectoryT]):
     index: int
     trajectory: TrajectoryT | None = None
     admitted_at: float = 0.0
+    denoised_at: float = 0.0
     # Found no memory although it was alone in the call.
     had_no_room: bool = False
 

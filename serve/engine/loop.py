@@ -209,9 +209,9 @@ class Engine(Generic[JobT, TrajectoryT]):
             under_way, waiting = len(self._slots.under_way), len(self._slots.waiting)
         self._observer.occupied(under_way, waiting, self._slots.cap)
         for image in admitted:
+            image.admitted_at = time.perf_counter()
             if image.trajectory is None and not image.ticket.ended:
                 self._begin(image.ticket)
-            image.admitted_at = time.perf_counter()
         with self._changed:
             self._drop_ended()  # What couldn't begin.
 
@@ -287,6 +287,8 @@ class Engine(Generic[JobT, TrajectoryT]):
             ticket.tell(Progress(image.index, done, image.begun.total_steps, left_s))
             if done in ticket.plan.previews_at and image.steps_left:
                 self._decoding.put_preview(image, shared=len(self._jobs) > 1)
+        for image in finished:
+            image.denoised_at = now
         for ticket in {image.ticket for image in finished}:
             if not any(image.steps_left for image in self._jobs.get(ticket, ())):
                 ticket.denoised_at = now

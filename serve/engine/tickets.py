@@ -36,10 +36,13 @@ class Preview:
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """One image is done: `(H, W, 3)` uint8."""
+    """One image is done: `(H, W, 3)` uint8, and where its time went, as in `Result`."""
 
     image: int
     pixels: NDArray[np.uint8]
+    queue_s: float
+    denoise_s: float
+    decode_s: float
 
 
 Event = Progress | Preview | Finished
@@ -139,9 +142,18 @@ class Ticket:
         step = event.step if isinstance(event, Preview) else 0
         self._put((type(event).__name__, event.image, step), event)
 
-    def hand_over(self, image: int, pixels: NDArray[np.uint8]) -> None:
+    def hand_over(
+        self, image: int, pixels: NDArray[np.uint8], admitted_at: float, denoised_at: float
+    ) -> None:
         """Take in one picture; with the last one the job is done."""
-        self._put(("Finished", image, 0), Finished(image, pixels))
+        finished = Finished(
+            image,
+            pixels,
+            queue_s=admitted_at - self.submitted_at,
+            denoise_s=denoised_at - admitted_at,
+            decode_s=time.perf_counter() - denoised_at,
+        )
+        self._put(("Finished", image, 0), finished)
         self._pictures[image] = pixels
         if len(self._pictures) == self.plan.images:
             assert self.begun_at is not None

@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import hashlib
 import io
 import json
 from collections.abc import AsyncIterator, Callable
@@ -22,7 +23,15 @@ from serve.errors import (
     VariantNotFound,
     VariantUnavailable,
 )
-from serve.generation import Drawing, Generation, PictureFormat, Timings
+from serve.generation import (
+    Drawing,
+    FinishedPicture,
+    Generation,
+    PartialPicture,
+    PictureEvent,
+    PictureFormat,
+    Timings,
+)
 from serve.images import encode
 from serve.miniature import WEIGHTS_DIR
 from serve.schemas import MAX_BODY_BYTES
@@ -43,6 +52,8 @@ class FakeRouter:
     def __init__(self) -> None:
         self.asked: list[tuple[str, Generation, PictureFormat]] = []
         self.fault: Exception | None = None
+        # After the previews.
+        self.late_fault: Exception | None = None
         self.warnings: tuple[str, ...] = ()
         self.replicas = dict.fromkeys(self.variants, 1)
 
@@ -60,6 +71,17 @@ class FakeRouter:
             encode(np.full(size, seed % 256, np.uint8), picture_format) for seed in generation.seeds
         ]
         return Drawing(tuple(pictures), Timings(0.1, 0.2, 0.3, 0.4), self.warnings)
+
+    async def stream(
+        self, generation: Generation, picture_format: PictureFormat
+    ) -> AsyncIterator[PictureEvent]:
+        drawing = await self.draw(generation, picture_format)
+        for image, picture in enumerate(drawing.pictures):
+            for index in range(generation.previews):
+                yield PartialPicture(image, index, picture)
+            if self.late_fault is not None:
+                raise self.late_fault
+            yield FinishedPicture(image, picture, drawing.timings, drawing.warnings)
 
     async def warm_replicas(self) -> dict[str, int]:
         return self.replicas
@@ -132,9 +154,10 @@ def test_the_default_variant_is_original(call: Call, router: FakeRouter) -> None
         pytest.param("application/json;q=0.1, image/png", "image/png", id="png-before-json"),
         pytest.param("*/*", "application/json", id="anything"),
         pytest.param("application/json", "application/json", id="json"),
-        pytest.param("text/html, image/png;q=0.5", "application/json", id="a-browser"),
-        pytest.param("image/png;q=0", "application/json", id="png-refused"),
-        pytest.param("image/png;q=x", "application/json", id="malformed-q"),
+        pytest.param("text/html, image/png;q=0.5", "image/png", id="a-browser"),
+        pytest.param("image/png;q=0, */*", "application/json", id="png-refused"),
+        pytest.param("image/*", "image/png", id="any-picture"),
+        pytest.param("application/*;q=0.2, image/*;q=0.3", "image/png", id="ranges"),
     ],
 )
 def test_accept_decides_between_json_and_bytes(call: Call, accept: str, media_type: str) -> None:
@@ -146,6 +169,110 @@ def test_accept_decides_between_json_and_bytes(call: Call, accept: str, media_ty
         assert picture.get_format_mimetype() == media_type
         assert response.headers["x-seed"] == "9"
         assert response.headers["x-model"] == "original"
+
+
+def test_the_bodys_format_decides_among_pictures(call: Call) -> None:
+    body = {"prompt": "x", "output_format": "webp"}
+    response = call("POST", URL, json=body, headers={"accept": "image/*"})
+    assert response.headers["content-type"] == "image/webp"
+
+
+@pytest.mark.parametrize("accept", ["text/html", "image/gif", "image/png;q=0", "image/png;q=x"])
+def test_an_accept_header_that_nothing_fits_is_refused(
+    call: Call, router: FakeRouter, accept: str
+) -> None:
+    response = call("POST", URL, json={"prompt": "x"}, headers={"accept": accept})
+    error = assert_openai_error(response, 406, "not_acceptable")
+    assert "image/webp" in error["message"]
+    assert router.asked == []
+
+
+def test_headers_name_variant_seed_and_times(call: Call) -> None:
+    for accept in ("application/json", "image/png"):
+        body = {"prompt": "x", "seed": 3, "model": "distilled"}
+        headers = call("POST", URL, json=body, headers={"accept": accept}).headers
+        assert (headers["x-model"], headers["x-seed"]) == ("distilled", "3")
+        assert headers["server-timing"] == (
+            "queue;dur=100.0, denoise;dur=200.0, decode;dur=300.0, encode;dur=400.0"
+        )
+
+
+def events_of(response: httpx.Response) -> list[dict[str, Any]]:
+    """The data of a stream's events, each checked against its name, up to the end mark."""
+    assert response.headers["content-type"].startswith("text/event-stream")
+    *messages, last = response.text.strip().split("\n\n")
+    assert last == "data: [DONE]"
+    found = []
+    for message in messages:
+        name, data = message.split("\n")
+        event = json.loads(data.removeprefix("data: "))
+        assert name == f"event: {event['type']}"
+        found.append(event)
+    return found
+
+
+def test_a_stream_has_the_images_apis_events(call: Call, router: FakeRouter) -> None:
+    router.warnings = ("prompt: cut",)
+    body = {"prompt": "x", "n": 2, "seed": 5, "stream": True, "partial_images": 2}
+    response = call("POST", URL, json=body)
+    events = events_of(response)
+    assert [(event["type"].split(".")[1], event["image_index"]) for event in events] == [
+        ("partial_image", 0), ("partial_image", 0), ("completed", 0),
+        ("partial_image", 1), ("partial_image", 1), ("completed", 1),
+    ]  # fmt: skip
+    assert [event["seed"] for event in events] == [5] * 3 + [6] * 3
+    assert [event["partial_image_index"] for event in events if "usage" not in event] == [0, 1] * 2
+    for event in events:
+        assert Image.open(io.BytesIO(base64.b64decode(event["b64_json"]))).format == "PNG"
+        assert (event["size"], event["output_format"]) == ("96x96", "png")
+    assert events[-1]["timings"]["denoise_s"] == 0.2
+    assert events[-1]["warnings"] == ["prompt: cut"]
+    assert response.headers["cache-control"] == "no-store"
+    assert router.asked[0][1].previews == 2
+
+
+def test_an_error_before_the_first_event_has_its_status(call: Call, router: FakeRouter) -> None:
+    router.fault = Overloaded("full", 4.2)
+    response = call("POST", URL, json={"prompt": "x", "stream": True})
+    assert_openai_error(response, 429, "overloaded")
+    assert response.headers["retry-after"] == "5"
+
+
+@pytest.mark.parametrize(
+    ("fault", "code"),
+    [
+        pytest.param(VariantUnavailable("gone", 3), "variant_unavailable", id="known"),
+        pytest.param(RuntimeError("secret"), "internal_error", id="unexpected"),
+    ],
+)
+def test_an_error_after_the_stream_began_is_an_event(
+    call: Call, router: FakeRouter, fault: Exception, code: str
+) -> None:
+    router.late_fault = fault
+    response = call("POST", URL, json={"prompt": "x", "stream": True, "partial_images": 1})
+    assert response.status_code == 200
+    last = response.text.strip().split("\n\n")[-1]
+    assert last.startswith("event: error\ndata: ")
+    assert json.loads(last.split("data: ")[1])["error"]["code"] == code
+    assert "secret" not in response.text
+    assert "[DONE]" not in response.text
+
+
+@pytest.mark.parametrize("accept", ["application/json", "text/event-stream", "*/*"])
+def test_a_stream_is_for_whoever_accepts_one_or_json(call: Call, accept: str) -> None:
+    body = {"prompt": "x", "stream": True}
+    assert events_of(call("POST", URL, json=body, headers={"accept": accept}))
+    refused = call("POST", URL, json=body, headers={"accept": "image/png"})
+    assert_openai_error(refused, 406, "not_acceptable")
+
+
+def test_whose_request_it_is_goes_hashed_into_the_log(
+    call: Call, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level("INFO", "ray.serve"):
+        call("POST", URL, json={"prompt": "x", "user": "jane@example.org"})
+    assert "jane" not in caplog.text
+    assert f"user {hashlib.sha256(b'jane@example.org').hexdigest()[:16]}" in caplog.text
 
 
 def test_bytes_are_for_one_picture_only(call: Call, router: FakeRouter) -> None:
@@ -301,3 +428,13 @@ def test_the_openapi_document_describes_the_request(call: Call) -> None:
     schema = document["paths"][URL]["post"]["requestBody"]["content"]["application/json"]["schema"]
     assert schema["properties"]["num_inference_steps"]["maximum"] == 150
     assert document["paths"][URL]["post"]["responses"]["429"]
+
+
+def test_every_route_is_documented_with_an_example(call: Call) -> None:
+    document = call("GET", "/openapi.json").json()
+    schemas = document["components"]["schemas"]
+    for path, methods in document["paths"].items():
+        for operation in methods.values():
+            content = operation["responses"]["200"]["content"]["application/json"]
+            name = content.get("schema", {}).get("$ref", "").rsplit("/", 1)[-1]
+            assert "example" in content or "example" in schemas[name], path

@@ -10,7 +10,7 @@ from PIL import Image
 
 from serve.deployments import ReplicaSettings, VariantReplica
 from serve.errors import DeadlineUnreachable, EngineClosed, OutOfDeviceMemory
-from serve.generation import Generation, PictureFormat
+from serve.generation import FinishedPicture, Generation, PartialPicture, PictureFormat
 from serve.variants import MINIATURE, Variant
 from tests.fakes import FakeDenoiser, generation
 
@@ -29,7 +29,7 @@ async def replica_over(
         replica,
         variants,
         lambda _: denoiser,
-        ReplicaSettings("step", slots, stuck_after_s),
+        ReplicaSettings("step", slots, stuck_after_s, png_parameters=True),
         {variant.name: note for variant in variants},
     )
     return replica
@@ -164,5 +164,51 @@ def test_a_stopped_replica_is_unhealthy_and_refuses_work() -> None:
             replica.check_health()
         with pytest.raises(EngineClosed):
             await replica.draw(job(), PictureFormat("png", 90))
+
+    asyncio.run(scenario())
+
+
+def test_a_png_tells_what_it_was_drawn_from() -> None:
+    async def scenario() -> None:
+        replica = await replica_over(FakeDenoiser())
+        asked = job(seeds=(1, 2), prompt="a 花", negative_prompt="dark", num_inference_steps=3)
+        drawing = await replica.draw(asked, PictureFormat("png", 90))
+        assert Image.open(io.BytesIO(drawing.pictures[1])).text == {  # type: ignore[attr-defined]
+            "parameters": "a 花\nNegative prompt: dark\nSteps: 3, Sampler: pndm, CFG scale: 4, "
+            "Seed: 2, Size: 64x64, Model: distilled"
+        }
+
+    asyncio.run(scenario())
+
+
+def test_a_stream_tells_previews_and_then_each_picture() -> None:
+    async def scenario() -> None:
+        replica = await replica_over(FakeDenoiser(step_s=0.02), note="random values", slots=2)
+        asked = job(seeds=(1, 2), num_inference_steps=8, previews=3)
+        events = [event async for event in replica.stream(asked, PictureFormat("jpeg", 90))]
+        previews = [event for event in events if isinstance(event, PartialPicture)]
+        assert sorted((event.image, event.index) for event in previews) == [
+            (image, index) for image in (0, 1) for index in (0, 1, 2)
+        ]
+        finished = [event for event in events if isinstance(event, FinishedPicture)]
+        assert [event.image for event in finished] == [0, 1]
+        for event in finished:
+            assert event.warnings == ("random values",)
+            assert event.timings.denoise_s > 0.1
+        assert {Image.open(io.BytesIO(event.picture)).format for event in events} == {"JPEG"}
+
+    asyncio.run(scenario())
+
+
+def test_a_stream_that_is_closed_frees_the_device() -> None:
+    async def scenario() -> None:
+        denoiser = FakeDenoiser(step_s=0.01)
+        replica = await replica_over(denoiser)
+        warm = denoiser.steps
+        events = replica.stream(job(num_inference_steps=150, previews=3), PictureFormat("png", 90))
+        await anext(events)
+        await events.aclose()  # type: ignore[attr-defined]
+        await replica.draw(job(num_inference_steps=1), PictureFormat("png", 90))
+        assert denoiser.steps - warm < 60
 
     asyncio.run(scenario())

@@ -38,12 +38,20 @@ def test_a_description_travels_in_the_exif(output_format: OutputFormat) -> None:
     assert np.array_equal(decode(told), decode(plain))
 
 
-def test_pictures_keep_their_order() -> None:
+def test_parameters_travel_in_a_png_and_in_nothing_else() -> None:
+    told = Image.open(io.BytesIO(encode(PIXELS, PictureFormat("png", 90), None, "花 Steps: 2")))
+    assert told.text == {"parameters": "花 Steps: 2"}  # type: ignore[attr-defined]
+    for output_format in ("jpeg", "webp"):
+        form = PictureFormat(output_format, 90)
+        assert encode(PIXELS, form, None, "Steps: 2") == encode(PIXELS, form)
+
+
+def test_pictures_are_encoded_side_by_side() -> None:
     async def scenario() -> None:
         encoder = Encoder(threads=4)
-        # The first is the largest, so it is done last.
         images = [np.full((8 * side, 8 * side, 3), side, np.uint8) for side in range(40, 0, -1)]
-        pictures = await encoder.encode(images, PictureFormat("png", 90))
+        form = PictureFormat("png", 90)
+        pictures = await asyncio.gather(*(encoder.encode(one, form) for one in images))
         assert [int(decode(one)[0, 0, 0]) for one in pictures] == list(range(40, 0, -1))
         encoder.close()
 

@@ -61,6 +61,15 @@ def test_image_i_uses_seed_plus_i_modulo_2_to_the_32() -> None:
         pytest.param("guidance_scale", float("inf"), "0 to 30", id="infinity"),
         pytest.param("deadline_s", 0, "over 0, at most 600", id="no-time"),
         pytest.param("deadline_s", 601, "over 0, at most 600", id="too-much-time"),
+        pytest.param("stream", "yes", "true or false", id="string-for-boolean"),
+        pytest.param("partial_images", 4, "0 to 3", id="too-many-previews"),
+        pytest.param("partial_images", 1, "need stream: true", id="previews-without-a-stream"),
+        pytest.param("quality", "hd", "'auto', 'standard'", id="quality"),
+        pytest.param("style", "vivid", "'natural'", id="style"),
+        pytest.param("background", "transparent", "'auto', 'opaque'", id="background"),
+        pytest.param("moderation", "low", "'auto'", id="moderation"),
+        pytest.param("user", "u" * 257, "0 to 256", id="over-long-user"),
+        pytest.param("safety_identifier", "a\x00b", "control character", id="nul-in-identifier"),
         pytest.param("scheduler", "lms", "'pndm', 'ddim', 'dpm++', 'euler'", id="scheduler"),
         pytest.param("size", "96", "WIDTHxHEIGHT", id="one-sided-size"),
         pytest.param("size", "٩٦x٩٦", "WIDTHxHEIGHT", id="arabic-digits"),
@@ -206,9 +215,18 @@ def test_whatever_the_bytes_they_are_accepted_or_refused(body: bytes) -> None:
         assert fault.status == 400
 
 
+def test_auto_is_the_variants_own_size() -> None:
+    generation = parse(size="auto").resolve(VARIANT, 400)
+    assert (generation.width_px, generation.height_px) == (96, 96)
+
+
+def test_fields_without_meaning_here_are_accepted_with_neutral_values() -> None:
+    assert parse(quality="auto", style="natural", background="opaque", moderation="auto", user="u")
+
+
 def test_a_deadline_counts_from_now_in_unix_seconds() -> None:
     before = time.time()
-    deadline_at = parse(prompt="x", deadline_s=5.0).resolve(VARIANT, 400).deadline_at
+    deadline_at = parse(deadline_s=5.0).resolve(VARIANT, 400).deadline_at
     assert deadline_at is not None
     assert before + 5 <= deadline_at <= time.time() + 5
-    assert parse(prompt="x").resolve(VARIANT, 400).deadline_at is None
+    assert parse().resolve(VARIANT, 400).deadline_at is None

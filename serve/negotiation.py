@@ -1,0 +1,57 @@
+"""What an `Accept` header asks for: JSON, a picture's bytes, or a stream of events."""
+
+from collections.abc import Sequence
+from typing import Literal, get_args
+
+from .errors import NotAcceptable
+from .generation import OutputFormat
+
+Answer = Literal["application/json", "text/event-stream", "image/png", "image/jpeg", "image/webp"]
+
+
+def negotiate(accept: str, offered: Sequence[Answer]) -> Answer:
+    """The offered answer that an `Accept` header prefers; the earlier one where it doesn't care.
+
+    The most specific range that matches an answer gives its weight, as RFC 9110, section 12.5.1
+    has it.
+
+    Raises:
+        NotAcceptable: it accepts none of them.
+    """
+    ranges = [_parsed(one) for one in accept.split(",") if one.strip()] or [("*/*", 1.0)]
+    weights = [_weight(answer, ranges) for answer in offered]
+    best = max(weights)
+    if best <= 0:
+        raise NotAcceptable(
+            f"accept: {ascii(accept)[:80]} was given; this can be answered with "
+            f"{', '.join(offered)}",
+            "accept",
+        )
+    return offered[weights.index(best)]
+
+
+def picture_answers(output_format: OutputFormat | None) -> tuple[Answer, ...]:
+    """The picture types to offer: all, or the one that the request's body names first."""
+    images: list[Answer] = [one for one in get_args(Answer) if one.startswith("image/")]
+    images.sort(key=lambda one: one != f"image/{output_format}")
+    return tuple(images)
+
+
+def _parsed(media_range: str) -> tuple[str, float]:
+    media_type, *parameters = (part.strip().lower() for part in media_range.split(";"))
+    for parameter in parameters:
+        if parameter.startswith("q="):
+            try:
+                return media_type, float(parameter[2:])
+            except ValueError:
+                return media_type, 0.0
+    return media_type, 1.0
+
+
+def _weight(answer: str, ranges: Sequence[tuple[str, float]]) -> float:
+    kind = answer.split("/")[0]
+    for wanted in (answer, f"{kind}/*", "*/*"):
+        for media_range, weight in ranges:
+            if media_range == wanted:
+                return weight
+    return 0.0
