@@ -21,7 +21,7 @@ from .deployments import LoadDenoiser, ReplicaSettings, VariantReplica
 from .engine.slots import Policy
 from .generation import Generation
 from .router import Router
-from .settings import go_offline
+from .settings import CompileSettings, go_offline, keep_compiled_code
 from .variants import FamilyName, Variant, family
 from .weights.check import check_family
 from .weights.layout import family_dir
@@ -175,6 +175,7 @@ def _load_pipeline(
         folder, family(args.family), [one.name for one in variants], hashes=args.verify_hashes
     )
     go_offline()
+    keep_compiled_code(CompileSettings().compile_cache_dir)
     # Only replicas pay the seconds that importing torch and diffusers takes.
     from .pipelines import Pipeline
 

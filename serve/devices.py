@@ -79,7 +79,8 @@ class StepClock:
         """What has been launched until now; None on a CPU, where it has been done."""
         if not self._cuda:
             return None
-        event = torch.cuda.Event()
+        # Whoever waits for it sleeps: the core is for encoding pictures.
+        event = torch.cuda.Event(blocking=True)
         event.record()
         return event
 
@@ -124,7 +125,7 @@ class SideStream:
             torch.empty(one.shape, dtype=one.dtype, pin_memory=True).copy_(one, non_blocking=True)
             for one in tensors
         ]
-        done = torch.cuda.Event()
+        done = torch.cuda.Event(blocking=True)
         done.record()
         done.synchronize()
         return copies

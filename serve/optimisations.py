@@ -4,21 +4,36 @@ Plain data, so that whoever configures it needs no torch.
 """
 
 from dataclasses import dataclass
+from typing import Literal
+
+Attention = Literal["auto", "default", "cudnn", "flash"]
 
 
 @dataclass(frozen=True, slots=True)
 class Optimisations:
     """Which optimisations a pipeline uses.
 
+    `channels_last` lays weights out for the fast convolutions. `attention`, of CUDA only, is whose
+    kernels come first: torch's choice (`default`), cuDNN's, FlashAttention's, or the fastest.
+    `compile` is torch.compile for the UNets; None means on CUDA only, since on a CPU it takes far
+    longer than it saves. `cuda_graphs` replays recorded UNet calls. `cpu_threads` are torch's for
+    one call on a CPU; None leaves the process as it is.
     `embedding_cache` is how many prompts' embeddings are kept; 0 keeps none.
     `skip_guidance_after` is the share of a trajectory, over 0 and at most 1, after which guidance
     is left off: below 1 it changes the picture.
     """
 
+    channels_last: bool = True
+    attention: Attention = "auto"
+    compile: bool | None = None
+    cuda_graphs: bool = True
+    cpu_threads: int | None = None
     embedding_cache: int = 64
     skip_guidance_after: float = 1.0
 
     def __post_init__(self) -> None:
+        if self.cpu_threads is not None and self.cpu_threads < 1:
+            raise ValueError(f"cpu_threads: {self.cpu_threads} was given; at least 1")
         if self.embedding_cache < 0:
             raise ValueError(f"embedding_cache: {self.embedding_cache} was given; at least 0")
         if not 0 < self.skip_guidance_after <= 1:

@@ -13,12 +13,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from .compile import Readiness, prepare_unet, use_channels_last
 from .components import Components, load_components
 from .decoding import Decoder
 from .denoiser import Plan
 from .devices import DeviceName, StepClock, name_memory_errors, resolve_device, to_device
 from .embeddings import EmbeddingCache, PromptEncoder
 from .generation import Generation
+from .graphs import UNetCall
 from .optimisations import DEFAULTS, Optimisations
 from .trajectories import SCHEDULERS, Trajectory, guided_calls, plan
 from .variants import Variant
@@ -27,7 +29,8 @@ from .variants import Variant
 class Pipeline:
     """One or several variants ready to draw: a `denoiser.Denoiser`, whose threads it relies on.
 
-    `components` holds each variant's models by name. `embedding_cache` counts its hits and misses.
+    `components` holds each variant's models by name, `readiness` what was done to make them fast.
+    `embedding_cache` counts its hits and misses.
     """
 
     def __init__(
@@ -35,8 +38,10 @@ class Pipeline:
         variants: Sequence[Variant],
         components: dict[str, Components],
         optimisations: Optimisations,
+        readiness: Readiness,
     ) -> None:
         self.components = components
+        self.readiness = readiness
         self.optimisations = optimisations
         self.embedding_cache = EmbeddingCache(optimisations.embedding_cache)
         self._variants = {one.name: one for one in variants}
@@ -53,6 +58,17 @@ class Pipeline:
         self.device, self.dtype = unet.device, unet.dtype
         self._clock = StepClock(self.device)
         self._decoder = Decoder(self.device)
+        if optimisations.channels_last:
+            use_channels_last(
+                model
+                for one in components.values()
+                for model in (one.unet, one.vae, one.preview_vae)
+                if model is not None
+            )
+        self._unets: dict[str, UNetCall] = {}
+        for one in variants:
+            if one.unet.folder not in self._unets:
+                self._unets[one.unet.folder] = self._prepare(one)
 
     @classmethod
     def load(
@@ -64,13 +80,20 @@ class Pipeline:
     ) -> Self:
         """Read variants from a family folder that `weights.check.check_family` has passed.
 
-        Variants of one family; what they share is loaded once.
+        Variants of one family; what they share is loaded once. On CUDA it returns when the UNets
+        are compiled and recorded, which `readiness` tells about.
 
         Raises:
             DeviceUnavailable: see `resolve_device`.
         """
         device, dtype = resolve_device(device_name)
-        return cls(variants, load_components(variants, folder, device, dtype), optimisations)
+        if device.type == "cpu" and optimisations.cpu_threads is not None:
+            torch.set_num_threads(optimisations.cpu_threads)
+        readiness = Readiness()
+        components = readiness.timed(
+            "load", lambda: load_components(variants, folder, device, dtype)
+        )
+        return cls(variants, components, optimisations, readiness)
 
     @property
     def prompt_lookups(self) -> tuple[int, int]:
@@ -149,10 +172,8 @@ class Pipeline:
             # Classifier-free guidance: the unconditional half first, as diffusers has it.
             latents, timesteps = torch.cat([latents] * 2), torch.cat([timesteps] * 2)
             embeds = negative + embeds
-        unet = self.components[trajectories[0].variant.name].unet
-        noise: torch.Tensor = unet(
-            latents, timesteps, encoder_hidden_states=torch.cat(embeds), return_dict=False
-        )[0]
+        unet = self._unets[trajectories[0].variant.unet.folder]
+        noise = unet(latents, timesteps, torch.cat(embeds))
         unconditional, conditional = noise.chunk(2) if guided else (noise, noise)
         predictions = []
         for index, one in enumerate(trajectories):
@@ -198,3 +219,14 @@ class Pipeline:
         """Give torch's unused blocks back to the device."""
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
+
+    def _prepare(self, variant: Variant) -> UNetCall:
+        parts = self.components[variant.name]
+        return prepare_unet(
+            name=variant.unet.folder,
+            unet=parts.unet,
+            size=(variant.default_size_px // 8, variant.default_size_px // 8),
+            tokens=parts.tokenizer.model_max_length,
+            optimisations=self.optimisations,
+            readiness=self.readiness,
+        )

@@ -52,6 +52,16 @@ class LaunchSettings(BaseSettings):
     log_encoding: Literal["TEXT", "JSON"] = Field("TEXT", description="form of the log lines")
 
 
+class CompileSettings(BaseSettings):
+    """Where a replica keeps the code that it has compiled for its device."""
+
+    model_config = SettingsConfigDict(env_prefix="DSD_", frozen=True, extra="forbid")
+
+    compile_cache_dir: Path | None = Field(
+        None, description="kept between starts; torch's own temporary folder when absent"
+    )
+
+
 class HubSettings(BaseSettings):
     """Where weights are downloaded from; the hub's client reads its own `HF_...` variables."""
 
@@ -65,6 +75,16 @@ class HubSettings(BaseSettings):
 def go_offline() -> None:
     """Keep the model libraries from asking the hub; call before they are imported."""
     os.environ["HF_HUB_OFFLINE"] = "1"
+
+
+def keep_compiled_code(folder: Path | None) -> None:
+    """Let torch find what it compiled in an earlier process; call before it is imported.
+
+    What the user has set for torch stays. Without a folder nothing changes.
+    """
+    if folder is not None:
+        os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(folder / "inductor"))
+        os.environ.setdefault("TRITON_CACHE_DIR", str(folder / "triton"))
 
 
 def prepare_ray_environment() -> None:

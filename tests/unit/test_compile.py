@@ -1,0 +1,216 @@
+"""What is tried to make a UNet fast, and what is told of it; the compiler itself stands aside."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from diffusers import UNet2DConditionModel
+from torch._dynamo.exc import TorchDynamoException
+
+from serve.compile import (
+    ROWS_A_CALL,
+    Readiness,
+    choose_attention,
+    for_size,
+    plain_call,
+    prepare_unet,
+    record_or_say_why,
+)
+from serve.graphs import Inputs, UNetCall
+from serve.miniature import WEIGHTS_DIR
+from serve.optimisations import Optimisations
+from serve.pipelines import Pipeline
+from serve.variants import MINIATURE
+from tests.unit.test_graphs import record_again
+
+
+def small_unet() -> Any:
+    torch.manual_seed(0)
+    return UNet2DConditionModel(
+        block_out_channels=(8,),
+        down_block_types=("CrossAttnDownBlock2D",),
+        mid_block_type=None,
+        up_block_types=("CrossAttnUpBlock2D",),
+        layers_per_block=1,
+        cross_attention_dim=8,
+        attention_head_dim=2,
+        norm_num_groups=4,
+    ).eval()
+
+
+@pytest.fixture(scope="module")
+def unet() -> Any:
+    return small_unet()
+
+
+def prepare(unet: Any, optimisations: Optimisations) -> tuple[UNetCall, Readiness]:
+    readiness = Readiness()
+    return prepare_unet("unet", unet, (8, 8), 7, optimisations, readiness), readiness
+
+
+def noise(call: UNetCall, rows: int, side: int = 8) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(rows)
+    with torch.inference_mode():
+        return call(
+            torch.randn(rows, 4, side, side, generator=generator),
+            torch.linspace(1, 900, rows),
+            torch.randn(rows, 7, 8, generator=generator),
+        )
+
+
+class Compiler:
+    """In place of `torch.compile`: the module as it is, with a count of its calls."""
+
+    def __init__(self) -> None:
+        self.rows: list[int] = []
+
+    def __call__(self, module: Callable[..., Any]) -> Callable[..., Any]:
+        def call(latents: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+            self.rows.append(len(latents))
+            return module(latents, *args, **kwargs)
+
+        return call
+
+
+def test_on_a_cpu_nothing_is_compiled_unless_it_is_asked_for(
+    unet: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr(torch, "compile")
+    call, readiness = prepare(unet, Optimisations())
+    assert torch.equal(noise(call, 3), noise(plain_call(unet, "default"), 3))
+    assert readiness == Readiness()
+
+
+def test_compiled_code_is_warm_for_every_size_and_serves_the_default_size_only(
+    unet: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compiler = Compiler()
+    monkeypatch.setattr(torch, "compile", compiler)
+    call, readiness = prepare(unet, Optimisations(compile=True))
+    assert tuple(compiler.rows) == ROWS_A_CALL
+    assert readiness.switched_on == ["unet: compile"]
+    assert readiness.seconds["unet: compile"] > 0
+    compiler.rows.clear()
+    for rows, side in ((6, 8), (1, 8), (6, 16)):
+        assert torch.equal(noise(call, rows, side), noise(plain_call(unet, "default"), rows, side))
+    # A single row, or another size, would be compiled while a request waits.
+    assert compiler.rows == [6]
+
+
+def test_where_nothing_can_be_compiled_the_plain_call_serves_and_the_reason_is_told(
+    unet: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(module: Any) -> Any:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            raise TorchDynamoException("no C compiler found\nand a long trace")
+
+        return call
+
+    monkeypatch.setattr(torch, "compile", broken)
+    call, readiness = prepare(unet, Optimisations(compile=True))
+    assert readiness.left_off == {"unet: compile": "no C compiler found"}
+    assert readiness.switched_on == []
+    assert torch.equal(noise(call, 2), noise(plain_call(unet, "default"), 2))
+
+
+@pytest.mark.parametrize("memory", [True, False], ids=["memory", "no-memory"])
+def test_the_report_says_which_calls_were_recorded(unet: Any, memory: bool) -> None:
+    def record(call: Callable[[], torch.Tensor]) -> Any:
+        if not memory:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return record_again(call)
+
+    readiness, plain = Readiness(), plain_call(unet, "default")
+    with torch.inference_mode():
+        inputs = Inputs.like(unet, max(ROWS_A_CALL), (8, 8), 7)
+        call = record_or_say_why("graphs", plain, inputs, record, lambda _: 1.0, readiness)
+    if memory:
+        assert readiness.switched_on == ["graphs of 2, 4, 8, 16, 32 rows"]
+        assert torch.allclose(noise(call, 5), noise(plain, 5), atol=1e-5)
+    else:
+        assert readiness.left_off == {"graphs": "no memory for a single one"}
+        assert call is plain
+    assert list(readiness.seconds) == ["graphs"]
+
+
+@pytest.mark.parametrize("fastest", ["default", "cudnn", "flash"])
+def test_the_fastest_attention_is_kept(unet: Any, fastest: str) -> None:
+    inputs = Inputs.like(unet, max(ROWS_A_CALL), (8, 8), 7)
+    order = iter(("default", "cudnn", "flash"))
+    timed = []
+
+    def time_s(call: Callable[[], object]) -> float:
+        with torch.inference_mode():
+            call()  # Every candidate must have a kernel for every shape.
+        timed.append(next(order))
+        return 1.0 if timed[-1] == fastest else 2.0
+
+    assert choose_attention(unet, inputs, "auto", time_s) == fastest
+    assert timed == ["default", "cudnn", "flash"]
+    assert choose_attention(unet, inputs, "flash", time_s) == "flash"
+    assert len(timed) == 3
+
+
+def test_the_attention_of_others_is_as_before_once_a_call_returns(unet: Any) -> None:
+    before = torch._C._get_sdp_priority_order(), torch.backends.cuda.cudnn_sdp_enabled()
+    for attention in ("cudnn", "flash"):
+        assert torch.allclose(
+            noise(plain_call(unet, attention), 2),  # type: ignore[arg-type]
+            noise(plain_call(unet, "default"), 2),
+            atol=1e-5,
+        )
+        after = torch._C._get_sdp_priority_order(), torch.backends.cuda.cudnn_sdp_enabled()
+        assert after == before
+
+
+def test_a_size_has_its_own_call() -> None:
+    call = for_size((8, 8), lambda *_: torch.ones(1), lambda *_: torch.zeros(1))
+    assert noise(call, 2) == 1
+    assert noise(call, 2, side=16) == 0
+
+
+@pytest.mark.parametrize("channels_last", [True, False])
+def test_channels_last_is_a_switch(channels_last: bool) -> None:
+    pipe = Pipeline.load(
+        [MINIATURE.variants["distilled"]],
+        WEIGHTS_DIR,
+        "cpu",
+        Optimisations(channels_last=channels_last),
+    )
+    parts = pipe.components["distilled"]
+    for model in (parts.unet, parts.vae, parts.preview_vae):
+        weight = next(one for one in model.parameters() if one.dim() == 4 and one.shape[-1] == 3)
+        assert weight.is_contiguous(memory_format=torch.channels_last) is channels_last
+    assert list(pipe.readiness.seconds) == ["load"]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"embedding_cache": -1},
+        {"cpu_threads": 0},
+        {"skip_guidance_after": 0.0},
+        {"skip_guidance_after": 1.1},
+    ],
+    ids=lambda changes: next(iter(changes)),
+)
+def test_values_without_a_meaning_are_refused(changes: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=next(iter(changes))):
+        Optimisations(**changes)
+
+
+def test_the_threads_of_a_cpu_are_set_only_when_told() -> None:
+    before = torch.get_num_threads()
+    try:
+        for threads, expected in ((None, 1), (2, 2)):
+            torch.set_num_threads(1)
+            Pipeline.load(
+                [MINIATURE.variants["distilled"]],
+                WEIGHTS_DIR,
+                "cpu",
+                Optimisations(cpu_threads=threads),
+            )
+            assert torch.get_num_threads() == expected
+    finally:
+        torch.set_num_threads(before)

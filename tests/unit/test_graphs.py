@@ -1,0 +1,106 @@
+"""Recorded UNet calls, with a recorder that runs the call again instead of a CUDA graph."""
+
+import itertools
+from collections.abc import Callable
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from serve.graphs import Inputs, RecordedUNet, Recording, cheapest_cover, record_unet
+
+SIZES = (2, 4, 8)
+# An A100's, as published: what grows with the rows outweighs what doesn't.
+SATURATED = {rows: 7.3 + 6.45 * rows / 2 for rows in (2, 4, 8, 16, 32)}
+LAUNCH_BOUND = {rows: 10.0 + 0.01 * rows for rows in (2, 4, 8, 16, 32)}
+
+
+def unet(latents: torch.Tensor, timesteps: torch.Tensor, embeds: torch.Tensor) -> torch.Tensor:
+    """Each row of the result depends on all arguments of its row, and on no other."""
+    return latents * timesteps[:, None, None, None] + embeds.sum((1, 2))[:, None, None, None]
+
+
+def record_again(call: Callable[[], torch.Tensor]) -> Recording:
+    output = call()
+    return Recording(lambda: output.copy_(call()), output)
+
+
+def inputs(rows: int = max(SIZES)) -> Inputs:
+    config = SimpleNamespace(in_channels=4, cross_attention_dim=5)
+    like = SimpleNamespace(device=torch.device("cpu"), dtype=torch.float32, config=config)
+    return Inputs.like(like, rows, (3, 2), 7)
+
+
+def arguments(rows: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    return torch.randn(rows, 4, 3, 2), torch.randn(rows), torch.randn(rows, 7, 5)
+
+
+def recorded(
+    seconds: dict[int, float] | None = None, buffers: Inputs | None = None
+) -> RecordedUNet:
+    times = iter([seconds[rows] for rows in sorted(seconds, reverse=True)] if seconds else [1] * 9)
+    made = record_unet(unet, buffers or inputs(), SIZES, record_again, lambda _: next(times))
+    assert made is not None
+    return made
+
+
+@pytest.mark.parametrize("rows", range(1, 20))
+@pytest.mark.parametrize("growth", [0.0, 1.0], ids=["padded", "split"])
+def test_any_number_of_rows_gives_what_the_call_gives(rows: int, growth: float) -> None:
+    fast = recorded({size: 1 + growth * size for size in SIZES})
+    given = arguments(rows)
+    assert torch.equal(fast(*given), unet(*given))
+
+
+def test_what_an_earlier_call_left_in_the_padding_reaches_nobody() -> None:
+    fast = recorded({2: 3.0, 4: 2.0, 8: 1.0})  # Everything is padded to eight.
+    poison = tuple(torch.full_like(one, float("nan")) for one in arguments(8))
+    assert fast(*poison).isnan().all()
+    given = arguments(3)
+    assert torch.equal(fast(*given), unet(*given))
+
+
+def test_a_result_stays_when_the_next_call_is_made() -> None:
+    fast = recorded({2: 1.0, 4: 2.0, 8: 3.0})
+    given = arguments(2)
+    first = fast(*given)
+    fast(*arguments(2))
+    assert torch.equal(first, unet(*given))
+
+
+@pytest.mark.parametrize("seconds", [SATURATED, LAUNCH_BOUND], ids=["saturated", "launch-bound"])
+def test_the_cover_is_the_cheapest_there_is(seconds: dict[int, float]) -> None:
+    for rows in range(1, 25):
+        cover = cheapest_cover(rows, seconds)
+        assert sum(cover) >= rows > sum(cover[:-1])
+        assert list(cover) == sorted(cover, reverse=True)
+        others = (
+            sum(seconds[size] for size in sizes)
+            for count in range(1, 6)
+            for sizes in itertools.combinations_with_replacement(seconds, count)
+            if sum(sizes) >= rows
+        )
+        assert sum(seconds[size] for size in cover) == pytest.approx(min(others))
+
+
+def test_five_images_are_split_where_rows_cost_and_padded_where_launches_do() -> None:
+    assert cheapest_cover(10, SATURATED) == (8, 2)
+    assert cheapest_cover(10, LAUNCH_BOUND) == (16,)
+
+
+@pytest.mark.parametrize("fits", [8, 4, 2, 0])
+def test_recording_goes_as_far_as_the_memory(fits: int) -> None:
+    def record(call: Callable[[], torch.Tensor]) -> Recording:
+        made = record_again(call)
+        if len(made.output) > fits:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return made
+
+    made = record_unet(unet, inputs(), SIZES, record, lambda _: 1.0)
+    if fits == 0:
+        assert made is None
+        return
+    assert made is not None
+    assert made.sizes == [size for size in SIZES if size <= fits]
+    given = arguments(11)
+    assert torch.equal(made(*given), unet(*given))
