@@ -8,7 +8,7 @@ memory of its own. On a CPU: channels_last, and torch.compile where it is asked 
 
 import time
 from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, TypeVar
@@ -138,14 +138,20 @@ def preferring(attention: Attention) -> AbstractContextManager[Any]:
 def choose_attention(
     unet: Any, inputs: Inputs, wanted: Attention, time_s: TimeSeconds
 ) -> Attention:
-    """The attention that was asked for; where that is `auto`, the fastest on the real UNet."""
+    """The attention that was asked for; where that is `auto`, the fastest on the real UNet.
+
+    One that fails there, as a library may for shapes that it claimed to know, is passed over.
+    """
     if wanted != "auto":
         return wanted
     # With fewer rows a fast GPU waits for the launches, and all look alike.
     arguments = inputs.first(_TRIED_WITH_ROWS)
     seconds: dict[Attention, float] = {
-        one: time_s(partial(plain_call(unet, one), *arguments)) for one in ("default", *_BACKENDS)
+        "default": time_s(partial(plain_call(unet, "default"), *arguments))
     }
+    for one in _BACKENDS:
+        with suppress(RuntimeError):
+            seconds[one] = time_s(partial(plain_call(unet, one), *arguments))
     return min(seconds, key=lambda one: seconds[one])
 
 

@@ -32,7 +32,7 @@ class Decoder:
             fitting = _CPU_LATENTS_AT_ONCE // (height * width)
             return max(1, min(_MOST_AT_ONCE, fitting))
         image_bytes = _IMAGE_BYTES[type(vae)] * (height * width) / 64**2
-        # Half of what is free: a step may begin meanwhile.
+        # Half of what is free: a step may begin meanwhile, and recorded calls keep their memory.
         fitting = int(free_memory_bytes(self._device) / 2 / image_bytes)
         return max(1, min(_MOST_AT_ONCE, fitting))
 

@@ -1,35 +1,83 @@
-"""The pipelines on CUDA in fp16. Needs torch, diffusers, transformers and pydantic; no Ray.
+"""The pipelines on CUDA in fp16, with each optimisation. Needs torch, diffusers, transformers.
 
-python -m pytest --noconftest tests/gpu
+python3 -m pytest --noconftest -W default tests/gpu
 """
+
+import functools
+import queue
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
 import torch
 
 from serve.devices import resolve_device
+from serve.errors import NotFinite, OutOfDeviceMemory
+from serve.generation import Generation
 from serve.miniature import WEIGHTS_DIR
+from serve.optimisations import Optimisations
 from serve.pipelines import Pipeline
+from serve.trajectories import SCHEDULERS, Trajectory
 from serve.variants import MINIATURE
 from tests.fakes import generation
 from tests.pictures import TOLERANCE, difference, finish, stock_picture
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 
+PLAIN = Optimisations(
+    channels_last=False,
+    attention="default",
+    compile=False,
+    cuda_graphs=False,
+    embedding_cache=0,
+)
+OPTIMISATIONS = {
+    "none": PLAIN,
+    "channels-last": Optimisations(attention="default", compile=False, cuda_graphs=False),
+    "cudnn": Optimisations(attention="cudnn", compile=False, cuda_graphs=False),
+    "flash": Optimisations(attention="flash", compile=False, cuda_graphs=False),
+    "graphs": Optimisations(compile=False),
+    "compile": Optimisations(cuda_graphs=False),
+    "all": Optimisations(),
+}
+EACH = pytest.mark.parametrize("name", list(OPTIMISATIONS))
 
+
+@functools.cache
+def packed(name: str) -> Pipeline:
+    return Pipeline.load(
+        list(MINIATURE.variants.values()), WEIGHTS_DIR, "cuda", OPTIMISATIONS[name]
+    )
+
+
+def default_size(**changes: object) -> Generation:
+    return generation(**{"width_px": 96, "height_px": 96, "guidance_scale": 2.0, **changes})
+
+
+@contextmanager
+def waiting_is_an_error() -> Iterator[None]:
+    torch.cuda.synchronize()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        yield
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+@EACH
 @pytest.mark.parametrize("variant", list(MINIATURE.variants))
-@pytest.mark.parametrize("scheduler", ["pndm", "ddim", "dpm++", "euler"])
+@pytest.mark.parametrize("scheduler", list(SCHEDULERS))
 @pytest.mark.filterwarnings("ignore")
 def test_the_fp16_picture_is_that_of_stable_diffusion_pipeline(
-    variant: str, scheduler: str
+    name: str, variant: str, scheduler: str
 ) -> None:
-    pipe = Pipeline.load([MINIATURE.variants[variant]], WEIGHTS_DIR, "cuda")
-    asked = generation(
+    pipe = packed(name)
+    asked = default_size(
         variant=variant,
         prompt="a golden vase with different flowers",
         seeds=(2023, 4),
-        width_px=96,
-        height_px=96,
         num_inference_steps=12,
         scheduler=scheduler,
     )
@@ -38,11 +86,165 @@ def test_the_fp16_picture_is_that_of_stable_diffusion_pipeline(
     assert difference(pipe.decode(trajectories), stock_picture(pipe, asked)) <= TOLERANCE
 
 
+@EACH
+def test_what_was_asked_for_was_switched_on_and_timed(name: str) -> None:
+    told, asked = packed(name).readiness, OPTIMISATIONS[name]
+    assert told.left_off == {}
+    for unet in ("unet", "unet_distilled"):
+        assert any(one.startswith(f"{unet}: attention") for one in told.switched_on)
+        assert (f"{unet}: compile" in told.switched_on) is (asked.compile is None)
+        graphs = f"{unet}: CUDA graphs of 2, 4, 8, 16, 32 rows"
+        assert (graphs in told.switched_on) is asked.cuda_graphs
+    print(name, told)
+
+
+@EACH
+@pytest.mark.parametrize("scheduler", list(SCHEDULERS))
+def test_no_step_waits_for_the_device(name: str, scheduler: str) -> None:
+    pipe = packed(name)
+    for scale in (2.0, 1.0):
+        trajectories, _ = pipe.begin(
+            default_size(seeds=(1, 2, 3), guidance_scale=scale, scheduler=scheduler)
+        )
+        pipe.step(trajectories)  # Libraries may allocate in their first call.
+        with waiting_is_an_error():
+            for _ in range(3):
+                pipe.step(trajectories)
+
+
+def test_the_mode_that_finds_waiting_does_find_it() -> None:
+    number = torch.ones(1, device="cuda")
+    with waiting_is_an_error(), pytest.raises(RuntimeError, match="synchronizing"):
+        number.item()
+
+
+def test_when_a_step_returns_the_one_before_is_done() -> None:
+    pipe = packed("graphs")
+    trajectories, _ = pipe.begin(default_size(seeds=tuple(range(16)), num_inference_steps=10))
+    while trajectories[0].steps_done < 10:
+        before = trajectories[0].ready
+        pipe.step(trajectories)
+        assert before is not None
+        assert before.query()
+
+
+@pytest.mark.parametrize("name", ["graphs", "compile", "all"])
+@pytest.mark.parametrize("images", [1, 2, 3, 4, 5, 7, 8, 13, 16, 19])
+@pytest.mark.parametrize("scale", [2.0, 1.0], ids=["guided", "unguided"])
+def test_any_number_of_images_takes_the_step_that_eager_calls_take(
+    name: str, images: int, scale: float
+) -> None:
+    asked = default_size(seeds=tuple(range(images)), guidance_scale=scale, scheduler="ddim")
+    results = []
+    for pipe in (packed(name), packed("channels-last")):
+        trajectories, _ = pipe.begin(asked)
+        for _ in range(2):
+            pipe.step(trajectories)
+        results.append(torch.cat([one.latents for one in trajectories]).float().cpu())
+    # Half precision has 3 digits; the latents are about 1 in size.
+    assert (results[0] - results[1]).abs().max() < 0.05
+    assert (results[0] - results[1]).abs().mean() < 0.005
+
+
+@pytest.mark.parametrize("side", [64, 128])
+def test_other_sizes_are_drawn_without_compiling(side: int) -> None:
+    asked = generation(width_px=side, height_px=side, seeds=(1, 2), scheduler="euler")
+    pictures = []
+    for pipe in (packed("all"), packed("channels-last")):
+        trajectories, _ = pipe.begin(asked)
+        finish(pipe, trajectories)
+        pictures.append(pipe.decode(trajectories))
+    assert difference(*pictures) <= TOLERANCE
+
+
+def test_a_batched_picture_is_the_one_made_alone() -> None:
+    pipe = packed("all")
+    together, _ = pipe.begin(default_size(seeds=tuple(range(7)), num_inference_steps=12))
+    finish(pipe, together)
+    for seed in (0, 6):
+        alone, _ = pipe.begin(default_size(seeds=(seed,), num_inference_steps=12))
+        finish(pipe, alone)
+        assert difference(pipe.decode([together[seed]]), pipe.decode(alone)) <= TOLERANCE
+
+
+def test_pictures_and_previews_decoded_during_steps_are_those_decoded_in_silence() -> None:
+    """Ten jobs; a second thread decodes each while the first denoises the next."""
+    pipe = packed("all")
+    work: queue.Queue[list[Trajectory] | None] = queue.Queue()
+    drawn, shown = [], []
+
+    def decode() -> None:
+        while (finished := work.get()) is not None:
+            shown.append(pipe.preview(finished[0]))
+            drawn.append(pipe.decode(finished))
+
+    thread = threading.Thread(target=decode)
+    thread.start()
+    kept = []
+    for seed in range(10):
+        trajectories, _ = pipe.begin(default_size(seeds=(seed, seed + 100)))
+        finish(pipe, trajectories)
+        kept.append(trajectories)
+        work.put(trajectories)
+    work.put(None)
+    thread.join()
+    torch.cuda.synchronize()
+    for trajectories, picture, preview in zip(kept, drawn, shown, strict=True):
+        assert np.array_equal(pipe.decode(trajectories), picture)
+        assert np.array_equal(pipe.preview(trajectories[0]), preview)
+
+
+def test_a_device_without_memory_is_named_and_the_call_can_be_made_again() -> None:
+    pipe = packed("none")
+    trajectories, _ = pipe.begin(
+        generation(width_px=192, height_px=192, seeds=tuple(range(64)), num_inference_steps=3)
+    )
+    torch.cuda.synchronize()
+    pipe.free_memory()
+    held = torch.cuda.memory_reserved()
+    total = torch.cuda.get_device_properties(0).total_memory
+    torch.cuda.set_per_process_memory_fraction((held + 2**20) / total)
+    try:
+        with pytest.raises(OutOfDeviceMemory, match=r"step: .*out of memory"):
+            pipe.step(trajectories)
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
+    assert all(one.steps_done == 0 for one in trajectories)
+    pipe.free_memory()
+    finish(pipe, trajectories[:2])
+    assert pipe.decode(trajectories[:2]).std() > 5
+
+
+def test_an_image_that_is_not_finite_is_named() -> None:
+    pipe = packed("all")
+    good, bad = pipe.begin(default_size(seeds=(1, 2)))[0]
+    finish(pipe, [good, bad])
+    bad.latents = bad.latents * float("inf")
+    for together in ([bad], [good, bad]):
+        with pytest.raises(NotFinite):
+            pipe.decode(together)
+    assert pipe.decode([good]).std() > 5
+
+
+def test_decoding_is_sliced_by_free_memory() -> None:
+    pipe = packed("none")
+    (one,), _ = pipe.begin(default_size())
+    assert pipe.decode_slice(one) == 8
+    held, total = torch.cuda.memory_allocated(), torch.cuda.mem_get_info()[0]
+    hog = torch.empty(total - 64 * 2**20, dtype=torch.uint8, device="cuda")
+    assert pipe.decode_slice(one) < 8
+    del hog
+    pipe.free_memory()
+    assert torch.cuda.memory_allocated() == held
+
+
 def test_the_device_draws_nearly_the_cpus_picture() -> None:
-    asked = generation(seeds=(2023,), width_px=96, height_px=96, num_inference_steps=12)
+    asked = default_size(seeds=(2023,), num_inference_steps=12)
     drawn: list[np.ndarray] = []
-    for device in ("cuda", "cpu"):
-        pipe = Pipeline.load([MINIATURE.variants["original"]], WEIGHTS_DIR, device)
+    for pipe in (
+        packed("all"),
+        Pipeline.load([MINIATURE.variants["original"]], WEIGHTS_DIR, "cpu"),
+    ):
         trajectories, _ = pipe.begin(asked)
         finish(pipe, trajectories)
         drawn.append(pipe.decode(trajectories))

@@ -152,6 +152,18 @@ def test_the_fastest_attention_is_kept(unet: Any, fastest: str) -> None:
     assert len(timed) == 3
 
 
+def test_an_attention_that_fails_on_the_real_unet_is_passed_over(unet: Any) -> None:
+    seconds = iter((2.0, None, 1.0))
+
+    def time_s(call: Callable[[], object]) -> float:
+        if (took := next(seconds)) is None:
+            raise RuntimeError("cuDNN: no valid execution plan")
+        return took
+
+    inputs = Inputs.like(unet, max(ROWS_A_CALL), (8, 8), 7)
+    assert choose_attention(unet, inputs, "auto", time_s) == "flash"
+
+
 def test_the_attention_of_others_is_as_before_once_a_call_returns(unet: Any) -> None:
     before = torch._C._get_sdp_priority_order(), torch.backends.cuda.cudnn_sdp_enabled()
     for attention in ("cudnn", "flash"):
