@@ -5,13 +5,14 @@ import logging
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, get_args
 
 from .denoiser import Denoiser
 from .engine.forecast import Pace
 from .engine.loop import Engine, Settings
 from .engine.slots import Policy
-from .engine.sweep import MOST_IMAGES, sweep
+from .engine.sweep import MOST_IMAGES, sweep_denoiser
 from .engine.tickets import Finished, Preview, Ticket
 from .generation import (
     Drawing,
@@ -31,8 +32,6 @@ from .variants import Variant
 _log = logging.getLogger("ray.serve")
 # So many failures and no success between them: the device is at fault, not the requests.
 _FAULTS_IN_A_ROW = 5
-# Calls that the sweep times; the fastest counts, since whatever disturbs only adds.
-_SWEEP_CALLS = 3
 
 LoadDenoiser = Callable[[Sequence[Variant]], Denoiser[Generation, Any]]
 
@@ -71,7 +70,10 @@ class VariantReplica:
         self._denoiser = load(variants)
         loaded_at = time.perf_counter()
         slots, call_s = await asyncio.to_thread(
-            _sweep, self._denoiser, variants[0], settings.slots or MOST_IMAGES
+            sweep_denoiser,
+            self._denoiser,
+            partial(_sweep_job, variants[0]),
+            settings.slots or MOST_IMAGES,
         )
         slots = settings.slots or slots
         _log.info(
@@ -233,6 +235,10 @@ def _on_own_clock(deadline_at: float | None) -> float | None:
     return None if deadline_at is None else time.perf_counter() + deadline_at - time.time()
 
 
+def _sweep_job(variant: Variant, images: int, steps: int) -> Generation:
+    return _warm_up_job(variant, range(images), steps, variant.guidance_scale)
+
+
 def _warm_up_job(
     variant: Variant, seeds: Sequence[int], steps: int, guidance_scale: float
 ) -> Generation:
@@ -249,19 +255,3 @@ def _warm_up_job(
         deadline_at=None,
         previews=1,
     )
-
-
-def _sweep(
-    denoiser: Denoiser[Generation, Any], variant: Variant, most: int
-) -> tuple[int, dict[int, float]]:
-    def call_s(images: int) -> float:
-        job = _warm_up_job(variant, range(images), _SWEEP_CALLS + 1, variant.guidance_scale)
-        trajectories, _ = denoiser.begin(job)
-        seconds = []
-        for _ in range(_SWEEP_CALLS + 1):
-            started_at = time.perf_counter()
-            denoiser.step(trajectories)
-            seconds.append(time.perf_counter() - started_at)
-        return min(seconds[1:])  # The first one warms up.
-
-    return sweep(call_s, most)

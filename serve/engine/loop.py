@@ -17,7 +17,7 @@ import time
 from dataclasses import dataclass
 from typing import Generic
 
-from ..denoiser import Denoiser, JobT, TrajectoryT
+from ..denoiser import Denoiser, JobT, Plan, TrajectoryT
 from ..errors import DeadlineExceeded, DeadlineUnreachable, EngineClosed, OutOfDeviceMemory
 from .decoding import Decoding
 from .forecast import Pace, Work, finish_s
@@ -93,6 +93,10 @@ class Engine(Generic[JobT, TrajectoryT]):
             self._changed.notify()
         return ticket
 
+    def forecast_s(self, job: JobT) -> float:
+        """How long a job would take if it were submitted now."""
+        return self._forecast_s(self._denoiser.plan(job), self._ahead())
+
     @property
     def alive(self) -> bool:
         """Whether the threads that own the device still run."""
@@ -139,15 +143,20 @@ class Engine(Generic[JobT, TrajectoryT]):
         await asyncio.to_thread(self._thread.join)
         await asyncio.to_thread(self._decoding.join)
 
-    def _refuse_if_late(self, ticket: Ticket, deadline: float) -> None:
+    def _ahead(self) -> list[Work]:
         with self._changed:
-            ahead = [
+            return [
                 Work(1, image.steps_left, image.ticket.plan.step_cost)
                 for image in (*self._slots.under_way, *self._slots.waiting)
             ]
-        plan = ticket.plan
+
+    def _forecast_s(self, plan: Plan, ahead: list[Work]) -> float:
         own = Work(plan.images, plan.steps, plan.step_cost)
-        takes_s = finish_s(self._pace, self._slots.cap, ahead, own)
+        return finish_s(self._pace, self._slots.cap, ahead, own)
+
+    def _refuse_if_late(self, ticket: Ticket, deadline: float) -> None:
+        ahead = self._ahead()
+        takes_s = self._forecast_s(ticket.plan, ahead)
         late_s = time.perf_counter() + takes_s - deadline
         if late_s > 0:
             self._observer.refused(ticket.job)

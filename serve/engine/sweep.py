@@ -1,12 +1,39 @@
 """How many images a call is worth, tried on the device at start-up: no device of its own."""
 
+import time
 from collections.abc import Callable
 
+from ..denoiser import Denoiser, JobT, TrajectoryT
 from ..errors import OutOfDeviceMemory
 
 # Another doubling must bring this much more, else it only makes everybody's step longer.
 _GAIN = 1.05
 MOST_IMAGES = 16
+# Calls of each number of images that are timed; the fastest counts, since what disturbs only adds.
+_CALLS = 3
+
+
+def sweep_denoiser(
+    denoiser: Denoiser[JobT, TrajectoryT],
+    job: Callable[[int, int], JobT],
+    most: int = MOST_IMAGES,
+) -> tuple[int, dict[int, float]]:
+    """`sweep` over a denoiser's steps; `job` makes one of so many images and so many steps.
+
+    Raises:
+        OutOfDeviceMemory: not even one image has room.
+    """
+
+    def call_s(images: int) -> float:
+        trajectories, _ = denoiser.begin(job(images, _CALLS + 1))
+        seconds = []
+        for _ in range(_CALLS + 1):
+            started_at = time.perf_counter()
+            denoiser.step(trajectories)
+            seconds.append(time.perf_counter() - started_at)
+        return min(seconds[1:])  # The first one warms up.
+
+    return sweep(call_s, most)
 
 
 def sweep(call_s: Callable[[int], float], most: int = MOST_IMAGES) -> tuple[int, dict[int, float]]:

@@ -392,6 +392,20 @@ def test_a_request_that_is_alone_pays_for_all_its_previews() -> None:
     run(scenario, denoiser=FakeDenoiser(step_s=0.02, preview_s=0.002))
 
 
+def test_a_forecast_counts_the_work_ahead_and_queues_nothing() -> None:
+    async def scenario(engine: FakeEngine, denoiser: FakeDenoiser) -> None:
+        job = generation(num_inference_steps=10)
+        assert engine.forecast_s(job) == pytest.approx(1.0)
+        denoiser.gate.clear()
+        ahead = engine.submit(generation(num_inference_steps=100))
+        assert engine.forecast_s(job) == pytest.approx(11.0)
+        assert engine.slots_used == 1
+        ahead.cancel()
+        denoiser.gate.set()
+
+    run(scenario, pace=Pace({1: 0.1}), cap=1)
+
+
 def test_a_deadline_that_the_queue_makes_unreachable_is_refused_at_once() -> None:
     async def scenario(engine: FakeEngine, denoiser: FakeDenoiser) -> None:
         denoiser.gate.clear()

@@ -1,7 +1,8 @@
 import pytest
 
-from serve.engine.sweep import sweep
+from serve.engine.sweep import sweep, sweep_denoiser
 from serve.errors import OutOfDeviceMemory
+from tests.fakes import FakeDenoiser, generation
 
 
 def test_the_sweep_stops_where_a_doubling_brings_under_a_twentieth() -> None:
@@ -34,3 +35,15 @@ def test_no_room_for_one_image_is_an_error() -> None:
 
     with pytest.raises(OutOfDeviceMemory):
         sweep(call_s)
+
+
+def test_a_denoisers_sweep_times_its_steps() -> None:
+    # A call takes the same whatever is in it, so every doubling is worth it.
+    best, seconds = sweep_denoiser(
+        FakeDenoiser(step_s=0.002),
+        lambda images, steps: generation(seeds=tuple(range(images)), num_inference_steps=steps),
+        most=4,
+    )
+    assert best == 4
+    assert list(seconds) == [1, 2, 4]
+    assert min(seconds.values()) >= 0.002
