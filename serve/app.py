@@ -4,6 +4,7 @@
 come here. A config file may override any deployment's options under `deployments:`.
 """
 
+import logging
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -20,6 +21,7 @@ from .denoiser import Denoiser
 from .deployments import LoadDenoiser, ReplicaSettings, VariantReplica
 from .engine.slots import Policy
 from .generation import Generation
+from .optimisations import DEFAULTS, Optimisations
 from .router import Router
 from .settings import CompileSettings, go_offline, keep_compiled_code
 from .variants import FamilyName, Variant, family
@@ -27,6 +29,7 @@ from .weights.check import check_family
 from .weights.layout import family_dir
 from .weights.manifest import Manifest
 
+_log = logging.getLogger("ray.serve")
 # The deployment that hosts every variant, with `packed`.
 PACKED = "packed"
 
@@ -63,6 +66,9 @@ class AppArgs(BaseModel):
         ge=1,
         le=64,
         description="images under way at once in a replica; tried at start-up when absent",
+    )
+    optimisations: Optimisations = Field(
+        DEFAULTS, description="what a replica may do to be faster, each with a switch"
     )
     png_parameters: bool = Field(
         True, description="put prompt, seed and the like into PNGs, as other tools do"
@@ -179,4 +185,12 @@ def _load_pipeline(
     # Only replicas pay the seconds that importing torch and diffusers takes.
     from .pipelines import Pipeline
 
-    return Pipeline.load(variants, folder, args.device)
+    pipeline = Pipeline.load(variants, folder, args.device, args.optimisations)
+    readiness = pipeline.readiness
+    _log.info(
+        "switched on: %s; left off: %s; %s",
+        ", ".join(readiness.switched_on) or "nothing more",
+        ", ".join(f"{part} ({why})" for part, why in readiness.left_off.items()) or "nothing",
+        ", ".join(f"{part} {seconds:.1f} s" for part, seconds in readiness.seconds.items()),
+    )
+    return pipeline

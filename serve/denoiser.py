@@ -72,6 +72,7 @@ class Denoiser(Protocol[JobT, TrajectoryT]):
     def step(self, trajectories: list[TrajectoryT], /) -> None:
         """Advance each trajectory, all of one group, by one step.
 
+        It may return when the device is done with the call before, not yet with this one.
         Where it raises, a trajectory whose `steps_done` hasn't moved is as it was.
         """
 

@@ -55,10 +55,11 @@ class ReplicaMetrics:
         self._ready_s = Gauge("dsd_ready_seconds", "From the replica's start to ready")
         self._occupied: tuple[int, int, int] | None = None
 
-    def called(self, images: int, seconds: float) -> None:
+    def called(self, images: int, seconds: float | None) -> None:
         """A call of the UNet stepped so many images."""
         self._call_images.observe(images)
-        self._step_s.observe(seconds)
+        if seconds is not None:
+            self._step_s.observe(seconds)
 
     def occupied(self, under_way: int, waiting: int, cap: int) -> None:
         """Images in slots, images that wait for one, and slots."""

@@ -4,7 +4,7 @@ Plain data, so that whoever configures it needs no torch.
 """
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 Attention = Literal["auto", "default", "cudnn", "flash"]
 
@@ -22,6 +22,9 @@ class Optimisations:
     `skip_guidance_after` is the share of a trajectory, over 0 and at most 1, after which guidance
     is left off: below 1 it changes the picture.
     """
+
+    # Read by pydantic where a configuration holds these: a misspelt name is refused.
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
 
     channels_last: bool = True
     attention: Attention = "auto"

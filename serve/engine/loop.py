@@ -64,6 +64,7 @@ class Engine(Generic[JobT, TrajectoryT]):
         self._watch = Watch()
         self._jobs: dict[Ticket, list[Image[TrajectoryT]]] = {}
         self._faults_in_a_row = 0
+        self._rested = True
         self._closed = False
         # Guards the four above. The decoding's lock may be held when this one is taken.
         self._changed = threading.Condition(threading.RLock())
@@ -214,6 +215,7 @@ class Engine(Generic[JobT, TrajectoryT]):
         """Free the slots of jobs that have ended, and fill them with new ones."""
         with self._changed:
             self._drop_ended()
+            self._rested = not self._slots.under_way
             admitted = self._slots.admit()
             under_way, waiting = len(self._slots.under_way), len(self._slots.waiting)
         self._observer.occupied(under_way, waiting, self._slots.cap)
@@ -267,8 +269,10 @@ class Engine(Generic[JobT, TrajectoryT]):
                 if image not in moved:
                     self._step([image])
             return
-        self._pace.saw_call(len(images), images[0].ticket.plan.step_cost, seconds)
-        self._observer.called(len(images), seconds)
+        # A device that is launched ahead of tells its pace only from the second call on.
+        if not self._rested:
+            self._pace.saw_call(len(images), images[0].ticket.plan.step_cost, seconds)
+        self._observer.called(len(images), None if self._rested else seconds)
         if len(self._jobs) > 1:
             self._budget.earn(seconds)
         self._moved(images)

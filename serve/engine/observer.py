@@ -8,8 +8,8 @@ Outcome = Literal["done", "cancelled", "expired", "closed", "out_of_memory", "fa
 class Observer(Protocol):
     """Told by the engine's threads and by the event loop; must not block or raise."""
 
-    def called(self, images: int, seconds: float) -> None:
-        """A call of the UNet stepped so many images."""
+    def called(self, images: int, seconds: float | None) -> None:
+        """A call of the UNet stepped so many images; None where its time can't be told."""
 
     def occupied(self, under_way: int, waiting: int, cap: int) -> None:
         """Images in slots, images that wait for one, and slots, after each step boundary."""
@@ -39,7 +39,7 @@ class Observer(Protocol):
 class Unobserved:
     """For whoever measures by other means."""
 
-    def called(self, images: int, seconds: float) -> None:
+    def called(self, images: int, seconds: float | None) -> None:
         """Forget it."""
 
     def occupied(self, under_way: int, waiting: int, cap: int) -> None:

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from serve.app import AppArgs
+from serve.optimisations import Optimisations
 
 
 @pytest.mark.parametrize(
@@ -13,6 +14,13 @@ from serve.app import AppArgs
         pytest.param({"familly": "miniature"}, "familly", id="misspelt"),
         pytest.param({"family": "sd-v9"}, "family", id="family"),
         pytest.param({"variants": "original,nope"}, "'nope' was given", id="variant"),
+        pytest.param({"optimisations": {"compil": True}}, "compil", id="misspelt-optimisation"),
+        pytest.param({"optimisations": {"attention": "x"}}, "'cudnn'", id="attention"),
+        pytest.param(
+            {"optimisations": {"skip_guidance_after": 0}}, "skip_guidance_after", id="no-guidance"
+        ),
+        pytest.param({"slots": 0}, "slots", id="no-slots"),
+        pytest.param({"policy": "fifo"}, "policy", id="policy"),
         pytest.param({"num_gpus": -1}, "num_gpus", id="negative-gpus"),
         pytest.param({"num_gpus": "nan"}, "num_gpus", id="nan-gpus"),
     ],
@@ -26,3 +34,8 @@ def test_the_command_lines_strings_are_understood() -> None:
     args = AppArgs.model_validate({"variants": "original,distilled", "num_gpus": "0.5"})
     assert args.variants == ("original", "distilled")
     assert args.num_gpus == 0.5
+
+
+def test_optimisations_are_switched_one_by_one() -> None:
+    args = AppArgs.model_validate({"optimisations": {"cuda_graphs": False}})
+    assert args.optimisations == Optimisations(cuda_graphs=False)
