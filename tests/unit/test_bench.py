@@ -7,7 +7,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from loadtests.bench.__main__ import main
 from loadtests.bench.contenders import Ours
-from loadtests.bench.sections import UNCACHED, _difference, _flop_per_picture, fixed_share
+from loadtests.bench.sections import EAGER, _difference, _flop_per_picture, fixed_share
 from loadtests.bench.timing import Clock, Spread, alternate, ratios
 from loadtests.published import PROMPT, STEPS
 from serve.miniature import WEIGHTS_DIR
@@ -75,7 +75,7 @@ def test_the_counter_counts_the_published_flop_of_a_decode(name: str, gflop: flo
 
 def test_a_pictures_flop_are_those_of_all_its_steps() -> None:
     variant = MINIATURE.variants["distilled-tiny-vae"]
-    ours = Ours(Pipeline.load([variant], WEIGHTS_DIR, "cpu", UNCACHED), variant)
+    ours = Ours(Pipeline.load([variant], WEIGHTS_DIR, "cpu", EAGER), variant)
     with FlopCounterMode(display=False) as counter:
         ours.draw(PROMPT, [0], STEPS)
     assert _flop_per_picture(ours) == counter.get_total_flops()
