@@ -91,11 +91,17 @@ class Router(Protocol):
         """How many replicas of each variant are warm."""
 
 
-def build_api(router: Router, max_image_steps: int, min_ready_replicas: int) -> FastAPI:
+def build_api(
+    router: Router,
+    max_image_steps: int,
+    min_ready_replicas: int,
+    max_request_s: float | None = None,
+) -> FastAPI:
     """The application over a router.
 
-    `max_image_steps` bounds one request's work (`GenerationRequest.resolve`); `/readyz` wants
-    `min_ready_replicas` warm replicas of every variant.
+    `max_image_steps` and `max_request_s` bound one request's work and time
+    (`GenerationRequest.resolve`); `/readyz` wants `min_ready_replicas` warm replicas of every
+    variant.
     """
     # Offline: Swagger's files come from the package, so /docs works without a network.
     api: FastAPI = FastAPIOffline(
@@ -136,7 +142,7 @@ def build_api(router: Router, max_image_steps: int, min_ready_replicas: int) -> 
         answer = _negotiate(request.headers.get("accept", "*/*"), asked)
         picture_format = asked.picture_format(_OUTPUT_FORMATS.get(answer))
         variant = router.pick(asked.model)
-        generation = asked.resolve(variant, max_image_steps)
+        generation = asked.resolve(variant, max_image_steps, max_request_s)
         _log_whose(asked)
         if asked.stream:
             return await _stream_response(router, variant.name, generation, picture_format)

@@ -13,9 +13,10 @@ from typing import Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 from ray import serve
 from ray.serve import Application
-from ray.serve.config import BackpressureConfig
+from ray.serve.config import BackpressureConfig, RequestRouterConfig
 from ray.serve.handle import DeploymentHandle
 
+from .admission import Limits
 from .api import build_api
 from .denoiser import Denoiser
 from .deployments import LoadDenoiser, ReplicaSettings, VariantReplica
@@ -23,6 +24,7 @@ from .engine.slots import Policy
 from .generation import Generation
 from .optimisations import DEFAULTS, Optimisations
 from .router import Router
+from .routing import LeastWork
 from .settings import CompileSettings, go_offline, keep_compiled_code
 from .variants import FamilyName, Variant, family
 from .weights.check import check_family
@@ -32,6 +34,8 @@ from .weights.manifest import Manifest
 _log = logging.getLogger("ray.serve")
 # The deployment that hosts every variant, with `packed`.
 PACKED = "packed"
+# How often a replica tells its work; in between a router counts what it sends itself.
+_STATS_PERIOD_S = 1.0
 
 
 class AppArgs(BaseModel):
@@ -73,8 +77,18 @@ class AppArgs(BaseModel):
     png_parameters: bool = Field(
         True, description="put prompt, seed and the like into PNGs, as other tools do"
     )
-    max_ongoing_requests: int = Field(8, ge=1, description="requests inside one replica")
-    max_queued_requests: int = Field(32, ge=1, description="requests waiting for a variant")
+    max_ongoing_requests: int = Field(
+        64, ge=1, description="requests inside one replica, waiting ones included"
+    )
+    max_queued_requests: int = Field(
+        32, ge=1, description="requests that wait inside a replica, and in each router before it"
+    )
+    max_queue_s: float = Field(
+        60, gt=0, description="seconds that a request may have to wait before it begins"
+    )
+    max_request_s: float | None = Field(
+        None, gt=0, description="the deadline of requests that bring none, or a later one"
+    )
     retry_after_s: int = Field(5, ge=1, le=600, description="Retry-After when a queue is full")
     max_image_steps: int = Field(
         400, ge=1, description="a request's images x steps, in pictures of the default size"
@@ -122,7 +136,12 @@ class Ingress(Router):
 
     def __serve_build_asgi_app__(self) -> Any:
         """Build the routes in the replica; Serve calls this after the constructor."""
-        return build_api(self, self._args.max_image_steps, self._args.min_ready_replicas)
+        return build_api(
+            self,
+            self._args.max_image_steps,
+            self._args.min_ready_replicas,
+            self._args.max_request_s,
+        )
 
 
 def build_app(args: AppArgs) -> Application:
@@ -138,7 +157,13 @@ def build_app(args: AppArgs) -> Application:
 
 def compose(args: AppArgs, manifest: Manifest, load: LoadDenoiser) -> Application:
     """Bind a deployment per variant, or one that hosts all, and the router before them."""
-    settings = ReplicaSettings(args.policy, args.slots, args.stuck_after_s, args.png_parameters)
+    settings = ReplicaSettings(
+        policy=args.policy,
+        slots=args.slots,
+        limits=Limits(args.max_queue_s, args.max_queued_requests),
+        stuck_after_s=args.stuck_after_s,
+        png_parameters=args.png_parameters,
+    )
     served = tuple(args.served.values())
     hosted = [served] if args.packed else [(variant,) for variant in served]
     replicas: dict[str, Application] = {}
@@ -151,6 +176,9 @@ def compose(args: AppArgs, manifest: Manifest, load: LoadDenoiser) -> Applicatio
             max_queued_requests=args.max_queued_requests,
             backpressure_config=BackpressureConfig(
                 status_code=429, retry_after_s=args.retry_after_s
+            ),
+            request_router_config=RequestRouterConfig(
+                request_router_class=LeastWork, request_routing_stats_period_s=_STATS_PERIOD_S
             ),
             graceful_shutdown_timeout_s=args.graceful_shutdown_timeout_s,
             # What fails to load fails again; Serve's 20 tries would hide that for minutes.

@@ -2,18 +2,21 @@
 
 import asyncio
 import logging
+import random
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, get_args
 
+from .admission import Limits, refusal
 from .denoiser import Denoiser
 from .engine.forecast import Pace
 from .engine.loop import Engine, Settings
 from .engine.slots import Policy
 from .engine.sweep import MOST_IMAGES, sweep_denoiser
 from .engine.tickets import Finished, Preview, Ticket
+from .errors import Overloaded
 from .generation import (
     Drawing,
     FinishedPicture,
@@ -42,6 +45,7 @@ class ReplicaSettings:
 
     policy: Policy
     slots: int | None
+    limits: Limits
     stuck_after_s: float
     png_parameters: bool
 
@@ -62,6 +66,7 @@ class VariantReplica:
     ) -> None:
         self._notes = notes
         self._stuck_after_s = settings.stuck_after_s
+        self._limits = settings.limits
         self._png_parameters = settings.png_parameters
         self._metrics = ReplicaMetrics()
         self._lookups = 0, 0
@@ -101,12 +106,13 @@ class VariantReplica:
 
         Raises:
             EngineClosed: the replica is shutting down.
+            Overloaded: the queue is too long.
             DeadlineUnreachable: with the work ahead the request would be late.
             DeadlineExceeded: its deadline passed meanwhile.
             OutOfDeviceMemory: not even one of its images alone had room.
             NotFinite: the model made something that is not a picture.
         """
-        ticket = self._engine.submit(generation, _on_own_clock(generation.deadline_at))
+        ticket = self._admit(generation)
         pictures = await self._encode_as_they_come(ticket, picture_format)
         result = await ticket.result()
         timings = Timings(
@@ -143,7 +149,7 @@ class VariantReplica:
 
         Raises what `draw` raises. Closing it frees the device.
         """
-        ticket = self._engine.submit(generation, _on_own_clock(generation.deadline_at))
+        ticket = self._admit(generation)
         try:
             async for event in ticket.events():
                 if isinstance(event, Preview):
@@ -165,6 +171,14 @@ class VariantReplica:
             ticket.cancel()
         self._count_lookups()
 
+    def record_routing_stats(self) -> dict[str, float]:
+        """Tell Serve's routers how much work is ahead here; see `routing`."""
+        return {
+            "at": time.time(),
+            "ahead_s": self._engine.ahead_s,
+            "image_step_s": self._engine.image_step_s,
+        }
+
     def check_health(self) -> None:
         """Tell Serve whether this replica can go on; three failures in a row replace it.
 
@@ -184,6 +198,14 @@ class VariantReplica:
         if hasattr(self, "_engine"):  # Not where loading failed.
             self._engine.close()
         self._encoder.close()
+
+    def _admit(self, generation: Generation) -> Ticket:
+        expected = self._engine.forecast(generation)
+        refused = refusal(expected.start_s, self._engine.waiting, self._limits, random.random())
+        if refused is not None:
+            self._metrics.overloaded(generation)
+            raise Overloaded(f"{generation.variant}: {refused.reason}", refused.retry_after_s)
+        return self._engine.submit(generation, _on_own_clock(generation.deadline_at))
 
     async def _encode_as_they_come(
         self, ticket: Ticket, picture_format: PictureFormat

@@ -13,6 +13,7 @@ from .generation import Generation
 _REQUEST_BUCKETS_S = [0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1, 1.5, 2, 3, 5, 7.5, 10, 15, 30, 60, 120]
 _STEP_BUCKETS_S = [0.002, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1, 2.5, 10]
 _IMAGES_BUCKETS = [1, 2, 3, 4, 6, 8, 12, 16]
+_RATIO_BUCKETS = [0.25, 0.5, 0.7, 0.8, 0.9, 1, 1.1, 1.25, 1.5, 2, 4]
 _VARIANT = ("variant",)
 
 
@@ -25,6 +26,12 @@ class ReplicaMetrics:
         )
         self._refused = Counter(
             "dsd_deadlines_refused", "Requests whose deadline was out of reach on arrival", _VARIANT
+        )
+        self._overloaded = Counter(
+            "dsd_overload_refused", "Requests refused on arrival for a long queue", _VARIANT
+        )
+        self._forecast = Histogram(
+            "dsd_forecast_ratio", "Time taken over time forecast", _RATIO_BUCKETS, _VARIANT
         )
         self._request_s = Histogram(
             "dsd_request_seconds", "From arrival to the last picture", _REQUEST_BUCKETS_S, _VARIANT
@@ -101,6 +108,15 @@ class ReplicaMetrics:
         self._requests.inc(1, {"variant": job.variant, "outcome": outcome})
         if outcome == "done":
             self._request_s.observe(seconds, {"variant": job.variant})
+
+    def overloaded(self, job: Generation) -> None:
+        """A job wasn't taken on."""
+        self._overloaded.inc(1, {"variant": job.variant})
+
+    def forecast(self, job: Generation, expected_s: float, took_s: float) -> None:
+        """A job took so long, and had been expected to take so long."""
+        if expected_s > 0:
+            self._forecast.observe(took_s / expected_s, {"variant": job.variant})
 
     def encoded(self, seconds: float) -> None:
         """A picture became PNG, JPEG or WebP."""

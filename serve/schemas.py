@@ -170,11 +170,13 @@ class GenerationRequest(Strict):
         quality = self.output_compression
         return PictureFormat(output_format, _DEFAULT_QUALITY if quality is None else quality)
 
-    def resolve(self, variant: Variant, max_image_steps: int) -> Generation:
+    def resolve(
+        self, variant: Variant, max_image_steps: int, max_request_s: float | None = None
+    ) -> Generation:
         """Fill in a variant's defaults, and a random seed where the request has none.
 
         `max_image_steps` bounds a request's work: images x steps, in pictures of the variant's
-        default size.
+        default size. `max_request_s` is the latest deadline, also of a request that has none.
 
         Raises:
             InvalidRequest: the size or the work is out of the variant's bounds.
@@ -190,6 +192,7 @@ class GenerationRequest(Strict):
                 f"{max_image_steps}; lower n, size or num_inference_steps",
                 "n",
             )
+        times_s = [one for one in (self.deadline_s, max_request_s) if one is not None]
         first = secrets.randbelow(SEEDS) if self.seed is None else self.seed
         guidance_scale = self.guidance_scale
         return Generation(
@@ -202,7 +205,7 @@ class GenerationRequest(Strict):
             num_inference_steps=self.num_inference_steps,
             guidance_scale=variant.guidance_scale if guidance_scale is None else guidance_scale,
             scheduler=self.scheduler or variant.default_scheduler,
-            deadline_at=None if self.deadline_s is None else time.time() + self.deadline_s,
+            deadline_at=time.time() + min(times_s) if times_s else None,
             previews=self.partial_images,
         )
 

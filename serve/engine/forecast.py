@@ -56,27 +56,43 @@ class Work:
     step_cost: float
 
 
-def finish_s(pace: Pace, cap: int, ahead: Iterable[Work], job: Work) -> float:
-    """Seconds until a job's last picture, when the work ahead of it, in order, is served first.
+@dataclass(frozen=True, slots=True)
+class Forecast:
+    """Seconds until a job's first slot, and until its last picture."""
+
+    start_s: float
+    finish_s: float
+
+
+def forecast(pace: Pace, cap: int, ahead: Iterable[Work], job: Work) -> Forecast:
+    """What becomes of a job when the work ahead of it, in order, is served first.
 
     Plays the slots forward from one finished image to the next, as policy `step` fills them.
-    Steps of different cost count as different groups, which take turns.
+    Steps of different cost count as different groups, which take turns. A job of no images begins
+    and finishes when all the work ahead is done.
     """
     queue = deque((work, False) for work in ahead for _ in range(work.images))
     queue.extend((job, True) for _ in range(job.images))
     under_way: list[tuple[int, float, bool]] = []  # steps left, cost of each, the job's own
-    elapsed_s, own_left = 0.0, job.images
-    while own_left:
+    elapsed_s, start_s, own_left = 0.0, None, job.images
+    while own_left or (not job.images and (queue or under_way)):
         while queue and len(under_way) < cap:
             work, own = queue.popleft()
             under_way.append((work.steps, work.step_cost, own))
+            if own and start_s is None:
+                start_s = elapsed_s
         costs = [cost for _, cost, _ in under_way]
         round_s = sum(pace.call_s(costs.count(cost), cost) for cost in set(costs))
         steps = min(left for left, _, _ in under_way)
         elapsed_s += steps * round_s
         own_left -= sum(own for left, _, own in under_way if left == steps)
         under_way = [(left - steps, cost, own) for left, cost, own in under_way if left > steps]
-    return elapsed_s + pace.decode_s
+    return Forecast(elapsed_s if start_s is None else start_s, elapsed_s + pace.decode_s)
+
+
+def finish_s(pace: Pace, cap: int, ahead: Iterable[Work], job: Work) -> float:
+    """Seconds until a job's last picture; see `forecast`."""
+    return forecast(pace, cap, ahead, job).finish_s
 
 
 def _towards(known: float | None, seconds: float) -> float:

@@ -20,7 +20,7 @@ from typing import Generic
 from ..denoiser import Denoiser, JobT, Plan, TrajectoryT
 from ..errors import DeadlineExceeded, DeadlineUnreachable, EngineClosed, OutOfDeviceMemory
 from .decoding import Decoding
-from .forecast import Pace, Work, finish_s
+from .forecast import Forecast, Pace, Work, forecast
 from .images import Image, Watch
 from .observer import Observer, Outcome, Unobserved
 from .previews import PreviewBudget
@@ -83,8 +83,10 @@ class Engine(Generic[JobT, TrajectoryT]):
         """
         plan = self._denoiser.plan(job)
         ticket = Ticket(job, plan, deadline, self._ended)
+        ahead = self._ahead()
+        ticket.expected_s = self._forecast(plan, ahead).finish_s
         if deadline is not None:
-            self._refuse_if_late(ticket, deadline)
+            self._refuse_if_late(ticket, deadline, len(ahead))
         with self._changed:
             if self._closed:
                 raise _closed()
@@ -96,7 +98,27 @@ class Engine(Generic[JobT, TrajectoryT]):
 
     def forecast_s(self, job: JobT) -> float:
         """How long a job would take if it were submitted now."""
-        return self._forecast_s(self._denoiser.plan(job), self._ahead())
+        return self.forecast(job).finish_s
+
+    def forecast(self, job: JobT) -> Forecast:
+        """When a job would begin and be done if it were submitted now."""
+        return self._forecast(self._denoiser.plan(job), self._ahead())
+
+    @property
+    def ahead_s(self) -> float:
+        """Seconds until all that was submitted is done."""
+        return forecast(self._pace, self._slots.cap, self._ahead(), Work(0, 1, 1.0)).finish_s
+
+    @property
+    def image_step_s(self) -> float:
+        """Seconds of the device that one image's step takes, with all slots in use."""
+        return self._pace.call_s(self._slots.cap) / self._slots.cap
+
+    @property
+    def waiting(self) -> int:
+        """Jobs that have no slot yet."""
+        with self._changed:
+            return sum(ticket.begun_at is None for ticket in self._jobs)
 
     @property
     def alive(self) -> bool:
@@ -151,19 +173,18 @@ class Engine(Generic[JobT, TrajectoryT]):
                 for image in (*self._slots.under_way, *self._slots.waiting)
             ]
 
-    def _forecast_s(self, plan: Plan, ahead: list[Work]) -> float:
+    def _forecast(self, plan: Plan, ahead: list[Work]) -> Forecast:
         own = Work(plan.images, plan.steps, plan.step_cost)
-        return finish_s(self._pace, self._slots.cap, ahead, own)
+        return forecast(self._pace, self._slots.cap, ahead, own)
 
-    def _refuse_if_late(self, ticket: Ticket, deadline: float) -> None:
-        ahead = self._ahead()
-        takes_s = self._forecast_s(ticket.plan, ahead)
-        late_s = time.perf_counter() + takes_s - deadline
+    def _refuse_if_late(self, ticket: Ticket, deadline: float, ahead: int) -> None:
+        takes_s = ticket.expected_s
+        late_s = ticket.submitted_at + takes_s - deadline
         if late_s > 0:
             self._observer.refused(ticket.job)
             raise DeadlineUnreachable(
                 f"deadline_s: this would take about {takes_s:.1f} s, {late_s:.1f} s too long, with "
-                f"{len(ahead)} image(s) ahead of it; retry later, allow more time, or ask for "
+                f"{ahead} image(s) ahead of it; retry later, allow more time, or ask for "
                 "fewer steps",
                 late_s,
             )
@@ -177,7 +198,10 @@ class Engine(Generic[JobT, TrajectoryT]):
             elif word in ("failed", "out_of_memory"):
                 self._faults_in_a_row += 1
             self._changed.notify()
-        self._observer.ended(ticket.job, word, time.perf_counter() - ticket.submitted_at)
+        took_s = time.perf_counter() - ticket.submitted_at
+        self._observer.ended(ticket.job, word, took_s)
+        if word == "done":
+            self._observer.forecast(ticket.job, ticket.expected_s, took_s)
 
     def _run(self) -> None:
         while self._wait_for_work():

@@ -35,6 +35,9 @@ class Observer(Protocol):
     def ended(self, job: Any, outcome: Outcome, seconds: float) -> None:
         """A job ended, so long after it was submitted."""
 
+    def forecast(self, job: Any, expected_s: float, took_s: float) -> None:
+        """A job is done that was expected to take so long when it was submitted."""
+
 
 class Unobserved:
     """For whoever measures by other means."""
@@ -64,4 +67,7 @@ class Unobserved:
         """Forget it."""
 
     def ended(self, job: Any, outcome: Outcome, seconds: float) -> None:
+        """Forget it."""
+
+    def forecast(self, job: Any, expected_s: float, took_s: float) -> None:
         """Forget it."""

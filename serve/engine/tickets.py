@@ -85,6 +85,7 @@ class Ticket:
         self.denoised_at: float | None = None
         self.warnings: tuple[str, ...] = ()
         self.previewed = False
+        self.expected_s = 0.0
         self._on_end = on_end
         self._pictures: dict[int, NDArray[np.uint8]] = {}
         self._future: Future[Result] = Future()

@@ -87,3 +87,11 @@ def test_no_serve_config_lies_elsewhere() -> None:
     root = OVERLAYS.parent
     found = {path.relative_to(root) for path in root.rglob("serve-config*.yaml")}
     assert found == {Path("overlays", name, "serve-config.yaml") for name in NAMES}
+
+
+@pytest.mark.parametrize("overlay", ON_GPUS)
+def test_the_services_own_deadline_comes_before_serves_timeout(overlay: str) -> None:
+    args = AppArgs.model_validate(application(overlay)["args"])
+    config = yaml.safe_load((OVERLAYS / overlay / "serve-config.yaml").read_text())
+    assert args.max_request_s is not None
+    assert args.max_queue_s < args.max_request_s < config["http_options"]["request_timeout_s"]

@@ -8,8 +8,9 @@ from collections.abc import Sequence
 import pytest
 from PIL import Image
 
+from serve.admission import Limits
 from serve.deployments import ReplicaSettings, VariantReplica
-from serve.errors import DeadlineUnreachable, EngineClosed, OutOfDeviceMemory
+from serve.errors import DeadlineUnreachable, EngineClosed, OutOfDeviceMemory, Overloaded
 from serve.generation import FinishedPicture, Generation, PartialPicture, PictureFormat
 from serve.variants import MINIATURE, Variant
 from tests.fakes import FakeDenoiser, generation
@@ -29,7 +30,9 @@ async def replica_over(
         replica,
         variants,
         lambda _: denoiser,
-        ReplicaSettings("step", slots, stuck_after_s, png_parameters=True),
+        ReplicaSettings(
+            "step", slots, Limits(queue_s=60, queue_requests=2), stuck_after_s, png_parameters=True
+        ),
         {variant.name: note for variant in variants},
     )
     return replica
@@ -210,5 +213,44 @@ def test_a_stream_that_is_closed_frees_the_device() -> None:
         await events.aclose()  # type: ignore[attr-defined]
         await replica.draw(job(num_inference_steps=1), PictureFormat("png", 90))
         assert denoiser.steps - warm < 60
+
+    asyncio.run(scenario())
+
+
+def test_a_request_over_the_limits_is_refused_before_any_work() -> None:
+    async def scenario() -> None:
+        denoiser = FakeDenoiser(step_s=0.01)
+        replica = await replica_over(denoiser)
+        begun = denoiser.begun
+        denoiser.gate.clear()
+        drawings = []
+        for _ in range(4):
+            drawings.append(asyncio.create_task(replica.draw(job(), PictureFormat("png", 90))))
+            async with asyncio.timeout(5):
+                while denoiser.begun == begun:  # The first one has the slot.
+                    await asyncio.sleep(0.002)
+        with pytest.raises(Overloaded, match="2 requests wait already"):
+            await drawings.pop()
+        denoiser.gate.set()
+        await asyncio.gather(*drawings)
+        assert denoiser.begun - begun == 3
+
+    asyncio.run(scenario())
+
+
+def test_a_replica_tells_routers_how_much_work_is_ahead() -> None:
+    async def scenario() -> None:
+        denoiser = FakeDenoiser(step_s=0.01)
+        replica = await replica_over(denoiser)
+        assert replica.record_routing_stats()["ahead_s"] < 0.1
+        denoiser.gate.clear()
+        drawing = asyncio.create_task(
+            replica.draw(job(num_inference_steps=100), PictureFormat("png", 90))
+        )
+        await asyncio.sleep(0.05)
+        told = replica.record_routing_stats()
+        assert told["ahead_s"] >= 100 * told["image_step_s"] >= 0.9
+        denoiser.gate.set()
+        await drawing
 
     asyncio.run(scenario())

@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serve.engine.forecast import Pace, Work, finish_s
+from serve.engine.forecast import Pace, Work, finish_s, forecast
 from serve.engine.slots import Slots
 from tests.unit.engine.test_slots import FakeImage
 
@@ -48,6 +48,15 @@ def test_work_ahead_is_served_first() -> None:
     assert finish_s(pace, 1, [Work(2, 5, 1.0)], job) == 20
     # Two slots: ten shared calls where both have steps left.
     assert finish_s(pace, 2, [Work(1, 4, 1.0)], job) == 4 * 1.5 + 6 * 1.0
+
+
+def test_a_job_begins_when_a_slot_is_free() -> None:
+    pace = Pace({1: 1.0, 2: 1.5})
+    job = Work(1, 10, 1.0)
+    assert forecast(pace, 2, [Work(1, 4, 1.0)], job).start_s == 0
+    assert forecast(pace, 2, [Work(2, 4, 1.0)], job).start_s == 6
+    # No job at all: when everything ahead is done.
+    assert forecast(pace, 2, [Work(3, 4, 1.0)], Work(0, 1, 1.0)).finish_s == 10
 
 
 def test_decoding_comes_on_top() -> None:
