@@ -8,11 +8,13 @@ given rate use `loadtests.openloop`. Each reply is held to its request; a wrong 
 import itertools
 import time
 from collections.abc import Iterator
+from functools import partial
+from itertools import pairwise
 from typing import Any
 
 from locust import FastHttpUser, constant, events, tag, task
 
-from loadtests.replies import judge
+from loadtests.replies import judge, judge_stream
 from loadtests.workload import Workload
 
 _PATH = "/v1/images/generations"
@@ -30,7 +32,10 @@ def _add_arguments(parser: Any) -> None:
     )
     parser.add_argument("--prompts", choices=("miniature", "sd-v1"), default="miniature")
     parser.add_argument("--workload-seed", type=int, default=0, help="of prompts and seeds")
-    parser.add_argument("--mixed-variant", default="distilled", help="whom MixedStepsUser asks")
+    parser.add_argument(
+        "--mixed-variant", default="distilled", help="whom MixedStepsUser and StreamingUser ask"
+    )
+    parser.add_argument("--previews", type=int, default=3, help="of StreamingUser, 1 to 3")
     parser.add_argument("--slo", type=float, default=0, help="seconds; later replies are failures")
     parser.add_argument("--key", default="", help="an API key", is_secret=True)
     parser.add_argument(
@@ -170,3 +175,63 @@ class MixedStepsUser(VariantUser):
     def generate(self) -> None:
         """One picture."""
         self.draw()
+
+
+class StreamingUser(VariantUser):
+    """Asks one variant for pictures with previews on the way.
+
+    Beside the row of the whole, one for the time to the first preview and one for the time between
+    any two events.
+    """
+
+    def on_start(self) -> None:
+        """Read whom to ask."""
+        super().on_start()
+        self.variant = self.options.mixed_variant
+
+    @tag("streaming")
+    @task
+    def generate(self) -> None:
+        """One picture, and its previews."""
+        indices = type(self)._indices
+        assert indices is not None  # Set in `on_start`.
+        asked = self.workload.body(next(indices), self.variant)
+        asked |= {"stream": True, "partial_images": self.options.previews}
+        name = f"{_PATH} [{self.variant}, stream]"
+        headers = {"Authorization": f"Bearer {self.options.key}"} if self.options.key else {}
+        started_s = time.perf_counter()
+        with self.client.post(
+            _PATH, json=asked, headers=headers, name=name, catch_response=True, stream=True
+        ) as response:
+            if response.status_code == 0:
+                return
+            if response.status_code != 200:
+                content = response.content or b""
+                verdict = judge(response.status_code, response.headers, content, asked)
+                arrived_s: list[float] = []
+            else:
+                # Locust's own iterator waits until its buffer is full.
+                lines = iter(partial(response._response.readline, b"\n"), b"")
+                verdict, arrived_s = judge_stream(
+                    lines, asked, lambda: time.perf_counter() - started_s
+                )
+            response.request_meta["response_time"] = 1000 * (time.perf_counter() - started_s)
+            if verdict.outcome == "rejected":
+                response.request_meta["name"] += " 429"
+                response.success()
+            elif verdict.outcome == "failed":
+                response.failure(verdict.reason)
+        if verdict.outcome == "ok":
+            self._tell("first preview", arrived_s[:1])
+            self._tell("between events", [b - a for a, b in pairwise(arrived_s)])
+
+    def _tell(self, what: str, seconds: list[float]) -> None:
+        for one in seconds:
+            self.environment.events.request.fire(
+                request_type="SSE",
+                name=f"{what} [{self.variant}]",
+                response_time=1000 * one,
+                response_length=0,
+                exception=None,
+                context={},
+            )

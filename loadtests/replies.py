@@ -4,7 +4,7 @@ import base64
 import binascii
 import io
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -53,6 +53,48 @@ def judge(
         return Verdict("failed", problem)
     timings = reply.get("timings")
     return Verdict("ok", timings=timings if isinstance(timings, dict) else None)
+
+
+def judge_stream(
+    lines: Iterable[bytes], asked: Mapping[str, Any], clock_s: Callable[[], float]
+) -> tuple[Verdict, list[float]]:
+    """Hold a stream of events to its request, as it comes.
+
+    Args:
+        lines: of the body, each when it arrives.
+        asked: the request's body, with `partial_images`.
+        clock_s: seconds since the request.
+
+    Returns:
+        The verdict, and when each event arrived: the last one is the last picture's.
+    """
+    arrived_s: list[float] = []
+    kinds: list[str] = []
+    completed: dict[int, Mapping[str, Any]] = {}
+    ended = False
+    try:
+        for line in lines:
+            if line.strip() == b"data: [DONE]":
+                ended = True
+            elif line.startswith(b"data: "):
+                arrived_s.append(clock_s())
+                event = json.loads(line.removeprefix(b"data: "))
+                if "error" in event:
+                    return Verdict("failed", f"error event: {event['error']['message']}"), arrived_s
+                kinds.append(event["type"])
+                if event["type"] == "image_generation.completed":
+                    completed[event["image_index"]] = event
+        if not ended:
+            return Verdict("failed", "the stream broke off"), arrived_s
+        data = [completed[image] for image in sorted(completed)]
+        first = data[0] if data else {"model": None, "size": None}
+        problem = _problem({"data": data, "model": first["model"], "size": first["size"]}, asked)
+    except (ValueError, KeyError, TypeError) as fault:
+        reason = f"not a stream of the Images API: {type(fault).__name__}: {fault}"
+        return Verdict("failed", reason), arrived_s
+    if not problem and kinds.index("image_generation.completed") == 0 < asked["partial_images"]:
+        problem = "no preview came before the first picture"
+    return (Verdict("failed", problem) if problem else Verdict("ok")), arrived_s
 
 
 def _problem(reply: Mapping[str, Any], asked: Mapping[str, Any]) -> str:

@@ -49,6 +49,10 @@ class FakeService:
     wrong_every: int = 0
     # Seconds an image by variant, one after another, as a replica draws them.
     serial_s: dict[str, float] = field(default_factory=dict)
+    # Of a stream: seconds before each event; the first preview left out; no end mark.
+    preview_s: float = 0.1
+    swallow_previews: bool = False
+    break_streams: bool = False
     family: str = "sd-v1"
     random_weights: bool = False
     url: str = ""
@@ -77,7 +81,7 @@ class FakeService:
         warm = dict.fromkeys(self.serial_s, 1)
         return web.json_response({"ready": True, "warm_replicas": warm, "minimum": 1})
 
-    async def generate(self, request: web.Request) -> web.Response:
+    async def generate(self, request: web.Request) -> web.StreamResponse:
         asked = await request.json()
         self.asked.append(asked)
         self.arrived_s.append(time.monotonic())
@@ -93,6 +97,8 @@ class FakeService:
         if self.reject_every and count % self.reject_every == 0:
             error = {"message": "full", "type": "rate_limit_error", "param": None, "code": "x"}
             return web.json_response({"error": error}, status=429, headers={"Retry-After": "7"})
+        if asked.get("stream"):
+            return await self._stream(request, asked)
         # The same picture each time: drawing one would take longer than the latency.
         reply = {**reply_to({**asked, "n": 0}), "data": []}
         for index in range(asked.get("n", 1)):
@@ -101,6 +107,27 @@ class FakeService:
                 seed = (seed + 1) % 2**32
             reply["data"].append({"b64_json": self._picture, "seed": seed})
         return web.Response(text=json.dumps(reply), content_type="application/json")
+
+    async def _stream(self, request: web.Request, asked: dict[str, Any]) -> web.StreamResponse:
+        """Previews and the picture, one `preview_s` after the other."""
+        response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+        await response.prepare(request)
+        fields = {
+            "b64_json": self._picture,
+            "seed": asked["seed"],
+            "image_index": 0,
+            "model": asked["model"],
+            "size": asked.get("size", "64x64"),
+        }
+        kinds = ["partial_image"] * asked["partial_images"] + ["completed"]
+        for kind in kinds[1:] if self.swallow_previews else kinds:
+            await asyncio.sleep(self.preview_s)
+            event = json.dumps({"type": f"image_generation.{kind}", **fields})
+            await response.write(f": waiting\n\nevent: x\ndata: {event}\n\n".encode())
+        if not self.break_streams:
+            await response.write(b"data: [DONE]\n\n")
+        await response.write_eof()
+        return response
 
 
 @contextmanager

@@ -85,6 +85,36 @@ def test_mixed_steps_have_a_row_each(tmp_path: Path) -> None:
     assert {f"{PATH} [original, {steps} steps]" for steps in (10, 25, 50)} < set(found)
 
 
+def test_a_streaming_user_tells_when_previews_came(tmp_path: Path) -> None:
+    arguments = ["-u", "1", "-r", "1", "-t", "3s", "StreamingUser", "--previews", "2"]
+    with serving(FakeService(preview_s=0.2)) as service:
+        found = rows(service, tmp_path, *arguments)
+    whole, first = found[f"{PATH} [distilled, stream]"], found["first preview [distilled]"]
+    between = found["between events [distilled]"]
+    assert {body["partial_images"] for body in service.asked} == {2}
+    assert int(whole["Failure Count"]) == 0
+    # A preview each 0.2 s, then the picture; read only when whole, all would seem to come at once.
+    assert float(first["Median Response Time"]) < float(whole["Median Response Time"]) / 2
+    assert float(between["Min Response Time"]) > 100
+    assert int(between["Request Count"]) == 2 * int(whole["Request Count"])
+
+
+@pytest.mark.parametrize(
+    ("service", "reason"),
+    [
+        pytest.param(FakeService(break_streams=True), "the stream broke off", id="no-end"),
+        pytest.param(FakeService(swallow_previews=True), "no preview came before", id="no-preview"),
+    ],
+)
+def test_a_stream_that_is_not_whole_is_a_failure(
+    tmp_path: Path, service: FakeService, reason: str
+) -> None:
+    arguments = ["-u", "1", "-r", "1", "-t", "2s", "StreamingUser", "--previews", "1"]
+    with serving(service):
+        rows(service, tmp_path, *arguments)
+    assert any(reason in failure for failure in failures(tmp_path))
+
+
 def test_a_reply_slower_than_the_slo_is_a_failure(tmp_path: Path) -> None:
     arguments = ["-u", "1", "-r", "1", "-t", "2s", "DistilledUser", "--slo", "0.01"]
     with serving(FakeService(latency_s=0.1)) as service:
