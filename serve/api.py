@@ -17,6 +17,7 @@ from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 from fastapi.routing import APIRoute
 from fastapi_offline import FastAPIOffline
+from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
 from .errors import (
@@ -26,7 +27,15 @@ from .errors import (
     RouteNotFound,
     ServingError,
 )
-from .generation import Drawing, Generation, OutputFormat, PictureEvent, PictureFormat, Timings
+from .generation import (
+    Choice,
+    Drawing,
+    Generation,
+    OutputFormat,
+    PictureEvent,
+    PictureFormat,
+    Timings,
+)
 from .negotiation import Answer, negotiate, picture_answers
 from .schemas import (
     MAX_BODY_BYTES,
@@ -76,8 +85,12 @@ class Router(Protocol):
     def manifest(self) -> Manifest:
         """Where their weights came from."""
 
-    def pick(self, model: str) -> Variant:
-        """The variant that answers for a `model`; raises `VariantNotFound`."""
+    @property
+    def auto(self) -> BaseModel | None:
+        """The policy that decides for `model: "auto"`, if there is one."""
+
+    async def choose(self, model: str, resolve: Callable[[Variant], Generation]) -> Choice:
+        """Decide who draws; raises `VariantNotFound`, and what `resolve` raises."""
 
     async def draw(self, generation: Generation, picture_format: PictureFormat) -> Drawing:
         """Have a replica draw; raises `ServingError`."""
@@ -141,17 +154,18 @@ def build_api(
         asked = parse_request(await _read_body(request))
         answer = _negotiate(request.headers.get("accept", "*/*"), asked)
         picture_format = asked.picture_format(_OUTPUT_FORMATS.get(answer))
-        variant = router.pick(asked.model)
-        generation = asked.resolve(variant, max_image_steps, max_request_s)
+        choice = await router.choose(
+            asked.model, lambda variant: asked.resolve(variant, max_image_steps, max_request_s)
+        )
         _log_whose(asked)
         if asked.stream:
-            return await _stream_response(router, variant.name, generation, picture_format)
-        drawing = await router.draw(generation, picture_format)
-        headers = _headers(variant.name, generation, drawing.timings, drawing.warnings)
+            return await _stream_response(router, choice, picture_format)
+        drawing = await router.draw(choice.generation, picture_format)
+        headers = _headers(choice, drawing.timings, drawing.warnings)
         if answer in _OUTPUT_FORMATS:
             return Response(drawing.pictures[0], media_type=answer, headers=headers)
         # Base64 of megabytes takes milliseconds: not on the event loop.
-        reply = await asyncio.to_thread(_json, variant.name, generation, picture_format, drawing)
+        reply = await asyncio.to_thread(_json, choice, picture_format, drawing)
         return Response(reply, media_type="application/json", headers=headers)
 
     @api.get("/v1/models", responses=_example({"object": "list", "data": [{"id": "original"}]}))
@@ -163,6 +177,7 @@ def build_api(
                 _model(router.family, variant, router.manifest)
                 for variant in router.variants.values()
             ],
+            "auto": None if router.auto is None else router.auto.model_dump(),
         }
 
     @api.get("/healthz", responses=_example({"status": "ok"}))
@@ -266,17 +281,17 @@ def _negotiate(accept: str, asked: GenerationRequest) -> Answer:
 
 
 async def _stream_response(
-    router: Router, model: str, generation: Generation, picture_format: PictureFormat
+    router: Router, choice: Choice, picture_format: PictureFormat
 ) -> Response:
     """Begin a stream, unless it fails within the first moment: that gets a status."""
-    events = with_heartbeats(router.stream(generation, picture_format))
+    events = with_heartbeats(router.stream(choice.generation, picture_format))
     first = await anext(events)
 
     async def body() -> AsyncIterator[bytes]:
         try:
-            yield sse(first, model, generation, picture_format)
+            yield sse(first, choice, picture_format)
             async for event in events:
-                yield await asyncio.to_thread(sse, event, model, generation, picture_format)
+                yield await asyncio.to_thread(sse, event, choice, picture_format)
             yield DONE
         except ServingError as fault:
             yield sse_error(fault)
@@ -287,7 +302,7 @@ async def _stream_response(
             await events.aclose()
 
     headers = {
-        **_headers(model, generation),
+        **_headers(choice),
         "Cache-Control": "no-store",
         "X-Accel-Buffering": "no",  # nginx would hold events back.
     }
@@ -295,12 +310,12 @@ async def _stream_response(
 
 
 def _headers(
-    model: str,
-    generation: Generation,
-    timings: Timings | None = None,
-    warnings: Sequence[str] = (),
+    choice: Choice, timings: Timings | None = None, warnings: Sequence[str] = ()
 ) -> dict[str, str]:
-    headers = {"X-Model": model, "X-Seed": str(generation.seeds[0])}
+    generation = choice.generation
+    headers = {"X-Model": generation.variant, "X-Seed": str(generation.seeds[0])}
+    if choice.reason is not None:
+        headers["X-Model-Reason"] = choice.reason
     if timings is not None:
         # The standard's unit is milliseconds.
         headers["Server-Timing"] = ", ".join(
@@ -319,13 +334,13 @@ def _log_whose(asked: GenerationRequest) -> None:
             _log.info("%s %s", field, hashlib.sha256(value.encode()).hexdigest()[:16])
 
 
-def _json(
-    model: str, generation: Generation, picture_format: PictureFormat, drawing: Drawing
-) -> bytes:
+def _json(choice: Choice, picture_format: PictureFormat, drawing: Drawing) -> bytes:
+    generation = choice.generation
     pairs = zip(drawing.pictures, generation.seeds, strict=True)
     reply = ImagesResponse(
         created=int(time.time()),
-        model=model,
+        model=generation.variant,
+        model_reason=choice.reason,
         data=[
             Image(b64_json=base64.b64encode(picture).decode("ascii"), seed=seed)
             for picture, seed in pairs

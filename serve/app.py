@@ -23,6 +23,7 @@ from .deployments import LoadDenoiser, ReplicaSettings, VariantReplica
 from .engine.slots import Policy
 from .generation import Generation
 from .optimisations import DEFAULTS, Optimisations
+from .policies import AutoPolicy, QualityFirstPolicy
 from .router import Router
 from .routing import LeastWork
 from .settings import CompileSettings, go_offline, keep_compiled_code
@@ -52,6 +53,10 @@ class AppArgs(BaseModel):
     )
     variants: tuple[str, ...] = Field((), description="which to serve; empty means all")
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    auto: AutoPolicy | None = Field(
+        QualityFirstPolicy(kind="quality-first", slo_s=5),
+        description="which variant answers for model: auto; null offers none",
+    )
     num_replicas: int = Field(1, ge=1, description="replicas of each variant")
     num_gpus: float = Field(0, ge=0, description="GPUs that each variant replica reserves")
     num_cpus: float = Field(
@@ -124,6 +129,13 @@ class AppArgs(BaseModel):
                 raise ValueError(f"variants: {name!r} was given; allowed: {', '.join(known)}")
         return self
 
+    @model_validator(mode="after")
+    def _auto_among_the_served(self) -> Self:
+        for name in self.auto.named if self.auto else ():
+            if name not in self.served:
+                raise ValueError(f"auto: {name!r} was given; allowed: {', '.join(self.served)}")
+        return self
+
 
 class Ingress(Router):
     """The router with its HTTP face."""
@@ -131,7 +143,9 @@ class Ingress(Router):
     def __init__(
         self, args: AppArgs, manifest: Manifest, handles: dict[str, DeploymentHandle]
     ) -> None:
-        super().__init__(family(args.family), manifest, handles, float(args.retry_after_s))
+        super().__init__(
+            family(args.family), manifest, handles, float(args.retry_after_s), args.auto
+        )
         self._args = args
 
     def __serve_build_asgi_app__(self) -> Any:

@@ -171,8 +171,14 @@ class VariantReplica:
             ticket.cancel()
         self._count_lookups()
 
+    async def forecast(self, generation: Generation) -> float:
+        """How many seconds a request would take here if it came now."""
+        return self._engine.forecast(generation).finish_s
+
     def record_routing_stats(self) -> dict[str, float]:
         """Tell Serve's routers how much work is ahead here; see `routing`."""
+        # Serve asks about once a second, which suits the gauges, too.
+        self._metrics.report_gauges(*self._engine.occupied, self._engine.cap)
         return {
             "at": time.time(),
             "ahead_s": self._engine.ahead_s,

@@ -35,6 +35,14 @@ class Generation:
 
 
 @dataclass(frozen=True, slots=True)
+class Choice:
+    """A request with its variant decided; the reason is None where the client named the variant."""
+
+    generation: Generation
+    reason: str | None
+
+
+@dataclass(frozen=True, slots=True)
 class PictureFormat:
     """How pictures are encoded; `quality` (0-100) has no effect on PNG."""
 

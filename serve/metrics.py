@@ -8,6 +8,7 @@ from ray.serve.metrics import Counter, Gauge, Histogram
 
 from .engine.observer import Outcome
 from .generation import Generation
+from .policies import Decision
 
 # A picture takes from a tenth of a second on a large GPU to a minute on a CPU.
 _REQUEST_BUCKETS_S = [0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1, 1.5, 2, 3, 5, 7.5, 10, 15, 30, 60, 120]
@@ -60,21 +61,13 @@ class ReplicaMetrics:
             "dsd_prompt_embeddings", "Prompts looked up in the embedding cache", ("result",)
         )
         self._ready_s = Gauge("dsd_ready_seconds", "From the replica's start to ready")
-        self._occupied: tuple[int, int, int] | None = None
+        self._ready_after_s = 0.0
 
     def called(self, images: int, seconds: float | None) -> None:
         """A call of the UNet stepped so many images."""
         self._call_images.observe(images)
         if seconds is not None:
             self._step_s.observe(seconds)
-
-    def occupied(self, under_way: int, waiting: int, cap: int) -> None:
-        """Images in slots, images that wait for one, and slots."""
-        if self._occupied != (under_way, waiting, cap):  # Most steps change nothing.
-            self._occupied = under_way, waiting, cap
-            self._slots_used.set(under_way)
-            self._images_waiting.set(waiting)
-            self._slots.set(cap)
 
     def admitted(self, job: Generation, queue_s: float) -> None:
         """A job's first image got a slot."""
@@ -130,4 +123,27 @@ class ReplicaMetrics:
 
     def ready(self, seconds: float) -> None:
         """The replica is warm."""
-        self._ready_s.set(seconds)
+        self._ready_after_s = seconds
+
+    def report_gauges(self, under_way: int, waiting: int, slots: int) -> None:
+        """Images in slots, images that wait for one, and slots; call it every few seconds.
+
+        Ray drops a gauge that hasn't been set for two of its export intervals.
+        """
+        self._slots_used.set(under_way)
+        self._images_waiting.set(waiting)
+        self._slots.set(slots)
+        self._ready_s.set(self._ready_after_s)
+
+
+class RouterMetrics:
+    """What a router counts."""
+
+    def __init__(self) -> None:
+        self._decisions = Counter(
+            "dsd_auto_decisions", "Variants chosen for `auto`", ("variant", "reason")
+        )
+
+    def decided(self, decision: Decision) -> None:
+        """A request for `auto` got its variant."""
+        self._decisions.inc(1, {"variant": decision.variant, "reason": decision.reason})

@@ -2,8 +2,10 @@
 
 import asyncio
 import logging
+import math
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import replace
 
 from ray import serve
 from ray.exceptions import RayActorError, RayTaskError
@@ -16,11 +18,16 @@ from ray.serve.handle import DeploymentHandle
 from ray.serve.schema import ReplicaState
 
 from .errors import EngineClosed, Overloaded, VariantNotFound, VariantUnavailable
-from .generation import Drawing, Generation, PictureEvent, PictureFormat
+from .generation import Choice, Drawing, Generation, PictureEvent, PictureFormat
+from .metrics import RouterMetrics
+from .policies import QualityFirst, QualityFirstPolicy, Weighted, WeightedPolicy
 from .variants import Family, Variant
 from .weights.manifest import Manifest
 
+AUTO = "auto"
 _TRIES = 2
+# A replica answers at once, unless it is full.
+_FORECAST_TIMEOUT_S = 0.5
 # Probes of many kubelets must not become as many calls of the controller.
 _COUNT_AGE_S = 0.5
 _log = logging.getLogger("ray.serve")
@@ -35,12 +42,16 @@ class Router:
         manifest: Manifest,
         handles: dict[str, DeploymentHandle],
         retry_after_s: float,
+        auto: WeightedPolicy | QualityFirstPolicy | None = None,
     ) -> None:
         self.family = family
         self.manifest = manifest
         self.variants: dict[str, Variant] = {name: family.variants[name] for name in handles}
         self._handles = handles
         self._retry_after_s = retry_after_s
+        self.auto = auto
+        self._rule = _rule(auto, tuple(handles))
+        self._metrics = RouterMetrics()
         self._counted: tuple[float, dict[str, int]] | None = None
 
     def pick(self, model: str) -> Variant:
@@ -51,9 +62,52 @@ class Router:
         """
         variant = self.variants.get(model)
         if variant is None:
-            known = ", ".join(repr(name) for name in self.variants)
+            names = [*self.variants, *([AUTO] if self.auto else [])]
+            known = ", ".join(repr(name) for name in names)
             raise VariantNotFound(f"model: {model!a} was given; allowed: {known}", "model")
         return variant
+
+    async def choose(self, model: str, resolve: Callable[[Variant], Generation]) -> Choice:
+        """Decide who draws a request, whose defaults `resolve` fills in for a variant.
+
+        Raises:
+            VariantNotFound: no such variant here, or `auto` without a policy for it.
+        """
+        if model != AUTO or self._rule is None:
+            return Choice(resolve(self.pick(model)), None)
+        if isinstance(self._rule, Weighted):
+            request_id = serve.context._get_serve_request_context().request_id
+            decision = self._rule.decide(request_id)
+            generation = resolve(self.variants[decision.variant])
+        else:
+            generation = resolve(self.variants[self._rule.variants[0]])
+            deadline_at = generation.deadline_at
+            decision = self._rule.decide(
+                await self._forecasts(self._rule.variants, generation),
+                None if deadline_at is None else deadline_at - time.time(),
+                time.monotonic(),
+            )
+            generation = replace(generation, variant=decision.variant)
+        self._metrics.decided(decision)
+        return Choice(generation, decision.reason)
+
+    async def _forecasts(self, variants: Sequence[str], generation: Generation) -> dict[str, float]:
+        """What each variant would take, asked where the least work is; infinite without answer."""
+
+        async def ask(variant: str) -> float:
+            try:
+                async with asyncio.timeout(_FORECAST_TIMEOUT_S):
+                    seconds: float = await self._handles[variant].forecast.remote(
+                        replace(generation, variant=variant)
+                    )
+                    return seconds
+            except Exception as fault:
+                # Full, dying or starting: another variant is the better choice.
+                _log.info("%s: no forecast: %s", variant, type(fault).__name__)
+                return math.inf
+
+        answers = await asyncio.gather(*(ask(variant) for variant in variants))
+        return dict(zip(variants, answers, strict=True))
 
     async def draw(self, generation: Generation, picture_format: PictureFormat) -> Drawing:
         """Have a replica of its variant draw; once more where the replica dies meanwhile.
@@ -138,3 +192,16 @@ class Router:
                 counts[name] = states.get(ReplicaState.RUNNING, 0)
             self._counted = now, counts
         return self._counted[1]
+
+
+def _rule(
+    policy: WeightedPolicy | QualityFirstPolicy | None, served: tuple[str, ...]
+) -> Weighted | QualityFirst | None:
+    match policy:
+        case WeightedPolicy():
+            return Weighted(policy.weights)
+        case QualityFirstPolicy():
+            variants = policy.variants or served
+            return QualityFirst(variants, policy.slo_s, policy.return_share, policy.return_after_s)
+        case None:
+            return None

@@ -76,7 +76,10 @@ class GenerationRequest(Strict):
         examples=["a golden vase with different flowers"],
     )
     model: str = Field(
-        "original", min_length=1, max_length=64, description="The variant; see `GET /v1/models`."
+        "original",
+        min_length=1,
+        max_length=64,
+        description="The variant; see `GET /v1/models`. `auto` lets the server choose.",
     )
     negative_prompt: Text = Field(
         "", description="What to steer away from; no effect where guidance is off."
@@ -239,6 +242,7 @@ class ImagesResponse(Strict):
             "example": {
                 "created": 1790000000,
                 "model": "distilled",
+                "model_reason": None,
                 "data": [{"b64_json": "iVBORw0KGgo...", "seed": 7}],
                 "output_format": "png",
                 "size": "512x512",
@@ -250,6 +254,7 @@ class ImagesResponse(Strict):
 
     created: int = Field(description="Unix seconds.")
     model: str
+    model_reason: str | None = Field(description="Why this variant, where the request had `auto`.")
     data: list[Image]
     output_format: OutputFormat
     size: str

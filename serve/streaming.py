@@ -9,7 +9,7 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Any
 
 from .errors import ServingError
-from .generation import FinishedPicture, Generation, PartialPicture, PictureEvent, PictureFormat
+from .generation import Choice, FinishedPicture, PartialPicture, PictureEvent, PictureFormat
 from .schemas import ErrorBody
 
 # Proxies on the way close connections that are silent for long; the shortest usual limit is 15 s.
@@ -51,16 +51,15 @@ async def with_heartbeats(
             await events.aclose()
 
 
-def sse(
-    event: PictureEvent | None, model: str, generation: Generation, picture_format: PictureFormat
-) -> bytes:
+def sse(event: PictureEvent | None, choice: Choice, picture_format: PictureFormat) -> bytes:
     """One event; a comment for None, which clients skip.
 
-    `image_index`, `seed`, `model`, `timings` and `warnings` are this service's own; `usage`, which
-    clients require, is 0, since nothing here is counted in tokens.
+    `image_index`, `seed`, `model`, `model_reason`, `timings` and `warnings` are this service's own;
+    `usage`, which clients require, is 0, since nothing here is counted in tokens.
     """
     if event is None:
         return b": waiting\n\n"
+    generation = choice.generation
     fields: dict[str, Any] = {
         "b64_json": base64.b64encode(event.picture).decode("ascii"),
         "created_at": int(time.time()),
@@ -68,7 +67,8 @@ def sse(
         "quality": "auto",
         "background": "opaque",
         "output_format": picture_format.output_format,
-        "model": model,
+        "model": generation.variant,
+        "model_reason": choice.reason,
         "image_index": event.image,
         "seed": generation.seeds[event.image],
     }

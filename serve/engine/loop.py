@@ -141,10 +141,10 @@ class Engine(Generic[JobT, TrajectoryT]):
         return self._faults_in_a_row
 
     @property
-    def slots_used(self) -> int:
-        """Images under way or waiting to be."""
+    def occupied(self) -> tuple[int, int]:
+        """Images in slots, and images that wait for one."""
         with self._changed:
-            return len(self._slots.under_way) + len(self._slots.waiting)
+            return len(self._slots.under_way), len(self._slots.waiting)
 
     @property
     def cap(self) -> int:
@@ -241,8 +241,6 @@ class Engine(Generic[JobT, TrajectoryT]):
             self._drop_ended()
             self._rested = not self._slots.under_way
             admitted = self._slots.admit()
-            under_way, waiting = len(self._slots.under_way), len(self._slots.waiting)
-        self._observer.occupied(under_way, waiting, self._slots.cap)
         for image in admitted:
             image.admitted_at = time.perf_counter()
             if image.trajectory is None and not image.ticket.ended:

@@ -18,7 +18,7 @@ from ray.serve import Application
 from ray.util.metrics import Counter, Metric
 
 from serve.app import AppArgs, compose
-from serve.metrics import ReplicaMetrics
+from serve.metrics import ReplicaMetrics, RouterMetrics
 from serve.miniature import WEIGHTS_DIR
 from serve.weights.manifest import read_manifest
 from tests.fakes import load_fake
@@ -45,7 +45,11 @@ TABLE = dict(
     )
 )
 # Series that begin when something goes wrong.
-OF_TROUBLE = {"ray_dsd_out_of_memory_total", "ray_dsd_previews_skipped_total"}
+OF_TROUBLE = {
+    "ray_dsd_out_of_memory_total",
+    "ray_dsd_overload_refused_total",
+    "ray_dsd_previews_skipped_total",
+}
 
 
 @serve.deployment(
@@ -81,6 +85,7 @@ def busy(start: Start, tmp_path_factory: pytest.TempPathFactory) -> None:
     bodies: list[dict[str, Any]] = [
         {"prompt": "x"},
         {"prompt": "x", "model": "nope"},
+        {"prompt": "x", "model": "auto"},
         {"prompt": "x", "num_inference_steps": 150, "deadline_s": 0.1},
     ]
     for body in bodies:
@@ -110,7 +115,7 @@ def test_every_metric_of_the_table_is_in_a_live_scrape() -> None:
 def test_the_table_of_metrics_lists_what_a_replica_has() -> None:
     own = {
         f"ray_{metric.info['name']}" + ("_total" if isinstance(metric, Counter) else "")
-        for metric in vars(ReplicaMetrics()).values()
+        for metric in [*vars(ReplicaMetrics()).values(), *vars(RouterMetrics()).values()]
         if isinstance(metric, Metric)
     }
     assert own == set(TABLE)

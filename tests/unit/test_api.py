@@ -24,6 +24,7 @@ from serve.errors import (
     VariantUnavailable,
 )
 from serve.generation import (
+    Choice,
     Drawing,
     FinishedPicture,
     Generation,
@@ -34,6 +35,7 @@ from serve.generation import (
 )
 from serve.images import encode
 from serve.miniature import WEIGHTS_DIR
+from serve.policies import QualityFirstPolicy
 from serve.schemas import MAX_BODY_BYTES
 from serve.variants import MINIATURE, SD_V1, Family, Variant
 from serve.weights.manifest import Manifest, Origin, PinnedComponent, read_manifest
@@ -57,10 +59,14 @@ class FakeRouter:
         self.warnings: tuple[str, ...] = ()
         self.replicas = dict.fromkeys(self.variants, 1)
 
-    def pick(self, model: str) -> Variant:
+    auto = QualityFirstPolicy(kind="quality-first", slo_s=5)
+
+    async def choose(self, model: str, resolve: Callable[[Variant], Generation]) -> Choice:
+        if model == "auto":
+            return Choice(resolve(self.variants["distilled"]), "degraded under load")
         if model not in self.variants:
             raise VariantNotFound(f"model: {model!r} was given", "model")
-        return self.variants[model]
+        return Choice(resolve(self.variants[model]), None)
 
     async def draw(self, generation: Generation, picture_format: PictureFormat) -> Drawing:
         self.asked.append((generation.variant, generation, picture_format))
@@ -126,7 +132,7 @@ def test_the_reply_has_the_images_apis_shape(call: Call, router: FakeRouter) -> 
     assert response.status_code == 200
     reply = response.json()
     assert set(reply) == {
-        "created", "model", "data", "output_format", "size", "timings", "warnings",
+        "created", "model", "model_reason", "data", "output_format", "size", "timings", "warnings",
     }  # fmt: skip
     assert reply["model"] == "distilled"
     assert [image["seed"] for image in reply["data"]] == [2**32 - 1, 0]
@@ -137,6 +143,20 @@ def test_the_reply_has_the_images_apis_shape(call: Call, router: FakeRouter) -> 
         picture = Image.open(io.BytesIO(base64.b64decode(image["b64_json"])))
         assert (picture.format, picture.size) == ("PNG", (64, 72))
         assert picture.getpixel((0, 0)) == (grey, grey, grey)
+
+
+def test_what_auto_chose_is_named_with_the_reason(call: Call) -> None:
+    body = {"prompt": "x", "model": "auto"}
+    response = call("POST", URL, json=body)
+    assert response.json()["model"] == response.headers["x-model"] == "distilled"
+    assert response.json()["model_reason"] == "degraded under load"
+    assert response.headers["x-model-reason"] == "degraded under load"
+    (event,) = events_of(call("POST", URL, json={**body, "stream": True}))
+    assert (event["model"], event["model_reason"]) == ("distilled", "degraded under load")
+    pinned = call("POST", URL, json={"prompt": "x", "model": "original"})
+    assert pinned.json()["model_reason"] is None
+    assert "x-model-reason" not in pinned.headers
+    assert call("GET", "/v1/models").json()["auto"]["kind"] == "quality-first"
 
 
 def test_the_default_variant_is_original(call: Call, router: FakeRouter) -> None:

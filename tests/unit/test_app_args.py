@@ -19,6 +19,15 @@ from serve.optimisations import Optimisations
         pytest.param(
             {"optimisations": {"skip_guidance_after": 0}}, "skip_guidance_after", id="no-guidance"
         ),
+        pytest.param(
+            {"variants": "distilled", "auto": {"kind": "weighted", "weights": {"original": 1}}},
+            "auto: 'original' was given; allowed: distilled",
+            id="auto-of-what-is-not-served",
+        ),
+        pytest.param(
+            {"auto": {"kind": "weighted", "weights": {"original": 0}}}, "all are 0", id="no-weight"
+        ),
+        pytest.param({"auto": {"kind": "fastest"}}, "kind", id="unknown-policy"),
         pytest.param({"slots": 0}, "slots", id="no-slots"),
         pytest.param({"policy": "fifo"}, "policy", id="policy"),
         pytest.param({"num_gpus": -1}, "num_gpus", id="negative-gpus"),

@@ -243,6 +243,7 @@ def test_a_replica_tells_routers_how_much_work_is_ahead() -> None:
         denoiser = FakeDenoiser(step_s=0.01)
         replica = await replica_over(denoiser)
         assert replica.record_routing_stats()["ahead_s"] < 0.1
+        assert replica._engine.occupied == (0, 0)
         denoiser.gate.clear()
         drawing = asyncio.create_task(
             replica.draw(job(num_inference_steps=100), PictureFormat("png", 90))

@@ -399,7 +399,7 @@ def test_a_forecast_counts_the_work_ahead_and_queues_nothing() -> None:
         denoiser.gate.clear()
         ahead = engine.submit(generation(num_inference_steps=100))
         assert engine.forecast_s(job) == pytest.approx(11.0)
-        assert engine.slots_used == 1
+        assert sum(engine.occupied) == 1
         ahead.cancel()
         denoiser.gate.set()
 

@@ -76,7 +76,7 @@ def test_every_mix_of_requests_ends_as_each_would_alone(
         assert engine.unfinished == 0
         assert engine.alive
         async with asyncio.timeout(5):
-            while engine.slots_used:
+            while engine.occupied != (0, 0):
                 await asyncio.sleep(0.001)
         engine.close()
         await engine.wait_closed()

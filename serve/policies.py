@@ -1,0 +1,141 @@
+"""Which variant answers for `model: "auto"`: pure rules, over forecasts that others make."""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """The variant that is going to draw, and why, in words for the client and for metrics."""
+
+    variant: str
+    reason: str
+
+
+class Policy(BaseModel):
+    """What a configuration may say about `auto`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class WeightedPolicy(Policy):
+    """Shares, for an A/B test: `{kind: weighted, weights: {original: 9, distilled: 1}}`."""
+
+    kind: Literal["weighted"]
+    weights: dict[str, Annotated[float, Field(ge=0)]] = Field(
+        min_length=1, description="of each variant, of any sum over 0"
+    )
+
+    @model_validator(mode="after")
+    def _some_weight(self) -> Self:
+        if not sum(self.weights.values()):
+            raise ValueError("weights: all are 0; one at least must be more")
+        return self
+
+    @property
+    def named(self) -> Sequence[str]:
+        """The variants that it speaks of."""
+        return tuple(self.weights)
+
+
+class QualityFirstPolicy(Policy):
+    """The best variant that is in time: `{kind: quality-first, slo_s: 5}`."""
+
+    kind: Literal["quality-first"]
+    slo_s: float = Field(gt=0, description="seconds that a request should take at most")
+    variants: tuple[str, ...] = Field((), description="best first; all that are served when empty")
+    return_share: float = Field(
+        0.7, gt=0, le=1, description="of slo_s: what a better variant must keep before it is back"
+    )
+    return_after_s: float = Field(10, ge=0, description="and for how long")
+
+    @property
+    def named(self) -> Sequence[str]:
+        """The variants that it speaks of."""
+        return self.variants
+
+
+AutoPolicy = Annotated[WeightedPolicy | QualityFirstPolicy, Field(discriminator="kind")]
+
+
+class Weighted:
+    """Shares requests out by weights: the same request id always gets the same variant."""
+
+    def __init__(self, weights: Mapping[str, float]) -> None:
+        self._weights = weights
+
+    def decide(self, request_id: str) -> Decision:
+        """By the request's id, so that a repetition is repeated by the same variant."""
+        digest = hashlib.sha256(request_id.encode()).digest()
+        point = int.from_bytes(digest[:8], "big") / 2**64 * sum(self._weights.values())
+        for variant, weight in self._weights.items():
+            point -= weight
+            if point < 0:
+                return Decision(variant, "weight")
+        return Decision(list(self._weights)[-1], "weight")  # Rounding, at the very end.
+
+
+class QualityFirst:
+    """The best variant that is in time; under load a cheaper one, and back with hysteresis.
+
+    It goes down as soon as the present variant would be late, and up one variant once that one
+    has been well in time, at `return_share` of the limit, for `return_after_s`. A request whose own
+    deadline is shorter may go further down without taking the others along.
+    """
+
+    def __init__(
+        self, variants: Sequence[str], slo_s: float, return_share: float, return_after_s: float
+    ) -> None:
+        self.variants = tuple(variants)
+        self._slo_s = slo_s
+        self._return_share = return_share
+        self._return_after_s = return_after_s
+        self._level = 0
+        self._well_since: float | None = None
+
+    def decide(
+        self, finish_s: Mapping[str, float], deadline_s: float | None, now: float
+    ) -> Decision:
+        """Decide for a request with what each variant is expected to take.
+
+        Args:
+            finish_s: seconds until the request's last picture, by variant; infinite where none can
+                answer.
+            deadline_s: the request's own, in seconds from now.
+            now: a clock in seconds that never goes back.
+        """
+        self._follow(finish_s, now)
+        limit_s = self._slo_s if deadline_s is None else min(self._slo_s, deadline_s)
+        for variant in self.variants[self._level :]:
+            if finish_s[variant] <= limit_s:
+                return Decision(variant, self._why(variant))
+        # None is in time: the fastest is the least late.
+        fastest = min(self.variants, key=lambda one: finish_s[one])
+        return Decision(fastest, "none in time, the fastest")
+
+    def _follow(self, finish_s: Mapping[str, float], now: float) -> None:
+        """Move the level by the SLO, whatever single requests ask for."""
+        last = len(self.variants) - 1
+        while self._level < last and finish_s[self.variants[self._level]] > self._slo_s:
+            self._level += 1
+            self._well_since = None
+        if self._level == 0:
+            return
+        if finish_s[self.variants[self._level - 1]] > self._return_share * self._slo_s:
+            self._well_since = None
+        elif self._well_since is None:
+            self._well_since = now
+        elif now - self._well_since >= self._return_after_s:
+            self._level -= 1
+            self._well_since = None
+
+    def _why(self, variant: str) -> str:
+        if variant == self.variants[0]:
+            return "the best, in time"
+        if variant == self.variants[self._level]:
+            return "degraded under load"
+        return "the best for its deadline"

@@ -1,0 +1,84 @@
+import math
+from collections import Counter
+
+import pytest
+
+from serve.policies import QualityFirst, Weighted
+
+VARIANTS = ["original", "distilled", "distilled-tiny-vae"]
+
+
+def times(*seconds: float) -> dict[str, float]:
+    return dict(zip(VARIANTS, seconds, strict=True))
+
+
+def policy(**changes: float) -> QualityFirst:
+    fields = {"slo_s": 5.0, "return_share": 0.7, "return_after_s": 10.0, **changes}
+    return QualityFirst(VARIANTS, **fields)
+
+
+def test_weights_share_requests_out_and_repeat_themselves() -> None:
+    weighted = Weighted({"original": 3, "distilled": 1})
+    chosen = [weighted.decide(f"request-{index}").variant for index in range(4000)]
+    assert chosen == [weighted.decide(f"request-{index}").variant for index in range(4000)]
+    assert Counter(chosen)["original"] / 4000 == pytest.approx(0.75, abs=0.03)
+
+
+def test_a_weight_of_nothing_gets_nothing() -> None:
+    weighted = Weighted({"original": 0, "distilled": 1})
+    assert {weighted.decide(str(index)).variant for index in range(500)} == {"distilled"}
+
+
+def test_the_best_variant_answers_while_it_is_in_time() -> None:
+    decision = policy().decide(times(4, 3, 2), None, now=0)
+    assert (decision.variant, decision.reason) == ("original", "the best, in time")
+
+
+def test_under_load_it_goes_down_as_far_as_it_must() -> None:
+    assert policy().decide(times(6, 4, 2), None, 0).variant == "distilled"
+    decision = policy().decide(times(9, 8, 4), None, 0)
+    assert (decision.variant, decision.reason) == ("distilled-tiny-vae", "degraded under load")
+
+
+def test_it_comes_back_only_when_it_has_been_well_in_time_for_long() -> None:
+    rule = policy()
+    assert rule.decide(times(6, 4, 2), None, 0).variant == "distilled"
+    # In time, but not well: 3.5 s are.
+    assert rule.decide(times(4, 3, 2), None, 100).variant == "distilled"
+    assert rule.decide(times(3, 3, 2), None, 200).variant == "distilled"
+    assert rule.decide(times(3, 3, 2), None, 209).variant == "distilled"
+    assert rule.decide(times(3, 3, 2), None, 211).variant == "original"
+
+
+def test_a_bad_moment_starts_the_wait_again() -> None:
+    rule = policy()
+    rule.decide(times(6, 4, 2), None, 0)
+    rule.decide(times(3, 3, 2), None, 1)
+    rule.decide(times(4.5, 3, 2), None, 10)
+    assert rule.decide(times(3, 3, 2), None, 12).variant == "distilled"
+    assert rule.decide(times(3, 3, 2), None, 23).variant == "original"
+
+
+def test_it_comes_back_one_variant_at_a_time() -> None:
+    rule = policy()
+    assert rule.decide(times(9, 8, 4), None, 0).variant == "distilled-tiny-vae"
+    rule.decide(times(1, 1, 1), None, 1)
+    assert rule.decide(times(1, 1, 1), None, 12).variant == "distilled"
+    rule.decide(times(1, 1, 1), None, 13)
+    assert rule.decide(times(1, 1, 1), None, 24).variant == "original"
+
+
+def test_a_short_deadline_takes_nobody_else_along() -> None:
+    rule = policy()
+    decision = rule.decide(times(4, 3, 2), deadline_s=3.5, now=0)
+    assert (decision.variant, decision.reason) == ("distilled", "the best for its deadline")
+    assert rule.decide(times(4, 3, 2), None, 1).variant == "original"
+
+
+def test_where_none_is_in_time_the_fastest_draws() -> None:
+    decision = policy().decide(times(9, 7, 8), None, 0)
+    assert (decision.variant, decision.reason) == ("distilled", "none in time, the fastest")
+
+
+def test_a_variant_that_cannot_answer_is_passed_over() -> None:
+    assert policy().decide(times(math.inf, 4, 2), None, 0).variant == "distilled"
