@@ -89,6 +89,7 @@ class Ticket:
         self._on_end = on_end
         self._pictures: dict[int, NDArray[np.uint8]] = {}
         self._future: Future[Result] = Future()
+        self._ended = False
         # The engine's threads and the event loop both end it and exchange events.
         self._lock = threading.Lock()
         self._events: dict[tuple[str, int, int], Event] = {}
@@ -119,7 +120,7 @@ class Ticket:
         while True:
             self._changed.clear()
             with self._lock:
-                ended = self._future.done()
+                ended = self._ended
                 events, self._events = self._events, {}
             for event in events.values():
                 yield event
@@ -134,7 +135,7 @@ class Ticket:
     @property
     def ended(self) -> bool:
         """Whether it has its result or an error, or was cancelled."""
-        return self._future.done()
+        return self._ended
 
     # The engine's threads call what follows.
 
@@ -172,15 +173,17 @@ class Ticket:
     def end(self, outcome: Result | BaseException) -> None:
         """End the job, unless it has ended."""
         with self._lock:
-            if self._future.done():
+            if self._ended:
                 return
-            if isinstance(outcome, Result):
-                self._future.set_result(outcome)
-            elif isinstance(outcome, asyncio.CancelledError):
-                self._future.cancel()
-            else:
-                self._future.set_exception(outcome)
+            self._ended = True
+        # Before the waiter goes on, so that it finds the engine without this job.
         self._on_end(self, outcome)
+        if isinstance(outcome, Result):
+            self._future.set_result(outcome)
+        elif isinstance(outcome, asyncio.CancelledError):
+            self._future.cancel()
+        else:
+            self._future.set_exception(outcome)
         self._notify()
 
     def _put(self, key: tuple[str, int, int], event: Event) -> None:
