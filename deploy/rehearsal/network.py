@@ -5,6 +5,7 @@ import subprocess
 _PREFIX = "10.203.0"
 _BRIDGE = "pods"
 _FIRST, _LAST = 2, 254
+_HARDWARE_ADDRESS = "02:00:00:00:00:01"
 
 
 class Network:
@@ -13,7 +14,9 @@ class Network:
     def __init__(self) -> None:
         self._next = _FIRST
         _ip("link", "set", "lo", "up")
-        _ip("link", "add", _BRIDGE, "type", "bridge")
+        # Its own: else the bridge takes the least address of its links, which changes as pods come
+        # and go, and what they send it is lost until they ask for it again.
+        _ip("link", "add", _BRIDGE, "address", _HARDWARE_ADDRESS, "type", "bridge")
         _ip("address", "add", f"{_PREFIX}.1/24", "dev", _BRIDGE)
         _ip("link", "set", _BRIDGE, "up")
 
