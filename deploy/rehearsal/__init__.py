@@ -16,7 +16,7 @@ operator translates it; each pod is a network, process and mount namespace in wh
     autoscaler    one more worker for a replica that has no place
     clusters      the pods of one RayCluster, and their names in /etc/hosts
     controller    the operator's loop: pods, serve configuration, services, upgrades
-    service       kube-proxy: one address before the ready endpoints
+    service       kube-proxy: one address before the ready endpoints, or before the head
     load          the open-loop generator in the background, and who lost what
     redis         what a fault-tolerant head keeps its state in
     stage         what scenarios act on, and what they wait for

@@ -12,7 +12,16 @@ from .network import Network
 from .overlay import Overlay
 from .pods import Pod
 from .serve_config import Config
-from .translation import Group, auth_token, container_args, environment, groups
+from .service import Service
+from .translation import (
+    GCS_PORT,
+    Group,
+    auth_token,
+    container_args,
+    environment,
+    groups,
+    head_service,
+)
 
 
 class Names:
@@ -59,6 +68,12 @@ class Cluster:
         self._autoscaler = Autoscaler()
         self._numbers = itertools.count()
         self.head_fqdn = f"{name}-head-svc.{overlay.namespace}.svc.cluster.local"
+        self._head_service = head_service(overlay.ray_service)
+        if self._head_service is not None:
+            address = network.add_virtual()
+            names.point(self.head_fqdn, address)
+            # The only port that workers ask the service for.
+            Service(self._head_addresses, GCS_PORT, address, GCS_PORT).start()
 
     @property
     def head(self) -> Kubelet | None:
@@ -141,10 +156,17 @@ class Cluster:
         for thread in threads:
             thread.join()
 
+    def _head_addresses(self) -> list[str]:
+        """What the head's service forwards to: the pod while it runs, or only while it is ready."""
+        head, unready = self.head, bool((self._head_service or {}).get("publishNotReadyAddresses"))
+        if head is None or not (head.ready or (unready and head.pod.running)):
+            return []
+        return [head.pod.address]
+
     def _create(self, group: Group) -> None:
         name = f"{self.name}-{'head' if group.is_head else group.name}-{next(self._numbers)}"
         pod = Pod(name, self._network)
-        if group.is_head:
+        if group.is_head and self._head_service is None:
             self._names.point(self.head_fqdn, pod.address)
         self._names.add(pod)
         fields = {

@@ -85,6 +85,11 @@ class Load(threading.Thread):
             Asked(sample, self._began_s + sample.fired_s, self._began_s + sample.done_s)
         )
 
+    @property
+    def lasted_s(self) -> float:
+        """For how long it has been sending."""
+        return time.monotonic() - self._began_s if self._started.is_set() else 0.0
+
     def stop(self) -> None:
         """Send no more; what is under way is answered or cut off."""
         self._over.set()

@@ -26,10 +26,8 @@ class Network:
         Raises:
             RuntimeError: all addresses have been used.
         """
-        if self._next > _LAST:
-            raise RuntimeError(f"all of {_PREFIX}.0/24 has been used")
-        number, self._next = self._next, self._next + 1
-        name, address = f"pod{number}", f"{_PREFIX}.{number}"
+        address = self._next_address()
+        name = f"pod{address.rpartition('.')[2]}"
         _ip("netns", "add", name)
         _ip("link", "add", name, "type", "veth", "peer", "name", "eth0", "netns", name)
         _ip("link", "set", name, "master", _BRIDGE, "up")
@@ -40,9 +38,25 @@ class Network:
         _ip("-n", name, "route", "add", "default", "via", f"{_PREFIX}.1")
         return name, address
 
+    def add_virtual(self) -> str:
+        """An address before pods, on the rehearsal's own side of the bridge.
+
+        Raises:
+            RuntimeError: all addresses have been used.
+        """
+        address = self._next_address()
+        _ip("address", "add", f"{address}/32", "dev", _BRIDGE)
+        return address
+
     def remove(self, name: str) -> None:
         """Take a pod's namespace away, and its link with it."""
         _ip("netns", "delete", name)
+
+    def _next_address(self) -> str:
+        if self._next > _LAST:
+            raise RuntimeError(f"all of {_PREFIX}.0/24 has been used")
+        number, self._next = self._next, self._next + 1
+        return f"{_PREFIX}.{number}"
 
 
 def _ip(*arguments: str) -> None:

@@ -14,9 +14,9 @@ run the service will meet, with load running the whole time; it writes this file
 namespaces; nothing that they start outlives them.
 
 - As on a cluster: the rendered overlay, the operator's `ray start` lines and environment, its PUT
-  of the serve configuration, readiness probes, `restartPolicy`, names of services, SIGTERM to
-  process 1, the grace period, SIGKILL. Each pod has its own address, processes, `/tmp` and
-  `/dev/shm`, and reaches no other network.
+  of the serve configuration, readiness probes, `restartPolicy`, names and addresses of services,
+  SIGTERM to process 1, the grace period, SIGKILL. Each pod has its own address, processes, `/tmp`
+  and `/dev/shm`, and reaches no other network.
 - Not as on a cluster: pods run this checkout instead of the image, as the user who started it, on
   a writable root and without limits; GPUs are logical; a denoising step may be a sleep (the
   caption says so); pods start one after the other; each worker group begins with one pod, and

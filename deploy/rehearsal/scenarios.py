@@ -28,6 +28,10 @@ from .stage import START_LIMIT_S, NotMet, Stage, none_lost, only_under_way
 # longest request of the load has ended by far.
 _LONGEST_DELETION_DELAY_S = 30.0
 
+# A router learns of a variant's replicas when it is first asked for that variant, so that one which
+# never was would wait for the head. After so long under load each has been asked for all.
+_ROUTERS_KNOW_S = 20.0
+
 # How long a broken configuration stays: the load must not notice.
 _BROKEN_FOR_S = 5.0
 
@@ -138,6 +142,7 @@ def head_killed(stage: Stage) -> Found:
     """The head dies: the data plane answers all the while, with the same replicas."""
     if stage.no_redis:
         raise Skipped(stage.no_redis)
+    wait_until(lambda: stage.load.lasted_s > _ROUTERS_KNOW_S, START_LIMIT_S, "a request of each")
     before = stage.replica_ids()
     head = stage.cluster.head
     assert head is not None  # It answered a moment ago.

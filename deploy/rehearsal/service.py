@@ -13,7 +13,7 @@ _CHUNK_BYTES = 2**16
 
 
 class Service(threading.Thread):
-    """`<rayservice>-serve-svc`, on 127.0.0.1 inside the rehearsal's network.
+    """`<rayservice>-serve-svc`, or a head's own where that has an address.
 
     Connections that exist stay with their endpoint when it is no longer ready, as they do behind
     a real service; a new one is refused where nothing is ready.
@@ -21,12 +21,21 @@ class Service(threading.Thread):
     Args:
         endpoints: asked at each connection for the addresses of ready pods.
         port: of the endpoints.
+        address: inside the rehearsal's network, where pods reach all but 127.0.0.1.
+        listen_port: at that address; 0 is a free one.
     """
 
-    def __init__(self, endpoints: Callable[[], Sequence[str]], port: int = SERVE_PORT) -> None:
+    def __init__(
+        self,
+        endpoints: Callable[[], Sequence[str]],
+        port: int = SERVE_PORT,
+        address: str = "127.0.0.1",
+        listen_port: int = 0,
+    ) -> None:
         super().__init__(name="service", daemon=True)
         self._endpoints = endpoints
         self._target_port = port
+        self._address, self._listen_port = address, listen_port
         self._port: int | None = None
         self._listening = threading.Event()
         # Connections under way, by endpoint.
@@ -37,14 +46,14 @@ class Service(threading.Thread):
     def url(self) -> str:
         """Where it listens, once it does."""
         self._listening.wait()
-        return f"http://127.0.0.1:{self._port}"
+        return f"http://{self._address}:{self._port}"
 
     def run(self) -> None:
         """Serve for as long as the rehearsal runs."""
         asyncio.run(self._serve())
 
     async def _serve(self) -> None:
-        server = await asyncio.start_server(self._connected, "127.0.0.1", 0)
+        server = await asyncio.start_server(self._connected, self._address, self._listen_port)
         self._port = server.sockets[0].getsockname()[1]
         self._listening.set()
         await server.serve_forever()

@@ -92,6 +92,19 @@ def groups(ray_service: Manifest) -> list[Group]:
     return found
 
 
+def head_service(ray_service: Manifest) -> Manifest | None:
+    """The `spec` of the head's service where it has an address, whatever pod is behind it.
+
+    None where it is headless, so that its name is the pod's own address. The operator makes it so,
+    but for another type, and where the RayService brings a `headService` of its own.
+    """
+    head = ray_service["spec"]["rayClusterConfig"]["headGroupSpec"]
+    own: Manifest = head.get("headService", {}).get("spec", {})
+    if "headService" not in head and head.get("serviceType", "ClusterIP") == "ClusterIP":
+        return None
+    return None if own.get("clusterIP") == "None" else own
+
+
 def container_args(ray_service: Manifest, group: Group, head_fqdn: str) -> str:
     """What the container's `/bin/bash -c --` gets: the template's own command first, if any."""
     own = " ".join([*group.container.get("command", []), *group.container.get("args", [])])

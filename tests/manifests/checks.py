@@ -459,6 +459,17 @@ def the_head_can_restart_alone(manifests: list[Manifest]) -> Iterator[str]:
     for one in config["applications"][0]["deployments"]:
         if not one.get("ray_actor_options", {}).get("num_cpus"):
             yield f"{one['name']}: asks for no CPU, so it may be placed on the head"
+    if "gcsFaultToleranceOptions" not in spec["rayClusterConfig"]:
+        return
+    # Autoscaler v2 makes another pod of a dead head; without a service of its own, KubeRay's is
+    # headless, and its name means another address then.
+    service = spec["rayClusterConfig"]["headGroupSpec"].get("headService", {})
+    if service.get("spec", {}).get("type") != "ClusterIP" or "clusterIP" in service["spec"]:
+        yield "headService: the next head has another address, and its replicas are given up"
+    elif service["spec"].get("publishNotReadyAddresses") is not True:
+        yield "headService: workers find the next head only after its first probe"
+    if "name" in service.get("metadata", {}):
+        yield "headService: KubeRay refuses a name"
 
 
 def workers_carry_the_replicas(manifests: list[Manifest]) -> Iterator[str]:

@@ -31,6 +31,19 @@ async def ask(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> str
     return (await asyncio.wait_for(reader.readline(), 10)).decode().strip()
 
 
+def test_a_service_may_have_an_address_and_a_port_of_its_own() -> None:
+    async def story() -> None:
+        async with server("127.0.0.2", 0) as port:
+            service = Service(lambda: ["127.0.0.2"], port, "127.0.0.5", port)
+            service.start()
+            assert service.url == f"http://127.0.0.5:{port}"
+            reader, writer = await asyncio.open_connection("127.0.0.5", port)
+            assert await ask(reader, writer) == "127.0.0.2"
+            writer.close()
+
+    asyncio.run(story())
+
+
 def test_a_connection_stays_with_its_endpoint_and_a_new_one_goes_where_it_is_ready() -> None:
     ready = ["127.0.0.2"]
 

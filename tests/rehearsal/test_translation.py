@@ -11,6 +11,7 @@ from deploy.rehearsal.translation import (
     container_args,
     environment,
     groups,
+    head_service,
     ray_start,
     redis_address,
 )
@@ -204,6 +205,26 @@ def test_with_redis_the_head_keeps_its_state_there_and_workers_wait_for_it() -> 
     assert "RAY_REDIS_ADDRESS" not in second
     assert redis_address(of.ray_service) == ("redis", 6379)
     assert redis_address(overlay().ray_service) is None
+
+
+@pytest.mark.parametrize(
+    ("group", "service"),
+    [
+        pytest.param({}, None, id="headless"),
+        pytest.param({"serviceType": "ClusterIP"}, None, id="headless-though-typed"),
+        pytest.param({"serviceType": "NodePort"}, {}, id="of-another-type"),
+        pytest.param(
+            {"headService": {"spec": {"publishNotReadyAddresses": True}}},
+            {"publishNotReadyAddresses": True},
+            id="own",
+        ),
+        pytest.param({"headService": {"spec": {"clusterIP": "None"}}}, None, id="own-headless"),
+    ],
+)
+def test_the_heads_service_has_an_address_where_the_operator_gives_it_one(
+    group: dict[str, Any], service: dict[str, Any] | None
+) -> None:
+    assert head_service(overlay(head=group).ray_service) == service
 
 
 def test_two_clusters_keep_their_state_apart() -> None:
