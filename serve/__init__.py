@@ -7,6 +7,7 @@ The way of a request, one line per module; each imports only what stands below i
     streaming    pictures as server-sent events, with heartbeats
     schemas      a body to a checked request; a request and a variant to a `Generation`
     policies     which variant answers for `auto`
+    shadow       repeats some requests on a second variant, to compare
     router       picks the variant, calls a replica, tries once more where one dies
     deployments  VariantReplica: the actor round an engine
     engine       the loop that owns a device and steps all its requests together

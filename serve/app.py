@@ -27,6 +27,7 @@ from .policies import AutoPolicy, QualityFirstPolicy
 from .router import Router
 from .routing import LeastWork
 from .settings import CompileSettings, go_offline, keep_compiled_code
+from .shadow import ShadowPolicy
 from .variants import FamilyName, Variant, family
 from .weights.check import check_family
 from .weights.layout import family_dir
@@ -56,6 +57,9 @@ class AppArgs(BaseModel):
     auto: AutoPolicy | None = Field(
         QualityFirstPolicy(kind="quality-first", slo_s=5),
         description="which variant answers for model: auto; null offers none",
+    )
+    shadow: ShadowPolicy | None = Field(
+        None, description="repeat a share of the requests on a second variant, to compare"
     )
     num_replicas: int = Field(1, ge=1, description="replicas of each variant")
     num_gpus: float = Field(0, ge=0, description="GPUs that each variant replica reserves")
@@ -130,10 +134,14 @@ class AppArgs(BaseModel):
         return self
 
     @model_validator(mode="after")
-    def _auto_among_the_served(self) -> Self:
+    def _policies_name_what_is_served(self) -> Self:
         for name in self.auto.named if self.auto else ():
             if name not in self.served:
                 raise ValueError(f"auto: {name!r} was given; allowed: {', '.join(self.served)}")
+        if self.shadow is not None and self.shadow.variant not in self.served:
+            raise ValueError(
+                f"shadow: {self.shadow.variant!r} was given; allowed: {', '.join(self.served)}"
+            )
         return self
 
 
@@ -144,7 +152,12 @@ class Ingress(Router):
         self, args: AppArgs, manifest: Manifest, handles: dict[str, DeploymentHandle]
     ) -> None:
         super().__init__(
-            family(args.family), manifest, handles, float(args.retry_after_s), args.auto
+            family(args.family),
+            manifest,
+            handles,
+            float(args.retry_after_s),
+            args.auto,
+            args.shadow,
         )
         self._args = args
 

@@ -35,6 +35,8 @@ from .variants import Variant
 _log = logging.getLogger("ray.serve")
 # So many failures and no success between them: the device is at fault, not the requests.
 _FAULTS_IN_A_ROW = 5
+# How often a shadow looks whether somebody else has come.
+_LOOK_ROUND_S = 0.02
 
 LoadDenoiser = Callable[[Sequence[Variant]], Denoiser[Generation, Any]]
 
@@ -174,6 +176,20 @@ class VariantReplica:
     async def forecast(self, generation: Generation) -> float:
         """How many seconds a request would take here if it came now."""
         return self._engine.forecast(generation).finish_s
+
+    async def shadow(self, generation: Generation, picture_format: PictureFormat) -> Drawing | None:
+        """Draw to compare, while nobody else wants the device; None once somebody does."""
+        if self._engine.unfinished:
+            return None
+        drawing = asyncio.create_task(self.draw(generation, picture_format))
+        try:
+            while not drawing.done():
+                await asyncio.wait({drawing}, timeout=_LOOK_ROUND_S)
+                if self._engine.unfinished > 1:
+                    return None
+            return drawing.result()
+        finally:
+            drawing.cancel()
 
     def record_routing_stats(self) -> dict[str, float]:
         """Tell Serve's routers how much work is ahead here; see `routing`."""

@@ -21,6 +21,7 @@ from .errors import EngineClosed, Overloaded, VariantNotFound, VariantUnavailabl
 from .generation import Choice, Drawing, Generation, PictureEvent, PictureFormat
 from .metrics import RouterMetrics
 from .policies import QualityFirst, QualityFirstPolicy, Weighted, WeightedPolicy
+from .shadow import Shadow, ShadowPolicy
 from .variants import Family, Variant
 from .weights.manifest import Manifest
 
@@ -43,6 +44,7 @@ class Router:
         handles: dict[str, DeploymentHandle],
         retry_after_s: float,
         auto: WeightedPolicy | QualityFirstPolicy | None = None,
+        shadow: ShadowPolicy | None = None,
     ) -> None:
         self.family = family
         self.manifest = manifest
@@ -52,6 +54,9 @@ class Router:
         self.auto = auto
         self._rule = _rule(auto, tuple(handles))
         self._metrics = RouterMetrics()
+        self._shadow: Shadow | None = None
+        if shadow is not None:
+            self._shadow = Shadow(shadow, self._draw_shadow, self._metrics)
         self._counted: tuple[float, dict[str, int]] | None = None
 
     def pick(self, model: str) -> Variant:
@@ -76,8 +81,7 @@ class Router:
         if model != AUTO or self._rule is None:
             return Choice(resolve(self.pick(model)), None)
         if isinstance(self._rule, Weighted):
-            request_id = serve.context._get_serve_request_context().request_id
-            decision = self._rule.decide(request_id)
+            decision = self._rule.decide(_request_id())
             generation = resolve(self.variants[decision.variant])
         else:
             generation = resolve(self.variants[self._rule.variants[0]])
@@ -125,6 +129,8 @@ class Router:
                 drawing: Drawing = await self._handles[generation.variant].draw.remote(
                     generation, picture_format
                 )
+                if self._shadow is not None:
+                    self._shadow.consider(_request_id(), generation, drawing)
                 return drawing
             except Exception as fault:
                 self._raise_unless_lost(fault, generation.variant, attempt)
@@ -153,6 +159,13 @@ class Router:
             finally:
                 events.cancel()  # Where the client has gone; harmless at the end.
         raise self._unavailable(generation.variant)
+
+    async def _draw_shadow(self, generation: Generation) -> Drawing | None:
+        lossless = PictureFormat("png", 100)
+        shadow: Drawing | None = await self._handles[generation.variant].shadow.remote(
+            generation, lossless
+        )
+        return shadow
 
     def _raise_unless_lost(self, fault: Exception, variant: str, attempt: int) -> None:
         """Return where a replica was lost, so that another can be tried; else raise what it is."""
@@ -192,6 +205,11 @@ class Router:
                 counts[name] = states.get(ReplicaState.RUNNING, 0)
             self._counted = now, counts
         return self._counted[1]
+
+
+def _request_id() -> str:
+    request_id: str = serve.context._get_serve_request_context().request_id
+    return request_id
 
 
 def _rule(

@@ -46,8 +46,8 @@ class LeastWork(RequestRouter):
         self, pending_request: PendingRequest, replica_id: ReplicaID, result: ReplicaResult
     ) -> None:
         """Remember it until the replica tells of it."""
-        if pending_request.metadata.call_method == "forecast":
-            return  # A question, no work.
+        if pending_request.metadata.call_method in ("forecast", "shadow"):
+            return  # A question, and what gives way: no work that others wait for.
         asked = pending_request.args[0] if pending_request.args else None
         steps = len(getattr(asked, "seeds", ())) * getattr(asked, "num_inference_steps", 0)
         self._routed.setdefault(replica_id, []).append((time.time(), steps))

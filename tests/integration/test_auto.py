@@ -65,3 +65,17 @@ def test_without_a_policy_there_is_no_auto(start: Start, tmp_path: Path) -> None
     url = start_fake(start, tmp_path, "no-auto", None)
     refused = post(url)
     assert (refused.status_code, refused.json()["error"]["code"]) == (404, "model_not_found")
+
+
+def test_a_shadow_is_compared_and_never_answered(start: Start, tmp_path: Path) -> None:
+    load = partial(load_fake, 0.02, tmp_path)
+    shadow = {"variant": "distilled", "share": 1.0}
+    args = AppArgs.model_validate({"num_cpus": 0, "slots": 1, "shadow": shadow})
+    url = start(compose(args, read_manifest(WEIGHTS_DIR), load), "shadow")
+    before = (tmp_path / "distilled").read_text().count("step")
+    reply = post(url, model="original", num_inference_steps=7)
+    assert (reply.json()["model"], len(reply.json()["data"])) == ("original", 1)
+    end = time.monotonic() + 20
+    while (tmp_path / "distilled").read_text().count("step") < before + 7:
+        assert time.monotonic() < end, "no shadow was drawn"
+        time.sleep(0.05)

@@ -255,3 +255,27 @@ def test_a_replica_tells_routers_how_much_work_is_ahead() -> None:
         await drawing
 
     asyncio.run(scenario())
+
+
+def test_a_shadow_is_drawn_only_while_nobody_else_wants_the_device() -> None:
+    async def scenario() -> None:
+        denoiser = FakeDenoiser(step_s=0.01)
+        replica = await replica_over(denoiser)
+        png = PictureFormat("png", 90)
+        drawn = await replica.shadow(job(), png)
+        assert drawn is not None
+        assert len(drawn.pictures) == 1
+        # Somebody comes while it is drawn.
+        steps = denoiser.steps
+        shadow = asyncio.create_task(replica.shadow(job(num_inference_steps=150), png))
+        await asyncio.sleep(0.05)
+        assert (await replica.draw(job(num_inference_steps=3), png)).pictures
+        assert await shadow is None
+        assert denoiser.steps - steps < 60
+        # Somebody is there already.
+        drawing = asyncio.create_task(replica.draw(job(num_inference_steps=20), png))
+        await asyncio.sleep(0.02)
+        assert await replica.shadow(job(), png) is None
+        await drawing
+
+    asyncio.run(scenario())
