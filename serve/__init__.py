@@ -3,6 +3,7 @@
 The way of a request, one line per module; each imports only what stands below it:
 
     api          HTTP routes; errors to statuses
+    gate         before any route: headers, API keys, places; the body's arrival
     negotiation  what an Accept header asks for
     streaming    pictures as server-sent events, with heartbeats
     schemas      a body to a checked request; a request and a variant to a `Generation`
@@ -35,6 +36,7 @@ Beside the way:
     generation   what is to be drawn and what came of it: the words between router and pictures
     variants     the catalogue: which components make a variant
     weights      a family folder: downloading, pinning and checking it, and random values
+    keys         API keys from a file of hashes; `python -m serve.keys new`
     settings     environment and command line to settings
     errors       one tree; each class carries its status and code
     miniature    the embedded default: a small trained family, its scenes and its training

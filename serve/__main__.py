@@ -63,6 +63,8 @@ def _serve(settings: LaunchSettings) -> None:
         verify_hashes=settings.verify_hashes,
         device=settings.device,
         num_gpus=settings.num_gpus,
+        # The router's folder is another.
+        api_keys_file=settings.api_keys_file and settings.api_keys_file.absolute(),
         graceful_shutdown_timeout_s=settings.graceful_shutdown_timeout_s,
     )
     app = build_app(args)

@@ -1,4 +1,4 @@
-"""The HTTP face: routes, the body's limits, `Accept`, and errors turned into statuses.
+"""The HTTP face, behind the gate: routes, `Accept`, and errors turned into statuses.
 
 Knows the router as a protocol and no Ray, so that it can be tested in one process.
 """
@@ -13,20 +13,24 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from dataclasses import asdict
 from typing import Any, Protocol, get_args
 
-from fastapi import FastAPI, Request
+from fastapi import FastAPI, Request, Security
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 from fastapi.routing import APIRoute
+from fastapi.security import HTTPBearer
 from fastapi_offline import FastAPIOffline
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
 from .errors import (
-    BodyTooLarge,
+    HeadersTooLarge,
+    InvalidApiKey,
     InvalidRequest,
     MethodNotAllowed,
+    RequestTimeout,
     RouteNotFound,
     ServingError,
 )
+from .gate import ClientLimits, Gate, read_body, require_allowed
 from .generation import (
     Choice,
     Drawing,
@@ -38,7 +42,6 @@ from .generation import (
 )
 from .negotiation import Answer, negotiate, picture_answers
 from .schemas import (
-    MAX_BODY_BYTES,
     ErrorBody,
     ErrorResponse,
     GenerationRequest,
@@ -68,6 +71,10 @@ _REQUEST_EXAMPLES = {
 
 def _example(value: Any) -> dict[int | str, dict[str, Any]]:
     return {200: {"content": {"application/json": {"example": value}}}}
+
+
+def _errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    return {status: {"model": ErrorResponse} for status in statuses}
 
 
 class Router(Protocol):
@@ -109,12 +116,13 @@ def build_api(
     max_image_steps: int,
     min_ready_replicas: int,
     max_request_s: float | None = None,
+    limits: ClientLimits = ClientLimits(),  # noqa: B008 (frozen)
 ) -> FastAPI:
     """The application over a router.
 
     `max_image_steps` and `max_request_s` bound one request's work and time
     (`GenerationRequest.resolve`); `/readyz` wants `min_ready_replicas` warm replicas of every
-    variant.
+    variant; `limits` is what clients are held to.
     """
     # Offline: Swagger's files come from the package, so /docs works without a network.
     api: FastAPI = FastAPIOffline(
@@ -125,16 +133,18 @@ def build_api(
     )
     api.router.route_class = _Route
     _add_error_handlers(api)
+    api.add_middleware(Gate, refuse=_error_response, limits=limits)
+    # Only tells the OpenAPI document of the keys; the gate has checked them.
+    locks = [] if limits.keys is None else [Security(HTTPBearer(auto_error=False))]
 
     @api.post(
         "/v1/images/generations",
+        dependencies=locks,
         response_model=ImagesResponse,
         responses={
             200: {"content": {media_type: {} for media_type in get_args(Answer)[1:]}},
-            **{
-                status: {"model": ErrorResponse}
-                for status in (400, 404, 406, 413, 429, 500, 503, 504)
-            },
+            **_errors(400, 404, 406, 408, 413, 429, 431, 500, 503, 504),
+            **(_errors(401, 403) if locks else {}),
         },
         openapi_extra={
             "requestBody": {
@@ -151,12 +161,14 @@ def build_api(
     async def generate_images(request: Request) -> Response:
         """Draw one or more images: JSON, one picture's bytes by `Accept`, or a stream of events."""
         _require_json(request)
-        asked = parse_request(await _read_body(request))
+        asked = parse_request(await read_body(request.stream(), limits.body_timeout_s))
         answer = _negotiate(request.headers.get("accept", "*/*"), asked)
         picture_format = asked.picture_format(_OUTPUT_FORMATS.get(answer))
         choice = await router.choose(
             asked.model, lambda variant: asked.resolve(variant, max_image_steps, max_request_s)
         )
+        # A key for some variants must name one: what `auto` takes is not its to say.
+        require_allowed(request.scope, asked.model)
         _log_whose(asked)
         if asked.stream:
             return await _stream_response(router, choice, picture_format)
@@ -168,7 +180,14 @@ def build_api(
         reply = await asyncio.to_thread(_json, choice, picture_format, drawing)
         return Response(reply, media_type="application/json", headers=headers)
 
-    @api.get("/v1/models", responses=_example({"object": "list", "data": [{"id": "original"}]}))
+    @api.get(
+        "/v1/models",
+        dependencies=locks,
+        responses={
+            **_example({"object": "list", "data": [{"id": "original"}]}),
+            **_errors(400, 431, *((401, 429) if locks else ())),
+        },
+    )
     async def list_models() -> dict[str, Any]:
         """The served variants, what each is made of, and the defaults of its requests."""
         return {
@@ -242,6 +261,10 @@ def _error_response(fault: ServingError) -> JSONResponse:
     headers = {}
     if fault.retry_after_s is not None:
         headers["Retry-After"] = str(math.ceil(fault.retry_after_s))
+    if isinstance(fault, InvalidApiKey):
+        headers["WWW-Authenticate"] = "Bearer"
+    if isinstance(fault, RequestTimeout | HeadersTooLarge):
+        headers["Connection"] = "close"  # Else the client holds on to it.
     return JSONResponse(ErrorResponse(error=body).model_dump(), fault.status, headers)
 
 
@@ -252,18 +275,6 @@ def _require_json(request: Request) -> None:
             f"content-type: {ascii(given)[:80]} was given; it must be application/json",
             "content-type",
         )
-
-
-async def _read_body(request: Request) -> bytes:
-    """Read the body, counting as it comes: a chunked one declares no length."""
-    size = 0
-    parts: list[bytes] = []
-    async for part in request.stream():
-        size += len(part)
-        if size > MAX_BODY_BYTES:
-            raise BodyTooLarge(f"body: over {MAX_BODY_BYTES} bytes, the most that is allowed")
-        parts.append(part)
-    return b"".join(parts)
 
 
 def _negotiate(accept: str, asked: GenerationRequest) -> Answer:

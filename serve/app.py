@@ -21,7 +21,9 @@ from .api import build_api
 from .denoiser import Denoiser
 from .deployments import LoadDenoiser, ReplicaSettings, VariantReplica
 from .engine.slots import Policy
+from .gate import ClientLimits
 from .generation import Generation
+from .keys import KeyFile
 from .optimisations import DEFAULTS, Optimisations
 from .policies import AutoPolicy, QualityFirstPolicy
 from .router import Router
@@ -103,6 +105,15 @@ class AppArgs(BaseModel):
         400, ge=1, description="a request's images x steps, in pictures of the default size"
     )
     min_ready_replicas: int = Field(1, ge=0, description="/readyz wants this many per variant")
+    api_keys_file: Path | None = Field(
+        None, description="names and hashes of API keys (serve/keys.py); none needed when absent"
+    )
+    max_requests_per_key: int | None = Field(
+        None, ge=1, description="requests of one API key at once, in each router replica"
+    )
+    body_timeout_s: float = Field(
+        10, gt=0, le=600, description="a request whose body takes longer to arrive is refused"
+    )
     stuck_after_s: float = Field(
         120,
         gt=0,
@@ -144,6 +155,25 @@ class AppArgs(BaseModel):
             )
         return self
 
+    @model_validator(mode="after")
+    def _keys_to_count(self) -> Self:
+        if self.max_requests_per_key is not None and self.api_keys_file is None:
+            raise ValueError("max_requests_per_key: needs api_keys_file")
+        return self
+
+    def client_limits(self) -> ClientLimits:
+        """What clients are held to; reads the file of keys, where there is one.
+
+        Raises:
+            KeysError: it is missing or broken.
+        """
+        keys = None
+        if self.api_keys_file is not None:
+            keys = KeyFile(self.api_keys_file, family(self.family).variants)
+        return ClientLimits(
+            self.body_timeout_s, keys, self.max_requests_per_key, float(self.retry_after_s)
+        )
+
 
 class Ingress(Router):
     """The router with its HTTP face."""
@@ -163,11 +193,13 @@ class Ingress(Router):
 
     def __serve_build_asgi_app__(self) -> Any:
         """Build the routes in the replica; Serve calls this after the constructor."""
+        args = self._args
         return build_api(
             self,
-            self._args.max_image_steps,
-            self._args.min_ready_replicas,
-            self._args.max_request_s,
+            args.max_image_steps,
+            args.min_ready_replicas,
+            args.max_request_s,
+            args.client_limits(),
         )
 
 
@@ -176,7 +208,9 @@ def build_app(args: AppArgs) -> Application:
 
     Raises:
         WeightsError: the family folder is missing, incomplete or not safe to load.
+        KeysError: the file of API keys is missing or broken.
     """
+    args.client_limits()  # Here it is told at once; a router would try to start again and again.
     folder = family_dir(args.family, args.weights_dir)
     manifest = check_family(folder, family(args.family), args.served)
     return compose(args, manifest, partial(_load_pipeline, args, folder))

@@ -72,6 +72,34 @@ class BodyTooLarge(InvalidRequest):
     code = "body_too_large"
 
 
+class RequestTimeout(InvalidRequest):
+    """A body that didn't arrive in time."""
+
+    status = 408
+    code = "request_timeout"
+
+
+class HeadersTooLarge(InvalidRequest):
+    """Too many headers, or too many bytes of them."""
+
+    status = 431
+    code = "headers_too_large"
+
+
+class InvalidApiKey(InvalidRequest):
+    """No API key, or one that isn't known here."""
+
+    status = 401
+    code = "invalid_api_key"
+
+
+class ModelNotAllowed(InvalidRequest):
+    """A variant that the API key may not use."""
+
+    status = 403
+    code = "model_not_allowed"
+
+
 class VariantNotFound(InvalidRequest):
     """A `model` that this server doesn't serve."""
 
@@ -117,6 +145,14 @@ class Overloaded(RetryLater):
 
     status = 429
     code = "overloaded"
+    type = "rate_limit_error"
+
+
+class TooManyRequests(RetryLater):
+    """The API key has as many requests under way as it may."""
+
+    status = 429
+    code = "too_many_requests"
     type = "rate_limit_error"
 
 
@@ -166,6 +202,12 @@ class WeightsError(ServingError):
     """A family folder that must not be served: incomplete, damaged, or holding a pickle."""
 
     code = "bad_weights"
+
+
+class KeysError(ServingError):
+    """A file of API keys that is missing or broken."""
+
+    code = "bad_keys"
 
 
 class DeviceUnavailable(ServingError):

@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, FilePath
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from .variants import FamilyName
@@ -45,6 +45,9 @@ class LaunchSettings(BaseSettings):
     )
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where the models run")
     num_gpus: float = Field(0, ge=0, description="GPUs that each replica reserves")
+    api_keys_file: FilePath | None = Field(
+        None, description="names and hashes of API keys; none needed when absent"
+    )
     graceful_shutdown_timeout_s: float = Field(
         5, gt=0, description="how long requests under way may take once it is told to stop"
     )

@@ -1,10 +1,12 @@
 """The arguments of `build_app`, from a config file or the command line."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from serve.app import AppArgs
+from serve.app import AppArgs, build_app
+from serve.errors import KeysError
 from serve.optimisations import Optimisations
 
 
@@ -48,3 +50,8 @@ def test_the_command_lines_strings_are_understood() -> None:
 def test_optimisations_are_switched_one_by_one() -> None:
     args = AppArgs.model_validate({"optimisations": {"cuda_graphs": False}})
     assert args.optimisations == Optimisations(cuda_graphs=False)
+
+
+def test_the_application_is_not_built_without_its_keys(tmp_path: Path) -> None:
+    with pytest.raises(KeysError, match="can't be read"):
+        build_app(AppArgs(api_keys_file=tmp_path / "keys"))

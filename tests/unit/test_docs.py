@@ -26,6 +26,8 @@ RUN_BY_TESTS = {
     ".venv/bin/python -m serve.weights verify weights/sd-v1",
     ".venv/bin/python -m serve.weights adopt weights/sd-v1",
     ".venv/bin/python -m serve.weights random random/sd-v1",
+    # Run by test_keys.py.
+    ".venv/bin/python -m serve.keys new alice",
     # For machines with another Python; the benchmark itself is run by test_bench.py.
     "pip download --no-deps -d wheels diffusers==0.42.1 importlib_metadata zipp",
     "python3 -m pip install --no-index --no-deps wheels/*.whl",

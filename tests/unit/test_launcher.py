@@ -37,3 +37,13 @@ def test_settings_come_from_the_environment_too(
     monkeypatch.setenv("DSD_LOG_ENCODING", "JSON")
     settings = launcher.LaunchSettings()
     assert (settings.port, settings.log_encoding) == (8123, "JSON")
+
+
+def test_a_missing_file_of_keys_is_told_before_anything_starts(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.argv", ["serve", "--api-keys-file", "nowhere"])
+    assert launcher.main() == 1
+    output = capsys.readouterr()
+    assert output.out == ""
+    assert output.err.startswith("distilled-sd-serve: api_keys_file: 'nowhere' was given")

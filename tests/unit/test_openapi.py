@@ -1,6 +1,10 @@
 """The OpenAPI document against the routes: what it allows is answered as it says."""
 
+import tempfile
+from pathlib import Path
+
 import schemathesis
+from fastapi import FastAPI
 from hypothesis import HealthCheck, settings
 from schemathesis.checks import not_a_server_error
 from schemathesis.specs.openapi.checks import (
@@ -10,10 +14,27 @@ from schemathesis.specs.openapi.checks import (
 )
 
 from serve.api import build_api
+from serve.gate import ClientLimits
+from serve.keys import KeyFile, new_key
+from serve.variants import MINIATURE
 from tests.unit.test_api import FakeRouter
+
+KEY, LINE = new_key("alice", "original")
+
+
+def guarded() -> FastAPI:
+    """The routes where a key is needed."""
+    with tempfile.NamedTemporaryFile("w") as file:
+        file.write(LINE)
+        file.flush()
+        keys = KeyFile(Path(file.name), MINIATURE.variants)
+    limits = ClientLimits(keys=keys)
+    return build_api(FakeRouter(), max_image_steps=400, min_ready_replicas=1, limits=limits)
+
 
 app = build_api(FakeRouter(), max_image_steps=400, min_ready_replicas=1)
 schema = schemathesis.openapi.from_asgi("/openapi.json", app)
+guarded_schema = schemathesis.openapi.from_asgi("/openapi.json", guarded())
 CHECKS = [
     not_a_server_error,
     status_code_conformance,
@@ -30,3 +51,14 @@ CHECKS = [
 )
 def test_every_answer_is_documented_and_none_is_a_servers_error(case: schemathesis.Case) -> None:
     case.call_and_validate(checks=CHECKS)
+
+
+@guarded_schema.parametrize()
+@settings(
+    max_examples=50,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
+)
+def test_so_it_is_where_keys_are_needed(case: schemathesis.Case) -> None:
+    case.call_and_validate(checks=CHECKS)
+    case.call_and_validate(checks=CHECKS, headers={"Authorization": f"Bearer {KEY}"})

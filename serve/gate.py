@@ -1,0 +1,200 @@
+"""Before any route: a request's headers, its API key, the key's places; then its body's arrival.
+
+    HTTP ── gate ── api ── schemas ── ...
+
+Plain ASGI, without FastAPI. `api` puts it round its routes and tells it how an error is answered.
+"""
+
+import asyncio
+import contextlib
+import logging
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, MutableMapping
+from dataclasses import dataclass
+from typing import Any
+
+from .errors import (
+    BodyTooLarge,
+    HeadersTooLarge,
+    InvalidApiKey,
+    InvalidRequest,
+    ModelNotAllowed,
+    RequestTimeout,
+    ServingError,
+    TooManyRequests,
+)
+from .keys import Key, KeyFile
+from .schemas import MAX_BODY_BYTES
+
+# What HAProxy holds requests to (`tune.http.maxhdr`, `tune.bufsize`); uvicorn has no such limits.
+MAX_HEADERS = 100
+MAX_HEADER_BYTES = 16 * 1024
+# Serve obeys these from anybody: one lifts its time limit, the other lets abandoned work go on.
+_LIFTING = ("x-request-timeout-seconds", "x-request-disconnect-disabled")
+# Everything else needs a key, what doesn't exist included.
+_OPEN_PATHS = ("/healthz", "/readyz", "/docs", "/openapi.json")
+_OPEN_FOLDERS = ("/docs/", "/static-offline-docs/")
+_log = logging.getLogger("ray.serve")  # Serve adds the request's id to this logger's lines.
+
+_Messages = MutableMapping[str, Any]
+_Headers = Iterable[tuple[bytes, bytes]]
+App = Callable[
+    [
+        MutableMapping[str, Any],
+        Callable[[], Awaitable[_Messages]],
+        Callable[[_Messages], Awaitable[None]],
+    ],
+    Awaitable[None],
+]
+
+
+@dataclass(frozen=True)
+class ClientLimits:
+    """What clients are held to.
+
+    Without `keys` nobody needs one. `max_requests_per_key` counts in this process: with several
+    routers, a key has as many times that.
+    """
+
+    body_timeout_s: float = 10.0
+    keys: KeyFile | None = None
+    max_requests_per_key: int | None = None
+    retry_after_s: float = 5.0
+
+
+class Gate:
+    """Lets a request in, or refuses it before anything was read or done.
+
+    A request holds its key's place until its answer has ended, a stream's included, or its client
+    has left. The key itself goes no further than here.
+
+    Args:
+        app: what is behind.
+        refuse: makes an error's answer.
+        limits: what requests are held to.
+    """
+
+    def __init__(
+        self, app: App, refuse: Callable[[ServingError], App], limits: ClientLimits
+    ) -> None:
+        self._app, self._refuse, self._limits = app, refuse, limits
+        self._under_way: Counter[str] = Counter()
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """One request, or what else a server tells."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        with contextlib.ExitStack() as held:
+            try:
+                _check_headers(scope["headers"])
+                keys = self._limits.keys
+                if keys is not None and not _is_open(scope):
+                    key = _authenticated(scope["headers"], keys)
+                    _log.info("key %s", key.name)
+                    held.enter_context(self._place(key))
+                    scope = _with_key(scope, key)
+            except ServingError as fault:
+                await self._refuse(fault)(scope, receive, send)
+                return
+            await self._app(scope, receive, send)
+
+    @contextlib.contextmanager
+    def _place(self, key: Key) -> Iterator[None]:
+        most = self._limits.max_requests_per_key
+        if most is not None and self._under_way[key.name] >= most:
+            raise TooManyRequests(
+                f"key {key.name!r} has {most} requests under way, the most that are allowed at "
+                "once; retry when one has ended",
+                self._limits.retry_after_s,
+            )
+        self._under_way[key.name] += 1
+        try:
+            yield
+        finally:
+            self._under_way[key.name] -= 1
+            if not self._under_way[key.name]:
+                del self._under_way[key.name]
+
+
+def require_allowed(scope: MutableMapping[str, Any], variant: str) -> None:
+    """Hold a request that came through the gate to the variants of its key.
+
+    Raises:
+        ModelNotAllowed: another variant.
+    """
+    key: Key | None = scope.get("state", {}).get("key")
+    if key is not None and key.variants is not None and not key.allows(variant):
+        raise ModelNotAllowed(
+            f"model: {variant!r} was given; key {key.name!r} allows: "
+            f"{', '.join(sorted(key.variants))}",
+            "model",
+        )
+
+
+async def read_body(parts: AsyncIterator[bytes], timeout_s: float) -> bytes:
+    """Read a body, counting as it comes: a chunked one declares no length.
+
+    Raises:
+        BodyTooLarge: more than `MAX_BODY_BYTES`.
+        RequestTimeout: it isn't here after `timeout_s`.
+    """
+    size = 0
+    found: list[bytes] = []
+    try:
+        async with asyncio.timeout(timeout_s):
+            async for part in parts:
+                size += len(part)
+                if size > MAX_BODY_BYTES:
+                    raise BodyTooLarge(
+                        f"body: over {MAX_BODY_BYTES} bytes, the most that is allowed"
+                    )
+                found.append(part)
+    except TimeoutError:
+        raise RequestTimeout(
+            f"body: {size} bytes came in {timeout_s:g} s, the time in which all of it must be here"
+        ) from None
+    return b"".join(found)
+
+
+def _check_headers(headers: _Headers) -> None:
+    size = 0
+    for count, (name, value) in enumerate(headers, 1):
+        size += len(name) + len(value)
+        if count > MAX_HEADERS or size > MAX_HEADER_BYTES:
+            raise HeadersTooLarge(
+                f"headers: more than {MAX_HEADERS}, or than {MAX_HEADER_BYTES} bytes of them, "
+                "the most that are allowed"
+            )
+    for lifting in _LIFTING:
+        if any(name.lower() == lifting.encode() for name, _ in headers):
+            raise InvalidRequest(f"{lifting}: was sent; this header is not allowed here", lifting)
+
+
+def _is_open(scope: MutableMapping[str, Any]) -> bool:
+    path: str = scope["path"]
+    root: str = scope.get("root_path", "")
+    # As Starlette finds its routes: below where the application is mounted.
+    if root and path.startswith(f"{root}/"):
+        path = path.removeprefix(root)
+    return path in _OPEN_PATHS or path.startswith(_OPEN_FOLDERS)
+
+
+def _authenticated(headers: _Headers, keys: KeyFile) -> Key:
+    given = [value for name, value in headers if name.lower() == b"authorization"]
+    scheme, _, presented = given[0].strip().partition(b" ") if len(given) == 1 else (b"", b"", b"")
+    if scheme.lower() != b"bearer":
+        raise InvalidApiKey("no API key was given; send it as Authorization: Bearer KEY")
+    key = keys.find(presented.strip())
+    if key is None:
+        raise InvalidApiKey("the API key that was given is not known here")
+    return key
+
+
+def _with_key(scope: MutableMapping[str, Any], key: Key) -> dict[str, Any]:
+    return {
+        **scope,
+        # What isn't there can't be logged.
+        "headers": [one for one in scope["headers"] if one[0].lower() != b"authorization"],
+        "state": {**scope.get("state", {}), "key": key},
+    }
