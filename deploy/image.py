@@ -1,5 +1,7 @@
 """`make image` builds the container image; `make image-test` runs it as the manifests do.
 
+`quick` does both for CI, with whichever base is to be had, and leaves no image but that base.
+
 Built with buildah, podman or docker, tried with podman or docker, whichever is there. Where the
 base image can't be pulled, `--stand-in-base` makes a minimal Debian of the same release with
 debootstrap and says so; such an image is for trying, not for shipping. `--host-pip` lets pip inside
@@ -12,6 +14,7 @@ import base64
 import contextlib
 import io
 import json
+import os
 import shlex
 import shutil
 import signal
@@ -33,6 +36,10 @@ _NAME = "distilled-sd-serve"
 _STAND_IN = f"localhost/{_NAME}-base:stand-in"
 _VARIANTS = ("original", "distilled", "distilled-tiny-vae")
 _READY_S, _END_S = 180, 60
+# What test runners take for "skipped".
+_CANNOT = 77
+# So long may a build take to clean up once it is interrupted.
+_CLEAN_UP_S = 15
 # Three replicas of the miniature, the router, Serve and Ray need 3 GiB (serve/__main__.py).
 _MEMORY = "5g"
 
@@ -41,10 +48,14 @@ class ImageError(Exception):
     """What can't be done, in one line."""
 
 
+class Missing(ImageError):
+    """What this machine lacks."""
+
+
 def main() -> int:
-    """Build or test; 1 where it fails."""
+    """Build or test; 1 where it fails, 77 where `quick` can't be done on this machine."""
     parser = argparse.ArgumentParser(prog="python deploy/image.py", description=__doc__)
-    parser.add_argument("action", choices=("build", "test"))
+    parser.add_argument("action", choices=("build", "test", "quick"))
     parser.add_argument("--target", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--base", help="in place of the Dockerfile's base image")
     parser.add_argument("--stand-in-base", action="store_true", help="debootstrap's Debian as base")
@@ -53,9 +64,19 @@ def main() -> int:
     args = parser.parse_args()
     try:
         if args.action == "build":
-            build(args)
-        else:
+            build(args, tag(args.target))
+        elif args.action == "test":
             try_it(_first("podman", "docker"), tag(args.target))
+        else:
+            quick(args)
+    except Missing as lack:
+        if args.action != "quick":
+            print(f"distilled-sd-serve: {lack}", file=sys.stderr)
+            return 1
+        print(f"The image's test skipped: {lack}", file=sys.stderr)
+        return _CANNOT
+    except KeyboardInterrupt:
+        return 130
     except ImageError as fault:
         print(f"distilled-sd-serve: {fault}", file=sys.stderr)
         return 1
@@ -69,8 +90,41 @@ def tag(target: str) -> str:
     return f"{_NAME}:{version}-{target}"
 
 
-def build(args: argparse.Namespace) -> None:
-    """Build one target and tell its size.
+def quick(args: argparse.Namespace) -> None:
+    """Build the image under a name of its own, try it, and take it away again.
+
+    Raises:
+        Missing: this machine can't.
+        ImageError: what didn't hold.
+    """
+    runner, image = _first("podman", "docker"), f"{_NAME}:quick-{os.getpid()}"
+    args.host_pip = True
+    args.stand_in_base = args.base is None and not _base_is_to_be_had(runner)
+    try:
+        build(args, image)
+        try_it(runner, image)
+    finally:
+        subprocess.run([runner, "image", "rm", image], capture_output=True)
+
+
+def _base_is_to_be_had(runner: str) -> bool:
+    """Whether the Dockerfile's base image is here, or its registry answers."""
+    lines = (ROOT / "deploy" / "Dockerfile").read_text().splitlines()
+    base = next(line.partition("=")[2] for line in lines if line.startswith("ARG BASE="))
+    if subprocess.run([runner, "image", "inspect", base], capture_output=True).returncode == 0:
+        return True
+    registry = base.partition("/")[0].replace("docker.io", "registry-1.docker.io")
+    try:
+        urllib.request.urlopen(f"https://{registry}/v2/", timeout=10)
+    except urllib.error.HTTPError as refused:
+        return refused.code == 401  # It wants a token, as registries do.
+    except OSError:
+        return False
+    return True
+
+
+def build(args: argparse.Namespace, image: str) -> None:
+    """Build one target under a name and tell its size.
 
     Raises:
         ImageError: no tool is here, the base can't be had, or the build failed.
@@ -85,19 +139,21 @@ def build(args: argparse.Namespace) -> None:
         options += ["--build-arg", f"TORCH_INDEX={args.torch_index}"]
     # Docker's own format: the other drops HEALTHCHECK.
     options += [] if tool == "docker" else ["--format", "docker", "--network", "host"]
+    if args.action == "quick" and tool != "docker":
+        options += ["--layers=false"]  # Else each step leaves an image.
     with contextlib.ExitStack() as stack:
         if args.host_pip:
             options += stack.enter_context(_host_pip())
-        command = [tool, "build", *options, "-f", "deploy/Dockerfile", "-t", tag(args.target), "."]
+        command = [tool, "build", *options, "-f", "deploy/Dockerfile", "-t", image, "."]
         _tell(shlex.join(command))
-        if subprocess.run(command, cwd=ROOT).returncode:
+        if _status(command):
             raise ImageError(
-                f"{tag(args.target)} NOT BUILT: see above; where no image registry is reached, "
+                f"{image} NOT BUILT: see above; where no image registry is reached, "
                 "--stand-in-base builds the cpu target on debootstrap's Debian"
             )
     size_bytes = int(_output([_first("podman", "docker"), "image", "inspect", "--format",
-                              "{{.Size}}", tag(args.target)]))  # fmt: skip
-    _tell(f"{tag(args.target)} built: {size_bytes / 1e6:,.0f} MB")
+                              "{{.Size}}", image]))  # fmt: skip
+    _tell(f"{image} built: {size_bytes / 1e6:,.0f} MB")
     if args.stand_in_base:
         _tell("Its base is a stand-in: try it, don't ship it.")
 
@@ -107,14 +163,14 @@ def _stand_in_base() -> str:
     tool = _first("podman", "docker")
     if subprocess.run([tool, "image", "inspect", _STAND_IN], capture_output=True).returncode == 0:
         return _STAND_IN
-    if shutil.which("debootstrap") is None:
-        raise ImageError("--stand-in-base needs debootstrap, and root")
+    if shutil.which("debootstrap") is None or os.geteuid() != 0:
+        raise Missing("without an image registry it needs debootstrap, and root")
     _tell("Making a stand-in base with debootstrap ...")
     with tempfile.TemporaryDirectory(prefix="base-") as scratch:
         root = Path(scratch) / "root"
         bootstrap = ["debootstrap", "--variant=minbase", "bookworm", str(root)]
         if subprocess.run(bootstrap, stdout=subprocess.DEVNULL).returncode:
-            raise ImageError("debootstrap failed")
+            raise Missing("debootstrap failed: is a mirror of Debian reached?")
         packed = Path(scratch) / "root.tar"
         subprocess.run(["tar", "-C", str(root), "-cf", str(packed), "."], check=True)
         subprocess.run([tool, "import", str(packed), _STAND_IN], check=True)
@@ -262,7 +318,18 @@ def _first(*tools: str) -> str:
             and subprocess.run([tool, "info"], capture_output=True).returncode == 0
         ):
             return tool
-    raise ImageError(f"none of {', '.join(tools)} works here")
+    raise Missing(f"none of {', '.join(tools)} works here")
+
+
+def _status(command: Sequence[str]) -> int:
+    """The command's exit status; Ctrl-C, which it gets too, leaves it time to clean up."""
+    process = subprocess.Popen(command, cwd=ROOT)
+    try:
+        return process.wait()
+    except KeyboardInterrupt:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(_CLEAN_UP_S)
+        raise
 
 
 def _output(command: Sequence[str]) -> str:

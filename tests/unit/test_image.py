@@ -1,0 +1,72 @@
+"""The image's test for CI, as far as it goes without anything that builds images."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SCRIPT = Path(__file__).parents[2] / "deploy" / "image.py"
+
+
+def run(action: str, path: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, str(SCRIPT), action],
+        env={**os.environ, "PATH": str(path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def tool(folder: Path, name: str, script: str) -> None:
+    (folder / name).write_text(f"#!{shutil.which('sh')}\n{script}\n")
+    (folder / name).chmod(0o755)
+
+
+def test_without_a_tool_the_quick_test_is_skipped_and_says_so(tmp_path: Path) -> None:
+    done = run("quick", tmp_path)
+    assert done.returncode == 77
+    assert done.stderr == "The image's test skipped: none of podman, docker works here\n"
+
+
+@pytest.mark.parametrize("action", ["build", "test"])
+def test_without_a_tool_what_was_asked_for_fails(action: str, tmp_path: Path) -> None:
+    assert run(action, tmp_path).returncode == 1
+
+
+def test_a_client_without_its_engine_is_no_tool(tmp_path: Path) -> None:
+    tool(tmp_path, "podman", "exit 125")
+    assert run("quick", tmp_path).returncode == 77
+
+
+def test_without_any_base_the_quick_test_is_skipped_and_says_what_is_missing(
+    tmp_path: Path,
+) -> None:
+    tool(tmp_path, "podman", "case $1 in info) ;; *) exit 1 ;; esac")
+    # Nothing listens there, so that no registry is reached.
+    done = subprocess.run(
+        [sys.executable, str(SCRIPT), "quick"],
+        env={"PATH": str(tmp_path), "https_proxy": "http://127.0.0.1:9"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 77
+    assert "debootstrap" in done.stderr
+
+
+def test_a_build_that_fails_is_no_skip_and_leaves_no_image(tmp_path: Path) -> None:
+    tool(
+        tmp_path,
+        "podman",
+        f'echo "$@" >> {tmp_path}/calls; case $1 in build) exit 1 ;; esac',
+    )
+    tool(tmp_path, "git", "echo revision")
+    done = run("quick", tmp_path)
+    assert done.returncode == 1
+    assert "NOT BUILT" in done.stderr
+    calls = (tmp_path / "calls").read_text().splitlines()
+    assert calls[-1].startswith("image rm distilled-sd-serve:quick-")
