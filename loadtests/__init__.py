@@ -16,7 +16,7 @@ Load on a running endpoint:
 What they share:
 
     workload      what is asked for: the same prompts and seeds for every variant
-    client        one connection pool to an endpoint
+    client        one connection pool to an endpoint; `keys` says where its API key comes from
     replies       whether a reply is the picture that was asked for
     samples       one request as it went, and the exact figures of a run
     published     the published comparison and its workload

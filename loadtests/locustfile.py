@@ -14,6 +14,7 @@ from typing import Any
 
 from locust import FastHttpUser, constant, events, tag, task
 
+from loadtests.keys import KEY_HELP, KEY_VARIABLE
 from loadtests.replies import judge, judge_stream
 from loadtests.workload import Workload
 
@@ -37,7 +38,7 @@ def _add_arguments(parser: Any) -> None:
     )
     parser.add_argument("--previews", type=int, default=3, help="of StreamingUser, 1 to 3")
     parser.add_argument("--slo", type=float, default=0, help="seconds; later replies are failures")
-    parser.add_argument("--key", default="", help="an API key", is_secret=True)
+    parser.add_argument("--key", default="", env_var=KEY_VARIABLE, help=KEY_HELP, is_secret=True)
     parser.add_argument(
         "--honour-retry-after", action="store_true", help="after a 429 wait as long as it says"
     )

@@ -20,6 +20,7 @@ from typing import Any
 
 from . import arrivals
 from .client import Client, connected
+from .keys import KEY_HELP, environments_key
 from .samples import Sample, Summary, answered, summarize
 from .workload import Workload
 
@@ -106,7 +107,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--prompts", choices=("miniature", "sd-v1"), default="miniature")
     parser.add_argument("--slo", type=float, help="seconds within which a request should be drawn")
     parser.add_argument("--timeout", type=float, default=120, help="seconds")
-    parser.add_argument("--key", help="an API key")
+    parser.add_argument("--key", default=environments_key(), help=KEY_HELP)
     parser.add_argument("--out", type=Path, help="write raw samples here, one JSON line each")
     return parser
 

@@ -21,6 +21,7 @@ from serve.variants import family
 from serve.weights.layout import family_dir
 
 from ..client import connected
+from ..keys import KEY_HELP, environments_key, without_key
 from ..machine import cpu_name
 from ..workload import Workload
 from .campaign import Campaign
@@ -58,7 +59,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--slo-factor", type=_over_0, default=3.0, help="or: so many single-user times")
     add("--most-rejected", type=_share, default=0.01, help="share of 429s that is all right")
     add("--timeout", type=_over_0, default=120.0, help="seconds until a request has failed")
-    add("--key", help="an API key")
+    add("--key", default=environments_key(), help=KEY_HELP)
     told = parser.add_argument_group("what the report is told")
     add = told.add_argument
     add("--device", help="what a replica runs on, in words: 'NVIDIA L4'")
@@ -127,7 +128,9 @@ def _compare(args: argparse.Namespace) -> int:
             url = stack.enter_context(own_service())
         endpoint, design = asyncio.run(_measure(args, url, record, plan))
     told = Told(
-        command=shlex.join(["python", "-m", "loadtests.compare", *sys.argv[1:]]),
+        command=shlex.join(
+            ["python", "-m", "loadtests.compare", *without_key(sys.argv[1:], args.key)]
+        ),
         device=args.device or (f"one core ({cpu_name()})" if args.host is None else "not named"),
         devices_per_replica=args.devices_per_replica,
         price_per_hour=args.price_per_hour,

@@ -108,10 +108,15 @@ def command(service: FakeService, *arguments: str) -> list[str]:
 
 def test_the_command_prints_a_summary_and_keeps_raw_samples(tmp_path: Path) -> None:
     out = tmp_path / "samples.jsonl"
-    arguments = ["--rate", "20", "--duration", "1", "--slo", "1", "--key", "k", "--out", str(out)]
+    arguments = ["--rate", "20", "--duration", "1", "--slo", "1", "--out", str(out)]
     with serving(FakeService()) as service:
         done = subprocess.run(
-            command(service, *arguments), cwd=ROOT, capture_output=True, text=True, timeout=60
+            command(service, *arguments),
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            env={**os.environ, "DSD_API_KEY": "k"},
         )
     assert done.returncode == 0, done.stderr
     summary = json.loads(done.stdout.splitlines()[-1])

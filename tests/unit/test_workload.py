@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 from loadtests import arrivals
+from loadtests.keys import environments_key, without_key
 from loadtests.replies import judge
 from loadtests.samples import Sample, percentile, summarize
 from loadtests.workload import Workload
@@ -213,3 +214,23 @@ def test_a_run_that_could_not_keep_up_is_void(late: int, void: bool) -> None:
 
 def test_unsent_requests_make_a_run_void() -> None:
     assert "1 requests were not sent" in summarize([_sample(0, 0, outcome="unsent")], 1, None).void
+
+
+@pytest.mark.parametrize(
+    ("arguments", "written"),
+    [
+        (["--key", "s3cret", "--quick"], ["--key", "...", "--quick"]),
+        (["--key=s3cret"], ["--key=..."]),
+        (["--quick"], ["--quick"]),
+    ],
+)
+def test_a_key_is_not_written_down(arguments: list[str], written: list[str]) -> None:
+    assert without_key(arguments, "s3cret") == written
+    assert without_key(arguments, None) == arguments
+
+
+def test_a_key_may_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("DSD_API_KEY", raising=False)
+    assert environments_key() is None
+    monkeypatch.setenv("DSD_API_KEY", "k")
+    assert environments_key() == "k"

@@ -1,0 +1,21 @@
+"""Where a load test's API key comes from, and how it stays out of reports."""
+
+import os
+from collections.abc import Sequence
+
+# An argument of a command is seen by whoever lists the machine's processes; this isn't.
+KEY_VARIABLE = "DSD_API_KEY"
+KEY_HELP = f"an API key; {KEY_VARIABLE} of the environment when absent"
+
+
+def environments_key() -> str | None:
+    """The environment's API key, if there is one."""
+    return os.environ.get(KEY_VARIABLE) or None
+
+
+def without_key(arguments: Sequence[str], key: str | None) -> list[str]:
+    """A command's arguments as they may be written down."""
+    return [
+        f"{one.removesuffix(key)}..." if key and (one == key or one.endswith(f"={key}")) else one
+        for one in arguments
+    ]
