@@ -14,6 +14,8 @@ Config = dict[str, Any]
 ROUTER = "router"
 # Of `AppArgs`, what a device that isn't there can't have.
 _DEVICE_ARGS = ("family", "weights_dir", "verify_hashes", "device")
+# What comes from a Secret, which the repository doesn't have.
+_KEY_ARGS = ("api_keys_file", "max_requests_per_key")
 
 
 def read(ray_service: Manifest) -> Config:
@@ -30,13 +32,15 @@ def served_family(config: Config) -> str:
 def with_fixed_steps(config: Config, step_s: float) -> Config:
     """The same topology, but every denoising step sleeps for `step_s`.
 
-    Deployments keep their placement, bounds and timeouts; only what needs a device or its weights
-    goes.
+    Deployments keep their placement, bounds and timeouts; only what needs a device, its weights
+    or a Secret goes.
     """
     changed = deepcopy(config)
     for app in changed["applications"]:
         kept = {
-            name: value for name, value in app.get("args", {}).items() if name not in _DEVICE_ARGS
+            name: value
+            for name, value in app.get("args", {}).items()
+            if name not in (*_DEVICE_ARGS, *_KEY_ARGS)
         }
         app["import_path"] = "loadtests.fixed_step:build_app"
         app["args"] = {**kept, "step_s": step_s}

@@ -162,6 +162,15 @@ def everything_before_the_service_waits_longer(manifests: list[Manifest]) -> Ite
         stop_s = float(environment.get("RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S", 120))
         if stop_s <= request_s:
             yield f"RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S: {stop_s} cuts requests of {request_s} s"
+        body_s = serve_config(manifests)["applications"][0]["args"].get(
+            "body_timeout_s", AppArgs.model_fields["body_timeout_s"].default
+        )
+        client_s = float(environment.get("RAY_SERVE_HAPROXY_TIMEOUT_CLIENT_S", 3600))
+        if not body_s < client_s <= request_s:
+            yield (
+                f"RAY_SERVE_HAPROXY_TIMEOUT_CLIENT_S: {client_s:g}; it must be over "
+                "body_timeout_s, and no more than request_timeout_s"
+            )
     for route in of_kind(manifests, "HTTPRoute"):
         for rule in route["spec"]["rules"]:
             for name, text in rule["timeouts"].items():
@@ -320,6 +329,8 @@ def _referenced(content: Any) -> Iterator[tuple[str, str]]:
             yield "ConfigMap", value["name"]
         elif key in ("secretRef", "secretKeyRef"):
             yield "Secret", value["name"]
+        elif key == "secret" and "secretName" in value:
+            yield "Secret", value["secretName"]
         elif key == "persistentVolumeClaim":
             yield "PersistentVolumeClaim", value["claimName"]
         elif key == "serviceAccountName":
@@ -542,6 +553,30 @@ def the_weights_are_where_they_are_looked_for(manifests: list[Manifest]) -> Iter
         yield "HF_HUB_OFFLINE is not 1: servers would ask the hub"
 
 
+def the_keys_are_where_they_are_looked_for(manifests: list[Manifest]) -> Iterator[str]:
+    """A file of keys is in a Secret's folder, mounted so that the kubelet renews it."""
+    file = serve_config(manifests)["applications"][0]["args"].get("api_keys_file")
+    for group in groups(manifests):
+        where, spec = group.get("groupName", "head"), group["template"]["spec"]
+        of_secrets = {one["name"]: one["secret"] for one in spec["volumes"] if "secret" in one}
+        mounts = [one for one in spec["containers"][0]["volumeMounts"] if one["name"] in of_secrets]
+        if file is None:
+            if mounts:
+                yield f"{where}: keys are mounted, but the serve configuration names no file"
+            continue
+        above = [one for one in mounts if file.startswith(one["mountPath"] + "/")]
+        if [one.get("readOnly") for one in above] != [True]:
+            yield f"{where}: {file} is not mounted read-only from a Secret"
+            continue
+        secret = of_secrets[above[0]["name"]]
+        if secret.get("optional"):
+            yield f"{where}: the pod doesn't wait for the keys"
+        if secret.get("defaultMode", 0o644) & 0o007:
+            yield f"{where}: everybody in the pod reads the keys"
+        if "subPath" in above[0]:
+            yield f"{where}: a subPath is never renewed"
+
+
 SECRET_NAMES = re.compile(r"TOKEN|PASSWORD|SECRET|AUTH|API_?KEY", re.IGNORECASE)
 
 
@@ -582,5 +617,6 @@ CHECKS: list[Check] = [
     the_head_can_restart_alone,
     workers_carry_the_replicas,
     the_weights_are_where_they_are_looked_for,
+    the_keys_are_where_they_are_looked_for,
     nothing_secret_is_written_down,
 ]

@@ -55,6 +55,11 @@ def test_on_a_gpu_every_variant_asks_for_cuda_and_its_share(overlay: str) -> Non
     assert all(one["ray_actor_options"]["num_gpus"] > 0 for one in variants(overlay))
 
 
+@pytest.mark.parametrize("overlay", NAMES)
+def test_everywhere_but_on_a_laptop_one_needs_a_key(overlay: str) -> None:
+    assert ("api_keys_file" in application(overlay)["args"]) == (overlay in ON_GPUS)
+
+
 @pytest.mark.parametrize("overlay", ON_GPUS)
 def test_on_a_gpu_the_queues_are_those_that_the_routers_capacity_is_computed_from(
     overlay: str,

@@ -19,7 +19,8 @@ spec:
     applications:
       - name: app
         import_path: serve.app:build_app
-        args: {family: sd-v1, weights_dir: /weights/sd-v1, device: cuda, max_image_steps: 100}
+        args: {family: sd-v1, weights_dir: /weights/sd-v1, device: cuda, max_image_steps: 100,
+               api_keys_file: /keys/keys.txt}
         deployments:
           - name: router
           - name: original

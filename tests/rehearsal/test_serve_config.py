@@ -24,7 +24,7 @@ from .ray_service import overlay
 CONFIG = read(overlay().ray_service)
 
 
-def test_fixed_steps_keep_the_deployments_and_drop_what_needs_a_device() -> None:
+def test_fixed_steps_keep_the_deployments_and_drop_what_needs_a_device_or_a_secret() -> None:
     (app,) = with_fixed_steps(CONFIG, 0.1)["applications"]
     assert app["deployments"] == CONFIG["applications"][0]["deployments"]
     assert app["args"] == {"max_image_steps": 100, "step_s": 0.1}

@@ -63,6 +63,11 @@ RUN_BY_TESTS = {
     "https://ray-project.github.io/kuberay-helm --version 1.7.0",
     "kubectl apply -k deploy/overlays/laptop",
     "kubectl apply -k deploy/overlays/gpu",
+    "kubectl apply -f deploy/base/namespace.yaml",
+    "kubectl -n distilled-sd-serve create secret generic distilled-sd-serve-keys "
+    "--from-file=keys.txt",
+    "kubectl -n distilled-sd-serve create secret generic distilled-sd-serve-keys "
+    "--from-file=keys.txt --dry-run=client -o yaml | kubectl apply -f -",
     "kubectl -n distilled-sd-serve port-forward svc/distilled-sd-serve-serve-svc 8000",
     "kubectl -n distilled-sd-serve wait --for=condition=complete "
     "job/distilled-sd-serve-weights --timeout=60m",
