@@ -192,12 +192,13 @@ def _check_port(settings: LaunchSettings) -> None:
 def _ready_text(settings: LaunchSettings, served: list[str], log_dir: str) -> str:
     model = "distilled" if "distilled" in served else served[0]
     address = f"http://{settings.host}:{settings.port}"
+    key = "" if settings.api_keys_file is None else " -H 'Authorization: Bearer KEY'"
     return f"""
 Ready on {address}
 API {address}/docs, logs {log_dir}. Try:
 
   curl {address}/v1/images/generations -H 'Content-Type: application/json' \\
-    -H 'Accept: image/png' -o vase.png \\
+    -H 'Accept: image/png'{key} -o vase.png \\
     -d '{{"model": "{model}", "prompt": "{_PROMPT}", "seed": 2}}'
 
 Ctrl-C stops it."""

@@ -1,4 +1,5 @@
 import socket
+from pathlib import Path
 from types import SimpleNamespace
 
 import psutil
@@ -47,3 +48,13 @@ def test_a_missing_file_of_keys_is_told_before_anything_starts(
     output = capsys.readouterr()
     assert output.out == ""
     assert output.err.startswith("distilled-sd-serve: api_keys_file: 'nowhere' was given")
+
+
+def test_the_example_sends_a_key_only_where_one_is_needed(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "keys").touch()
+    monkeypatch.setattr("sys.argv", ["serve"])
+    assert "Authorization" not in launcher._ready_text(launcher.LaunchSettings(), ["x"], "logs")
+    monkeypatch.setenv("DSD_API_KEYS_FILE", str(tmp_path / "keys"))
+    assert "Bearer KEY" in launcher._ready_text(launcher.LaunchSettings(), ["x"], "logs")
