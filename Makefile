@@ -40,7 +40,7 @@ format: .venv/.dev  ## let ruff rewrite the code
 weights: .venv/.serve  ## download real weights (FAMILY=sd-v1, VARIANT=distilled, DIR=..., ARGS=--update)
 	$(BIN)/python -m serve.weights download $(DIR) --family $(FAMILY) $(if $(VARIANT),--variants $(VARIANT)) $(ARGS)
 
-bench: .venv/.serve  ## measure the pipelines against stock diffusers (ARGS="--quick", "--architecture")
+bench: .venv/.serve  ## measure engine and policies against stock diffusers (ARGS="--quick", "--architecture")
 	$(BIN)/python -m loadtests.bench $(ARGS)
 
 loadtest: .venv/.loadtest  ## compare the variants over an endpoint, its own or HOST=http://... (ARGS=--quick)

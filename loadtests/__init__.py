@@ -22,9 +22,9 @@ What they share:
     published     the published comparison and its workload
     machine       what a report names to be repeated; `markdown` makes its tables
 
-The pipelines alone, without HTTP:
+The engine alone, without HTTP:
 
-    bench         `make bench`: ours against diffusers' own
+    bench         `make bench`: ours against diffusers' own, and the engine's policies
 
 Only `locustfile` and `shapes` import Locust: it replaces the sockets of the whole process.
 """

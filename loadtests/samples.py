@@ -2,11 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from .client import Answer
+if TYPE_CHECKING:  # `bench` takes percentiles where there is no HTTP client.
+    from .client import Answer
 
 # A request that is fired later than this was not fired on time.
 _LATE_S = 0.010
@@ -42,7 +43,7 @@ class Sample:
         return self.done_s - self.scheduled_s
 
 
-def answered(sample: Sample, answer: Answer, done_s: float) -> Sample:
+def answered(sample: Sample, answer: "Answer", done_s: float) -> Sample:
     """The sample with what came back, `done_s` after the run's start."""
     verdict = answer.verdict
     return replace(

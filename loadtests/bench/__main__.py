@@ -1,4 +1,4 @@
-"""`make bench`: our pipelines against diffusers' own, on the device that is there.
+"""`make bench`: our engine against diffusers' own pipeline, and its policies, on what is there.
 
 One process, the contenders in turn, repeated, with the spread shown. On a GPU the published
 architectures run in fp16 at 512x512, with random values unless a family folder is given (how long
@@ -10,8 +10,12 @@ A table for people goes to the terminal and to a report; the last line is the re
 
 import argparse
 import json
+import math
+import re
+import shlex
 import sys
 import tempfile
+import time
 import warnings
 from pathlib import Path
 from typing import Any, get_args
@@ -25,8 +29,11 @@ from serve.variants import FamilyName, family
 from serve.weights.layout import architecture_dir, family_dir
 from serve.weights.random_values import write_random_components
 
-from .report import bars_missed, render
-from .sections import Plan, measure, run_architecture
+from .overlap import Scope
+from .policies import MIXES, Cell, Traffic
+from .report import render
+from .run import Plan, measure
+from .sections import run_architecture
 
 
 def _not_run(result: dict[str, Any]) -> list[str]:
@@ -49,8 +56,23 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--weights-dir", type=Path, help="default: random values, made for the run")
     parser.add_argument("--variants", default="", help="a,b; default: all")
     parser.add_argument("--batches", default="1,2,4,8", help="images a call")
-    parser.add_argument("--rounds", type=int, default=7, help="repeats of every comparison")
-    parser.add_argument("--quick", action="store_true", help="three rounds, batches 1 and 4")
+    parser.add_argument("--rounds", type=int, default=5, help="repeats against stock")
+    parser.add_argument(
+        "--loads",
+        default="mixed:0.5,mixed:0.7,mixed:0.9,uniform:0.5,uniform:0.7",
+        help="mix of steps : share of what policy `batch` draws from a full queue, ...",
+    )
+    parser.add_argument("--repeats", type=int, default=5, help="of the same arrivals, each policy")
+    parser.add_argument(
+        "--requests",
+        type=int,
+        help="in a repeat, half as many again at mixed:0.7; default: 20, on a GPU 100",
+    )
+    parser.add_argument(
+        "--quick",
+        action="store_true",
+        help="three rounds, batches 1 and 4, two repeats of mixed:0.7",
+    )
     parser.add_argument(
         "--architecture",
         action="store_true",
@@ -73,13 +95,43 @@ def _plan(parser: argparse.ArgumentParser, args: argparse.Namespace) -> Plan:
         parser.error(f"--batches: {batches!r} was given; allowed: numbers from 1 to 64")
     if args.rounds < 1:
         parser.error(f"--rounds: {args.rounds} was given; it must be at least 1")
+    for option in ("repeats", "requests"):
+        given = getattr(args, option)
+        if given is not None and given < 1:
+            parser.error(f"--{option}: {given} was given; it must be at least 1")
+    requests = args.requests or (100 if device.type == "cuda" else 20)
+    repeats = 2 if args.quick else args.repeats
     return Plan(
         device=args.device,
         family=name,
         variants=variants,
         batches=tuple(sorted({int(one) for one in batches.split(",")})),
         rounds=3 if args.quick else args.rounds,
+        traffic=Traffic(
+            _cells(parser, "mixed:0.7" if args.quick else args.loads, requests), repeats
+        ),
+        beside=Scope(repeats, requests, cancels=5 * requests),
+        simulated_requests=1000 if args.quick else 4000,
     )
+
+
+def _cells(parser: argparse.ArgumentParser, loads: str, requests: int) -> tuple[Cell, ...]:
+    cells = []
+    for one in loads.split(","):
+        mix, _, load = one.partition(":")
+        try:
+            share = float(load)
+        except ValueError:
+            share = math.nan
+        if mix not in MIXES or not 0 < share < 1:
+            parser.error(
+                f"--loads: {one!r} was given; allowed: {' or '.join(MIXES)}, a colon, and a share "
+                "between 0 and 1"
+            )
+        # A bar depends on this one.
+        many = requests + requests // 2 if (mix, share) == ("mixed", 0.7) else requests
+        cells.append(Cell(mix, share, many))
+    return tuple(cells)
 
 
 def main() -> int:
@@ -94,6 +146,7 @@ def main() -> int:
 
 
 def _run(plan: Plan, args: argparse.Namespace) -> int:
+    started_at = time.perf_counter()
     warnings.simplefilter("ignore")
     diffusers.logging.set_verbosity_error()
     diffusers.logging.disable_progress_bar()
@@ -111,17 +164,24 @@ def _run(plan: Plan, args: argparse.Namespace) -> int:
             # After the rest: on a CPU the peak of memory is the whole process's.
             _make_full_size(made)
             result["architecture"] = run_architecture(made, plan.device, _tell)
-    result["bars_missed"] = bars_missed(result)
+    result["command"] = shlex.join(["python", "-m", "loadtests.bench", *sys.argv[1:]])
+    result["seconds"] = time.perf_counter() - started_at
     result["not_run"] = _not_run(result)
     text = render(result)
     kind = "cpu" if result["device"].startswith("CPU") else result["device"]
     name = f"bench-{plan.family}-{kind}".lower().replace(" ", "-")
     args.out.mkdir(parents=True, exist_ok=True)
     (args.out / f"{name}.md").write_text(text)
-    (args.out / f"{name}.json").write_text(json.dumps(result, indent=1) + "\n")
+    (args.out / f"{name}.json").write_text(_compact(json.dumps(result, indent=1)) + "\n")
     _tell(f"\n{text}\nWritten to {args.out / name}.md and .json")
     print(json.dumps(result))
-    return 1 if result["bars_missed"] else 0
+    missed = [bar for bar in result["bars"] if bar["state"] == "missed" and not bar["goal"]]
+    return 1 if missed else 0
+
+
+def _compact(text: str) -> str:
+    """JSON with the innermost lists of numbers on one line each."""
+    return re.sub(r"\[\s+([-+.\de,\s]+?)\s+\]", lambda it: f"[{' '.join(it[1].split())}]", text)
 
 
 def _make_full_size(folder: Path) -> None:

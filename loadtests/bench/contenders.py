@@ -1,6 +1,9 @@
-"""The two ways to draw that a benchmark compares, over the very same models."""
+"""The two ways to draw that a benchmark compares: the same weights, loaded apart."""
 
-from collections.abc import Sequence
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, Protocol
 
 import torch
@@ -8,10 +11,38 @@ from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import Stabl
 from diffusers.schedulers.scheduling_pndm import PNDMScheduler
 from PIL import Image
 
+from serve.components import load_components
+from serve.devices import DeviceName, resolve_device
+from serve.engine.forecast import Pace
+from serve.engine.loop import Engine, Settings
+from serve.engine.sweep import MOST_IMAGES, sweep, sweep_denoiser, time_call
 from serve.generation import Generation
 from serve.pipelines import Pipeline
 from serve.trajectories import Trajectory
 from serve.variants import Variant
+
+from ..published import PROMPT
+
+_SWEEP_ROUNDS = 5
+
+
+def generation(
+    variant: Variant, prompt: str, seeds: Sequence[int], steps: int, previews: int = 0
+) -> Generation:
+    """A request with the variant's defaults."""
+    return Generation(
+        variant=variant.name,
+        prompt=prompt,
+        negative_prompt="",
+        seeds=tuple(seeds),
+        width_px=variant.default_size_px,
+        height_px=variant.default_size_px,
+        num_inference_steps=steps,
+        guidance_scale=variant.guidance_scale,
+        scheduler="pndm",
+        deadline_at=None,
+        previews=previews,
+    )
 
 
 class Contender(Protocol):
@@ -22,46 +53,74 @@ class Contender(Protocol):
 
 
 class Ours:
-    """This project's pipeline, driven as a replica's engine drives it."""
+    """This project's engine over its pipeline: threads and slots as a replica has them.
+
+    `call_s` are the seconds of the calls that a replica's start-up sweep times, by images in them,
+    and `settings` what came of it. Close it, so that its threads end.
+    """
 
     def __init__(self, pipeline: Pipeline, variant: Variant) -> None:
         self.pipeline = pipeline
-        self._variant = variant
+        self.variant = variant
+        cap, self.call_s = _sweep(pipeline, self._sweep_job)
+        self.settings = Settings(cap=cap)
+        # `submit` wants an event loop, as a replica has one.
+        self._loop = asyncio.Runner()
+        self._engine = Engine(pipeline, self.settings, Pace(self.call_s))
 
-    def generation(self, prompt: str, seeds: Sequence[int], steps: int) -> Generation:
+    def generation(
+        self, prompt: str, seeds: Sequence[int], steps: int, previews: int = 0
+    ) -> Generation:
         """A request with the variant's defaults."""
-        return Generation(
-            variant=self._variant.name,
-            prompt=prompt,
-            negative_prompt="",
-            seeds=tuple(seeds),
-            width_px=self._variant.default_size_px,
-            height_px=self._variant.default_size_px,
-            num_inference_steps=steps,
-            guidance_scale=self._variant.guidance_scale,
-            scheduler="pndm",
-            deadline_at=None,
-            previews=0,
-        )
+        return generation(self.variant, prompt, seeds, steps, previews)
 
     def begin(self, prompt: str, seeds: Sequence[int], steps: int) -> list[Trajectory]:
-        """Prompts encoded, noise drawn."""
+        """Prompts encoded, noise drawn, without the engine: for stages."""
         return self.pipeline.begin(self.generation(prompt, seeds, steps))[0]
 
     def draw(self, prompt: str, seeds: Sequence[int], steps: int) -> list[Image.Image]:
-        """All images through each step together, then decoded one by one."""
-        trajectories = self.begin(prompt, seeds, steps)
-        for _ in range(trajectories[0].total_steps):
-            self.pipeline.step(trajectories)
-        return [Image.fromarray(self.pipeline.decode([one])[0]) for one in trajectories]
+        """One request to the engine."""
+        return self._loop.run(self._draw(self.generation(prompt, seeds, steps)))
+
+    def close(self) -> None:
+        """End the engine's threads."""
+        self._engine.close()
+        self._loop.run(self._engine.wait_closed())
+        self._loop.close()
+
+    async def _draw(self, generation: Generation) -> list[Image.Image]:
+        result = await self._engine.submit(generation).result()
+        return [Image.fromarray(picture) for picture in result.images]
+
+    def _sweep_job(self, images: int, steps: int) -> Generation:
+        return self.generation(PROMPT, range(images), steps)
+
+
+def _sweep(
+    pipeline: Pipeline, job: Callable[[int, int], Generation]
+) -> tuple[int, dict[int, float]]:
+    """A replica's sweep; on a CPU by its rule, but so that other work there doesn't decide it.
+
+    There it counts CPU seconds, and the fastest of several rounds through all numbers of images.
+    """
+    if pipeline.device.type != "cpu":
+        return sweep_denoiser(pipeline, job)
+    sizes = [2**power for power in range(MOST_IMAGES.bit_length())]
+    rounds = [
+        {images: time_call(pipeline, job, images, time.process_time) for images in sizes}
+        for _ in range(_SWEEP_ROUNDS)
+    ]
+    fastest = {images: min(one[images] for one in rounds) for images in sizes}
+    return sweep(fastest.__getitem__)
 
 
 class Stock:
     """`StableDiffusionPipeline` as diffusers' documentation uses it."""
 
-    def __init__(self, pipeline: Pipeline, variant: Variant) -> None:
+    def __init__(self, variant: Variant, folder: Path, device_name: DeviceName) -> None:
         self._variant = variant
-        parts = pipeline.components[variant.name]
+        # Models of its own: what makes ours faster must not make these so.
+        parts = load_components([variant], folder, *resolve_device(device_name))[variant.name]
         self._pipe: Any = StableDiffusionPipeline(
             vae=parts.vae,
             text_encoder=parts.text_encoder,

@@ -1,131 +1,36 @@
-"""What a benchmark of the pipelines measures, section by section, as plain data."""
+"""Against stock, stage by stage and in the seed workload, as plain data."""
 
 import gc
-import platform
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import diffusers
 import numpy as np
 import torch
-import transformers
 from PIL import Image
 from torch.utils.flop_counter import FlopCounterMode
 
-from serve.devices import DeviceName, resolve_device
+from serve.devices import DeviceName
 from serve.generation import PictureFormat
 from serve.images import encode
 from serve.optimisations import Optimisations
 from serve.pipelines import Pipeline
-from serve.variants import Family, FamilyName, family
+from serve.variants import family
 
-from ..machine import commit
 from ..published import CALLS, IMAGES_A_CALL, PROMPT, STEPS
-from .contenders import Contender, Ours, Stock
-from .timing import (
-    Clock,
-    Spread,
-    alternate,
-    device_name,
-    held_memory_bytes,
-    matmul_peak,
-    peak_memory_bytes,
-    ratios,
-)
+from .contenders import Contender, Ours, Stock, generation
+from .timing import Clock, Spread, alternate, ratios
 
-# Ours and stock share the models, which therefore stay as diffusers loads them; and torch counts no
-# FLOPs of a call that is replayed. Every call has the same prompt: kept, it would cost nothing, and
+# As a replica has them, but every call here has the same prompt: kept, it would cost nothing, and
 # requests' prompts differ.
-EAGER = Optimisations(
-    channels_last=False,
-    attention="default",
-    compile=False,
-    cuda_graphs=False,
-    embedding_cache=0,
-)
+OPTIMISATIONS = Optimisations(embedding_cache=0)
 
 
-@dataclass(frozen=True)
-class Plan:
-    """What to measure, and how often."""
-
-    device: DeviceName
-    family: FamilyName
-    variants: tuple[str, ...]
-    batches: tuple[int, ...]
-    rounds: int
-
-
-def measure(plan: Plan, folder: Path, tell: Callable[[str], object]) -> dict[str, Any]:
-    """Every section, as plain data; `tell` hears of each before it runs."""
-    device, dtype = resolve_device(plan.device)
-    clock, chosen = Clock(device), family(plan.family)
-    variant = chosen.variants[plan.variants[0]]
-    tell(f"{device_name(device)}: the matmul peak ...")
-    peak = matmul_peak(device, dtype, clock)
-    result: dict[str, Any] = {
-        "benchmark": "pipelines",
-        "commit": commit(),
-        "device": device_name(device),
-        "dtype": str(dtype).removeprefix("torch."),
-        "clock": clock.name,
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "diffusers": diffusers.__version__,
-        "transformers": transformers.__version__,
-        "family": plan.family,
-        "size_px": variant.default_size_px,
-        "guidance_scale": variant.guidance_scale,
-        "steps": STEPS,
-        "rounds": plan.rounds,
-        "compiled": False,
-        "matmul_flop_per_s": peak,
-        "variants": {},
-    }
-    contenders: dict[str, tuple[Ours, Stock]] = {}
-    for name in plan.variants:
-        held_bytes = held_memory_bytes(device)
-        ours, stock, costs = _load(chosen, name, folder, plan.device, clock)
-        contenders[name] = ours, stock
-        tell(f"{name}: stages, and against stock at batch {', '.join(map(str, plan.batches))} ...")
-        costs["stages"] = _stages(ours, plan, clock)
-        costs["batches"] = {
-            batch: _against_stock(ours, stock, batch, costs["flop_per_picture"], peak, plan, clock)
-            for batch in plan.batches
-        }
-        costs["peak_memory_bytes"] = peak_memory_bytes(device) - held_bytes
-        result["variants"][name] = costs
-    tell("the seed workload ...")
-    result["seed_workload"] = _seed_workload(contenders, plan, clock)
-    return result
-
-
-def _load(
-    chosen: Family, name: str, folder: Path, device_name: DeviceName, clock: Clock
-) -> tuple[Ours, Stock, dict[str, Any]]:
-    variant = chosen.variants[name]
-    started_s = time.perf_counter()
-    pipeline = Pipeline.load([variant], folder, device_name, EAGER)
-    clock.now_s()
-    loaded_s = time.perf_counter()
-    ours, stock = Ours(pipeline, variant), Stock(pipeline, variant)
-    ours.draw(PROMPT, [0], STEPS)
-    clock.now_s()
-    first_s = time.perf_counter()
-    costs = {
-        "load_s": loaded_s - started_s,
-        "first_picture_s": first_s - loaded_s,
-        "flop_per_picture": _flop_per_picture(ours),
-    }
-    return ours, stock, costs
-
-
-def _flop_per_picture(ours: Ours) -> int:
-    """Multiplications and additions of one picture, counted as torch runs them."""
+def flop_per_picture(ours: Ours) -> int:
+    """Multiplications and additions of one picture, counted as torch runs them on this thread."""
     with FlopCounterMode(display=False) as counter:
         trajectories = ours.begin(PROMPT, [0], STEPS)
     around = counter.get_total_flops()
@@ -137,30 +42,30 @@ def _flop_per_picture(ours: Ours) -> int:
     return int(around + step * trajectories[0].total_steps + counter.get_total_flops())
 
 
-def _stages(ours: Ours, plan: Plan, clock: Clock) -> dict[str, Any]:
+def stages(ours: Ours, batches: Sequence[int], rounds: int, clock: Clock) -> dict[str, Any]:
     """Seconds of each stage; UNet steps by images in a call (with guidance twice as many)."""
     pipeline = ours.pipeline
-    repeats = max(7, plan.rounds)
+    repeats = max(7, rounds)
     # Long enough to have a step left for every repeat.
-    drawn = {batch: ours.begin(PROMPT, range(batch), repeats + 1) for batch in plan.batches}
-    one = drawn[plan.batches[0]][:1]
+    drawn = {batch: ours.begin(PROMPT, range(batch), repeats + 1) for batch in batches}
+    one = drawn[batches[0]][:1]
     pixels = pipeline.decode(one)[0]
-    stages: dict[str, Callable[[], Any]] = {
+    timed: dict[str, Callable[[], Any]] = {
         "begin": partial(ours.begin, PROMPT, [0], STEPS),
         "decode": partial(pipeline.decode, one),
         "encode_png": partial(encode, pixels, PictureFormat("png", 90)),
     }
-    for batch in plan.batches:
-        stages[f"step {batch}"] = partial(pipeline.step, drawn[batch])
-    alternate(stages, 1, clock)  # Warms up.
-    seconds = alternate(stages, repeats, clock)
-    steps = {batch: Spread.of(seconds[f"step {batch}"]) for batch in plan.batches}
+    for batch in batches:
+        timed[f"step {batch}"] = partial(pipeline.step, drawn[batch])
+    alternate(timed, 1, clock)  # Warms up.
+    seconds = alternate(timed, repeats, clock)
+    steps = {batch: Spread.of(seconds[f"step {batch}"]) for batch in batches}
     return {
         **{
             f"{name}_s": asdict(Spread.of(seconds[name]))
             for name in ("begin", "decode", "encode_png")
         },
-        "step_s": {batch: asdict(spread) for batch, spread in steps.items()},
+        "step_s": {str(batch): asdict(spread) for batch, spread in steps.items()},
         "step_fixed_share": fixed_share({batch: one.median for batch, one in steps.items()}),
     }
 
@@ -177,9 +82,10 @@ def fixed_share(step_s: dict[int, float], batch: int = IMAGES_A_CALL) -> float |
     return float(np.clip(intercept / (intercept + slope * batch), 0, 1))
 
 
-def _against_stock(
-    ours: Ours, stock: Stock, batch: int, flop: int, peak: float, plan: Plan, clock: Clock
+def against_stock(
+    ours: Ours, stock: Stock, batch: int, flop: int, peak: float, rounds: int, clock: Clock
 ) -> dict[str, Any]:
+    """One request to the engine against one call of stock's, and how far the pictures differ."""
     seeds = range(batch)
     # Also warms up; the pictures must be the same ones.
     parity = _difference(ours.draw(PROMPT, seeds, STEPS), stock.draw(PROMPT, seeds, STEPS))
@@ -188,7 +94,7 @@ def _against_stock(
             "ours": partial(ours.draw, PROMPT, seeds, STEPS),
             "stock": partial(stock.draw, PROMPT, seeds, STEPS),
         },
-        plan.rounds,
+        rounds,
         clock,
     )
     drawn = Spread.of(seconds["ours"])
@@ -210,8 +116,8 @@ def _difference(ours: Sequence[Image.Image], theirs: Sequence[Image.Image]) -> f
     )
 
 
-def _seed_workload(
-    contenders: dict[str, tuple[Ours, Stock]], plan: Plan, clock: Clock
+def seed_workload(
+    contenders: dict[str, tuple[Ours, Stock]], rounds: int, clock: Clock
 ) -> dict[str, Any]:
     """12 images in three calls: every variant both ways, in turn within each round."""
 
@@ -224,7 +130,7 @@ def _seed_workload(
     for name, (ours, stock) in contenders.items():
         runs[f"{name} ours"] = partial(run, ours)
         runs[f"{name} stock"] = partial(run, stock)
-    seconds = alternate(runs, min(plan.rounds, 5), clock)
+    seconds = alternate(runs, min(rounds, 3), clock)
     first = next(iter(contenders))
     return {
         name: {
@@ -248,15 +154,15 @@ def run_architecture(
     for name, variant in chosen.variants.items():
         tell(f"{name}, full size: one step ...")
         started_s = time.perf_counter()
-        ours = Ours(Pipeline.load([variant], folder, device, EAGER), variant)
-        trajectories = ours.begin(PROMPT, [0], 1)
-        ours.pipeline.step(trajectories)
-        picture = ours.pipeline.decode(trajectories)
+        pipeline = Pipeline.load([variant], folder, device, OPTIMISATIONS)
+        trajectories, _ = pipeline.begin(generation(variant, PROMPT, [0], 1))
+        pipeline.step(trajectories)
+        picture = pipeline.decode(trajectories)
         found[name] = {
             "picture": list(picture.shape[1:]),
             "finite": bool(torch.isfinite(trajectories[0].latents).all()),
             "load_step_decode_s": time.perf_counter() - started_s,
         }
-        del ours, trajectories
+        del pipeline, trajectories
         gc.collect()
     return found

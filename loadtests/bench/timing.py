@@ -4,9 +4,9 @@ import resource
 import statistics
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -31,13 +31,13 @@ class Spread:
 class Clock:
     """Seconds of work on a device.
 
-    On a GPU wall time between two moments at which it is idle. On a CPU the process's CPU seconds
-    on one thread, as a replica has: other work on the machine then disturbs less.
+    On a GPU wall time between two moments at which it is idle. On a CPU the CPU seconds of all of
+    the process, with torch on one thread, as a replica has it: other work then disturbs less.
     """
 
     def __init__(self, device: torch.device) -> None:
         self._cuda = device.type == "cuda"
-        self.name = "wall time" if self._cuda else "CPU seconds of one thread"
+        self.name = "wall time" if self._cuda else "CPU seconds of the process, torch on one thread"
         if not self._cuda:
             torch.set_num_threads(1)
 
@@ -55,15 +55,22 @@ class Clock:
         return self.now_s() - started_s
 
 
+NameT = TypeVar("NameT")
+
+
+def turns(names: Sequence[NameT], rounds: int) -> list[list[NameT]]:
+    """The order of each round, another one each time."""
+    shifts = [turn % len(names) for turn in range(rounds)]
+    return [[*names[shift:], *names[:shift]] for shift in shifts]
+
+
 def alternate(
     contenders: Mapping[str, Callable[[], Any]], rounds: int, clock: Clock
 ) -> dict[str, list[float]]:
     """Time every contender once a round, in a different order each time; seconds by name."""
     seconds: dict[str, list[float]] = {name: [] for name in contenders}
-    names = list(contenders)
-    for turn in range(rounds):
-        shift = turn % len(names)
-        for name in names[shift:] + names[:shift]:
+    for order in turns(list(contenders), rounds):
+        for name in order:
             seconds[name].append(clock.time_s(contenders[name]))
     return seconds
 

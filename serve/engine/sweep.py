@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from functools import partial
 
 from ..denoiser import Denoiser, JobT, TrajectoryT
 from ..errors import OutOfDeviceMemory
@@ -14,26 +15,34 @@ _CALLS = 3
 
 
 def sweep_denoiser(
-    denoiser: Denoiser[JobT, TrajectoryT],
-    job: Callable[[int, int], JobT],
-    most: int = MOST_IMAGES,
+    denoiser: Denoiser[JobT, TrajectoryT], job: Callable[[int, int], JobT], most: int = MOST_IMAGES
 ) -> tuple[int, dict[int, float]]:
     """`sweep` over a denoiser's steps; `job` makes one of so many images and so many steps.
 
     Raises:
         OutOfDeviceMemory: not even one image has room.
     """
+    return sweep(partial(time_call, denoiser, job), most)
 
-    def call_s(images: int) -> float:
-        trajectories, _ = denoiser.begin(job(images, _CALLS + 1))
-        seconds = []
-        for _ in range(_CALLS + 1):
-            started_at = time.perf_counter()
-            denoiser.step(trajectories)
-            seconds.append(time.perf_counter() - started_at)
-        return min(seconds[1:])  # The first one warms up.
 
-    return sweep(call_s, most)
+def time_call(
+    denoiser: Denoiser[JobT, TrajectoryT],
+    job: Callable[[int, int], JobT],
+    images: int,
+    clock_s: Callable[[], float] = time.perf_counter,
+) -> float:
+    """Seconds of a warm call of so many images.
+
+    Raises:
+        OutOfDeviceMemory: there is no room for it.
+    """
+    trajectories, _ = denoiser.begin(job(images, _CALLS + 1))
+    seconds = []
+    for _ in range(_CALLS + 1):
+        started_at = clock_s()
+        denoiser.step(trajectories)
+        seconds.append(clock_s() - started_at)
+    return min(seconds[1:])  # The first one warms up.
 
 
 def sweep(call_s: Callable[[int], float], most: int = MOST_IMAGES) -> tuple[int, dict[int, float]]:
