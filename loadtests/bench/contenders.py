@@ -23,7 +23,7 @@ from serve.variants import Variant
 
 from ..published import PROMPT
 
-_SWEEP_ROUNDS = 5
+_SWEEP_ROUNDS = 3
 
 
 def generation(
