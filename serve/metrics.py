@@ -70,6 +70,9 @@ class ReplicaMetrics:
         if seconds is not None:
             self._step_s.observe(seconds)
 
+    def occupied(self, under_way: int, waiting: int, cap: int) -> None:
+        """Gauges are told otherwise: `report_gauges`."""
+
     def admitted(self, job: Generation, queue_s: float) -> None:
         """A job's first image got a slot."""
         self._queue_s.observe(queue_s, {"variant": job.variant})

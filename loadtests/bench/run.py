@@ -164,12 +164,13 @@ def _load(
     first_s = time.perf_counter()
     # A replica's largest calls, before stock takes memory of its own.
     ours.draw(PROMPT, range(max(plan.batches)), STEPS)
+    stock = Stock(variant, folder, plan.device)
     costs = {
         "load_s": loaded_s - started_s,
         "first_picture_s": first_s - swept_s,
         "cap": ours.settings.cap,
         "sweep_s": {str(images): seconds for images, seconds in ours.call_s.items()},
         "peak_memory_bytes": peak_memory_bytes(device) - held_bytes,
-        "flop_per_picture": flop_per_picture(ours),
+        "flop_per_picture": flop_per_picture(stock.eager, variant),
     }
-    return ours, Stock(variant, folder, plan.device), costs
+    return ours, stock, costs

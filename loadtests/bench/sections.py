@@ -18,7 +18,7 @@ from serve.generation import PictureFormat
 from serve.images import encode
 from serve.optimisations import Optimisations
 from serve.pipelines import Pipeline
-from serve.variants import family
+from serve.variants import Variant, family
 
 from ..published import CALLS, IMAGES_A_CALL, PROMPT, STEPS
 from .contenders import Contender, Ours, Stock, generation
@@ -29,16 +29,16 @@ from .timing import Clock, Spread, alternate, ratios
 OPTIMISATIONS = Optimisations(embedding_cache=0)
 
 
-def flop_per_picture(ours: Ours) -> int:
+def flop_per_picture(eager: Pipeline, variant: Variant) -> int:
     """Multiplications and additions of one picture, counted as torch runs them on this thread."""
     with FlopCounterMode(display=False) as counter:
-        trajectories = ours.begin(PROMPT, [0], STEPS)
+        trajectories, _ = eager.begin(generation(variant, PROMPT, [0], STEPS))
     around = counter.get_total_flops()
     with FlopCounterMode(display=False) as counter:
-        ours.pipeline.step(trajectories)
+        eager.step(trajectories)
     step = counter.get_total_flops()
     with FlopCounterMode(display=False) as counter:
-        ours.pipeline.decode(trajectories)
+        eager.decode(trajectories)
     return int(around + step * trajectories[0].total_steps + counter.get_total_flops())
 
 

@@ -68,9 +68,10 @@ class Calls(Unobserved):
         self.preview_s: list[float] = []
         self.previews_skipped = 0
 
-    def called(self, images: int, seconds: float) -> None:
+    def called(self, images: int, seconds: float | None) -> None:
         """Keep it."""
-        self.call_s[images].append(seconds)
+        if seconds is not None:
+            self.call_s[images].append(seconds)
 
     def decoded(self, images: int, seconds: float) -> None:
         """Keep what one of them took."""
@@ -106,7 +107,7 @@ class Window(Calls):
             self.elapsed_s, self.done = now - self._began_at, self._done
             self._loop.call_soon_threadsafe(self.full.set)
 
-    def called(self, images: int, seconds: float) -> None:
+    def called(self, images: int, seconds: float | None) -> None:
         """Count it."""
         super().called(images, seconds)
         self._done += images

@@ -241,6 +241,8 @@ class Engine(Generic[JobT, TrajectoryT]):
             self._drop_ended()
             self._rested = not self._slots.under_way
             admitted = self._slots.admit()
+            under_way, waiting = len(self._slots.under_way), len(self._slots.waiting)
+        self._observer.occupied(under_way, waiting, self._slots.cap)
         for image in admitted:
             image.admitted_at = time.perf_counter()
             if image.trajectory is None and not image.ticket.ended:

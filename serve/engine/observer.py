@@ -11,6 +11,9 @@ class Observer(Protocol):
     def called(self, images: int, seconds: float | None) -> None:
         """A call of the UNet stepped so many images; None where its time can't be told."""
 
+    def occupied(self, under_way: int, waiting: int, cap: int) -> None:
+        """Images in slots, images that wait for one, and slots, after a step boundary."""
+
     def admitted(self, job: Any, queue_s: float) -> None:
         """A job's first image got a slot."""
 
@@ -40,6 +43,9 @@ class Unobserved:
     """For whoever measures by other means."""
 
     def called(self, images: int, seconds: float | None) -> None:
+        """Forget it."""
+
+    def occupied(self, under_way: int, waiting: int, cap: int) -> None:
         """Forget it."""
 
     def admitted(self, job: Any, queue_s: float) -> None:
