@@ -4,6 +4,7 @@ The way of a request, one line per module; each imports only what stands below i
 
     api          HTTP routes; errors to statuses
     gate         before any route: headers, API keys, places; the body's arrival
+    playground   the page at `/`: static files that use the API from the browser
     negotiation  what an Accept header asks for
     streaming    pictures as server-sent events, with heartbeats
     schemas      a body to a checked request; a request and a variant to a `Generation`

@@ -195,7 +195,7 @@ def _ready_text(settings: LaunchSettings, served: list[str], log_dir: str) -> st
     key = "" if settings.api_keys_file is None else " -H 'Authorization: Bearer KEY'"
     return f"""
 Ready on {address}
-API {address}/docs, logs {log_dir}. Try:
+Page {address}/, API {address}/docs, logs {log_dir}. Try:
 
   curl {address}/v1/images/generations -H 'Content-Type: application/json' \\
     -H 'Accept: image/png'{key} -o vase.png \\

@@ -41,12 +41,15 @@ from .generation import (
     Timings,
 )
 from .negotiation import Answer, negotiate, picture_answers
+from .playground import page_routes
 from .schemas import (
+    SIZE_STEP_PX,
     ErrorBody,
     ErrorResponse,
     GenerationRequest,
     Image,
     ImagesResponse,
+    bounds,
     parse_request,
 )
 from .streaming import DONE, sse, sse_error, with_heartbeats
@@ -117,8 +120,9 @@ def build_api(
     min_ready_replicas: int,
     max_request_s: float | None = None,
     limits: ClientLimits = ClientLimits(),  # noqa: B008 (frozen)
+    playground: bool = True,
 ) -> FastAPI:
-    """The application over a router.
+    """The application over a router, with the page at `/` where `playground` is true.
 
     `max_image_steps` and `max_request_s` bound one request's work and time
     (`GenerationRequest.resolve`); `/readyz` wants `min_ready_replicas` warm replicas of every
@@ -136,6 +140,8 @@ def build_api(
     api.add_middleware(Gate, refuse=_error_response, limits=limits)
     # Only tells the OpenAPI document of the keys; the gate has checked them.
     locks = [] if limits.keys is None else [Security(HTTPBearer(auto_error=False))]
+    if playground:
+        api.include_router(page_routes())
 
     @api.post(
         "/v1/images/generations",
@@ -386,4 +392,6 @@ def _model(family: Family, variant: Variant, manifest: Manifest) -> dict[str, An
             "scheduler": variant.default_scheduler,
         },
         "size_bounds_px": [variant.min_size_px, variant.max_size_px],
+        "size_step_px": SIZE_STEP_PX,
+        "bounds": bounds(),
     }

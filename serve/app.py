@@ -104,6 +104,7 @@ class AppArgs(BaseModel):
     max_image_steps: int = Field(
         400, ge=1, description="a request's images x steps, in pictures of the default size"
     )
+    playground: bool = Field(True, description="serve the page at `/`")
     min_ready_replicas: int = Field(1, ge=0, description="/readyz wants this many per variant")
     api_keys_file: Path | None = Field(
         None, description="names and hashes of API keys (serve/keys.py); none needed when absent"
@@ -200,6 +201,7 @@ class Ingress(Router):
             args.min_ready_replicas,
             args.max_request_s,
             args.client_limits(),
+            args.playground,
         )
 
 

@@ -26,6 +26,8 @@ from .variants import Variant
 
 MAX_BODY_BYTES = 64 * 1024
 SEEDS = 2**32
+# The latents have an eighth of a picture's sides.
+SIZE_STEP_PX = 8
 # A request's `quality` when `output_compression` is absent.
 _DEFAULT_QUALITY = 90
 _DESCRIPTION_TEXT = "Any text without control characters (tabs and line breaks are allowed)."
@@ -217,10 +219,10 @@ class GenerationRequest(Strict):
             return variant.default_size_px, variant.default_size_px
         width_px, height_px = (int(side) for side in self.size.split("x"))
         for side_px in (width_px, height_px):
-            if side_px % 8 or not variant.min_size_px <= side_px <= variant.max_size_px:
+            if side_px % SIZE_STEP_PX or not variant.min_size_px <= side_px <= variant.max_size_px:
                 raise InvalidRequest(
                     f"size: {self.size!r} was given; {variant.name!r} allows WIDTHxHEIGHT with "
-                    f"both sides multiples of 8 from {variant.min_size_px} to "
+                    f"both sides multiples of {SIZE_STEP_PX} from {variant.min_size_px} to "
                     f"{variant.max_size_px}",
                     "size",
                 )
@@ -304,6 +306,20 @@ def parse_request(body: bytes) -> GenerationRequest:
         # An unknown field first: it is often the reason for the others, a misspelt name.
         details = sorted(fault.errors(), key=lambda one: one["type"] != "extra_forbidden")
         raise _as_invalid_request(details[0]) from None
+
+
+def bounds() -> dict[str, tuple[float, float]]:
+    """The least and the most of each number that a request may give, and of a text's length."""
+    found: dict[str, tuple[float, float]] = {}
+    for name, schema in GenerationRequest.model_json_schema()["properties"].items():
+        for rule in schema.get("anyOf", [schema]):
+            if "maximum" in rule and "minimum" in rule:
+                found[name] = (rule["minimum"], rule["maximum"])
+            elif "exclusiveMaximum" in rule:  # Only integers have one.
+                found[name] = (rule["minimum"], rule["exclusiveMaximum"] - 1)
+            elif "maxLength" in rule:
+                found[name] = (rule.get("minLength", 0), rule["maxLength"])
+    return found
 
 
 def _as_invalid_request(detail: ErrorDetails) -> InvalidRequest:
