@@ -15,16 +15,22 @@ BIN := .venv/bin
 PIP_INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test lint format weights bench loadtest rehearse miniature measure image image-test clean
+.PHONY: help serve test browser-test screenshots lint format weights bench loadtest rehearse miniature measure image image-test clean
 
 help:  ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 serve: .venv/.serve  ## serve the miniature on 127.0.0.1:8000 (PORT=..., ARGS="--family sd-v1 ...")
 	@exec $(BIN)/python -m serve --port $(PORT) $(ARGS)
 
 test: .venv/.dev  ## run the tests (ARGS="-k engine")
 	$(BIN)/python -m pytest $(ARGS)
+
+browser-test: .venv/.dev  ## the page in headless Chromium, all of it (ARGS="-k curl")
+	$(BIN)/python -m pytest -m "" tests/browser tests/integration/test_page.py $(ARGS)
+
+screenshots: .venv/.dev  ## the README's pictures of the page, drawn by the miniature
+	$(BIN)/python -m tests.browser.screenshots docs
 
 lint: .venv/.dev  ## ruff, mypy --strict, import-linter, hadolint
 	$(BIN)/ruff check .

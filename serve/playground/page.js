@@ -18,6 +18,7 @@ const drawing = new Map(); // What is under way: result to run.
 
 const seconds = (s) => `${s.toFixed(s < 10 ? 2 : 1)} s`;
 const kilobytes = (bytes) => `${(bytes / 1000).toFixed(1)} kB`;
+const sentence = (text) => (/[.!?]$/.test(text) ? text : `${text}.`);
 const pixels = (size) => `${size.replace("x", "×")} px`;
 
 function element(tag, text, properties = {}) {
@@ -133,6 +134,8 @@ function begin() {
   show(run);
   tell(`Drawing with ${run.results.length} variants, seed ${run.settings.seed}.`);
   drawAll(run, run.results);
+  // On a narrow screen the pictures come below the form.
+  if ($("cards").getBoundingClientRect().top > innerHeight / 2) $("pictures-title").scrollIntoView();
 }
 
 async function drawAll(run, results) {
@@ -263,7 +266,8 @@ function refresh(run, result) {
   card.setAttribute("aria-busy", String(underWay));
   const wait_s = result.tryAt ? Math.ceil((result.tryAt - Date.now()) / 1000) : 0;
   const wait = wait_s > 0 ? ` You can try again in ${wait_s} s.` : "";
-  part(".state").textContent = (result.problem ?? STATES[result.state] ?? "") + wait;
+  const problem = result.problem && sentence(result.problem) + wait;
+  part(".state").textContent = problem ?? STATES[result.state] ?? "";
   part("progress").hidden = !underWay;
   // The previews and the picture itself are as many equal parts of the way.
   part("progress").value = (result.previews ?? 0) / (mostPreviews() + 1);
@@ -285,7 +289,8 @@ function refresh(run, result) {
       Denoise: seconds(denoise_s),
       Decode: seconds(decode_s),
       Total: seconds(result.total_s),
-      Picture: `${pixels(result.size)}, ${kilobytes(result.picture.size)}`,
+      Size: pixels(result.size),
+      File: kilobytes(result.picture.size),
     };
     part("dl").replaceChildren(
       ...Object.entries(facts).flatMap(([name, value]) => [element("dt", name), element("dd", value)]),
@@ -323,7 +328,7 @@ function showCost() {
     timings.denoise_s + timings.decode_s,
   ]);
   const slowest_s = Math.max(...costs.map(([, cost_s]) => cost_s));
-  $("cost").hidden = !(slowest_s > 0);
+  $("cost").hidden = costs.length < 2 || slowest_s === 0;
   if ($("cost").hidden) return;
   $("fair").textContent = shown.inTurn
     ? "drew in turn"

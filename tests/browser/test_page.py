@@ -1,0 +1,529 @@
+"""The page as a person meets it, in Chromium, over routes whose pictures a test lets through."""
+
+import base64
+import dataclasses
+import io
+import json
+import os
+import re
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+from playwright.sync_api import Locator, Page, expect
+
+from serve.errors import Overloaded, VariantUnavailable
+from serve.variants import MINIATURE
+from tests.browser.service import TIMINGS, Service, colour, serving
+from tests.chromium import Open
+
+VARIANTS = list(TIMINGS)
+KEY = "sk-test-1"
+
+
+@pytest.fixture
+def service() -> Iterator[Service]:
+    with serving() as service:
+        yield service
+
+
+def card(page: Page, variant: str) -> Locator:
+    return page.locator(f'.card[data-model="{variant}"]')
+
+
+def draw(page: Page, **fields: Any) -> None:
+    for name, value in fields.items():
+        page.locator(f'[name="{name}"]').fill(str(value))
+    page.get_by_role("button", name="Draw with all variants").click()
+
+
+def expect_states(page: Page, state: str, variants: list[str] = VARIANTS) -> None:
+    for variant in variants:
+        expect(card(page, variant)).to_have_attribute("data-state", state)
+
+
+def pixel(image: Locator) -> tuple[int, ...]:
+    """The colour in the middle of what an image element shows."""
+    script = """async (image) => {
+        await image.decode();
+        const context = new OffscreenCanvas(1, 1).getContext("2d");
+        context.drawImage(image, 0, 0, 1, 1);
+        return [...context.getImageData(0, 0, 1, 1).data.slice(0, 3)];
+    }"""
+    return tuple(image.evaluate(script))
+
+
+def test_every_variant_shows_its_previews_as_they_come(service: Service, open_page: Open) -> None:
+    service.router.held = True
+    page = open_page(service.url)
+    draw(page, prompt="a star", negative_prompt="a moon", seed=7)
+    expect_states(page, "waiting")
+    for variant in VARIANTS:
+        for preview in range(3):
+            service.let(variant)
+            expect(card(page, variant)).to_have_attribute("data-previews", str(preview + 1))
+            assert pixel(card(page, variant).locator("img")) == colour(variant, 7, preview)
+        expect(card(page, variant)).to_have_attribute("data-state", "drawing")
+        expect(card(page, variant).get_by_role("progressbar")).to_have_attribute("value", "0.75")
+        for later in VARIANTS[VARIANTS.index(variant) + 1 :]:
+            expect(card(page, later)).to_have_attribute("data-previews", "0")
+    for variant in VARIANTS:
+        service.let(variant)
+        expect_states(page, "done", [variant])
+        assert pixel(card(page, variant).locator("img")) == colour(variant, 7)
+    expect(page.get_by_role("button", name="Stop")).to_be_hidden()
+    log = page.get_by_role("log").inner_text()
+    assert "distilled: preview 3." in log
+    assert "distilled-tiny-vae: done in" in log
+    for name, generation, _ in service.router.asked:
+        assert (generation.prompt, generation.negative_prompt) == ("a star", "a moon")
+        assert (generation.variant, generation.seeds, generation.previews) == (name, (7,), 3)
+    assert sorted(name for name, *_ in service.router.asked) == sorted(VARIANTS)
+
+
+@pytest.mark.thorough
+def test_cards_tell_times_size_bytes_and_warnings(service: Service, open_page: Open) -> None:
+    service.router.warnings = ("prompt: 90 tokens, cut to the first 77",)
+    page = open_page(service.url)
+    draw(page, width=72, height=64)
+    expect_states(page, "done")
+    for variant in VARIANTS:
+        names = card(page, variant).locator("dt").all_inner_texts()
+        facts = dict(zip(names, card(page, variant).locator("dd").all_inner_texts(), strict=True))
+        times = TIMINGS[variant]
+        assert facts["Queue"] == f"{times.queue_s:.2f} s"
+        assert facts["Denoise"] == f"{times.denoise_s:.2f} s"
+        assert facts["Decode"] == f"{times.decode_s:.2f} s"
+        assert 0 < float(facts["Total"].removesuffix(" s")) < 30
+        _, generation, picture_format = service.router.asked[0]
+        picture = service.router.picture(
+            dataclasses.replace(generation, variant=variant), picture_format, 3
+        )
+        assert facts["Size"] == "72\N{MULTIPLICATION SIGN}64 px"
+        assert facts["File"] == f"{len(picture) / 1000:.1f} kB"
+        expect(card(page, variant).get_by_role("list", name="Warnings")).to_have_text(
+            "prompt: 90 tokens, cut to the first 77"
+        )
+    bars = page.locator("#bars li").all_inner_texts()
+    assert [re.findall(r"\d+ %", bar) for bar in bars] == [["100 %"], ["60 %"], ["50 %"]]
+    widths = [bar.bounding_box()["width"] for bar in page.locator("#bars i").all()]  # type: ignore[index]
+    assert widths[1] / widths[0] == pytest.approx(0.6, abs=0.02)
+    expect(page.locator("#cost")).to_contain_text("measured in this one run")
+    expect(page.locator("#cost")).to_contain_text("drew at the same time")
+
+
+@pytest.mark.thorough
+def test_defaults_and_bounds_are_the_services(service: Service, open_page: Open) -> None:
+    service.router.variants = {
+        name: dataclasses.replace(
+            variant, guidance_scale=3.5, default_size_px=128, min_size_px=104, max_size_px=160
+        )
+        for name, variant in MINIATURE.variants.items()
+    }
+    page = open_page(service.url)
+    expect(page.get_by_label("Guidance")).to_have_value("3.5")
+    width = page.get_by_label("Width in pixels")
+    expect(width).to_have_value("128")
+    assert [width.get_attribute(name) for name in ("min", "max", "step")] == ["104", "160", "8"]
+    seed = page.get_by_label("Seed", exact=True)
+    assert seed.get_attribute("max") == str(2**32 - 1)
+    before = seed.input_value()
+    page.get_by_role("button", name="Random seed").click()
+    expect(seed).not_to_have_value(before)
+    assert page.get_by_label("Prompt", exact=True).get_attribute("maxlength") == "4000"
+    # A number out of its bounds isn't sent.
+    draw(page, num_inference_steps=151)
+    assert page.get_by_label("Steps").evaluate("(input) => input.validity.rangeOverflow")
+    assert service.router.asked == []
+
+
+@pytest.mark.thorough
+def test_in_turn_each_waits_for_the_one_before(service: Service, open_page: Open) -> None:
+    service.router.held = True
+    page = open_page(service.url)
+    page.get_by_label("One after another").check()
+    draw(page)
+    for position, variant in enumerate(VARIANTS):
+        service.let(variant)
+        expect(card(page, variant)).to_have_attribute("data-previews", "1")
+        assert [name for name, *_ in service.router.asked] == VARIANTS[: position + 1]
+        service.let(variant, 3)
+        expect_states(page, "done", [variant])
+    expect(page.locator("#cost")).to_contain_text("drew in turn")
+
+
+@pytest.mark.thorough
+def test_stop_ends_the_work_on_the_server_and_a_retry_begins_anew(
+    service: Service, open_page: Open
+) -> None:
+    service.router.held = True
+    page = open_page(service.url)
+    draw(page)
+    service.let("original")
+    expect(card(page, "original")).to_have_attribute("data-previews", "1")
+    page.get_by_role("button", name="Stop").click()
+    expect_states(page, "stopped")
+    service.await_left(VARIANTS)
+    expect(page.get_by_role("button", name="Draw with all variants")).to_be_focused()
+    service.router.held = False
+    page.get_by_role("button", name="Try distilled again").click()
+    expect_states(page, "done", ["distilled"])
+    expect_states(page, "stopped", ["original"])
+
+
+@pytest.mark.thorough
+def test_two_pictures_lie_over_each_other_and_arrow_keys_move_the_divider(
+    service: Service, open_page: Open
+) -> None:
+    page = open_page(service.url)
+    draw(page, seed=9)
+    expect_states(page, "done")
+    divider = page.get_by_role("slider")
+    stage = page.locator("#stage")
+
+    def colours_at(*shares: float) -> list[tuple[int, ...]]:
+        picture = Image.open(io.BytesIO(stage.screenshot())).convert("RGB")
+        return [
+            picture.getpixel((int(share * (picture.width - 1)), picture.height // 2))
+            for share in shares
+        ]  # type: ignore[misc]
+
+    first, last = colour("original", 9), colour("distilled-tiny-vae", 9)
+    assert colours_at(0.1, 0.45, 0.55, 0.9) == [first, first, last, last]
+    divider.focus()
+    for _ in range(20):
+        page.keyboard.press("ArrowLeft")
+    expect(divider).to_have_value("30")
+    expect(divider).to_have_attribute("aria-valuetext", "original to 30 %, then distilled-tiny-vae")
+    assert colours_at(0.1, 0.25, 0.35, 0.9) == [first, first, last, last]
+    page.keyboard.press("End")
+    assert colours_at(0.1, 0.9) == [first, first]
+    page.keyboard.press("Home")
+    page.get_by_label("Right").select_option("distilled")
+    assert colours_at(0.1, 0.9) == [colour("distilled", 9)] * 2
+    box = stage.bounding_box()
+    assert box is not None
+    page.mouse.click(box["x"] + 0.75 * box["width"], box["y"] + 20)
+    expect(divider).to_have_value("75")
+
+
+@pytest.mark.thorough
+def test_a_full_queue_is_told_with_its_wait_and_tried_again(
+    service: Service, open_page: Open
+) -> None:
+    service.router.faults = {"original": Overloaded("33 requests wait for original", 2.5)}
+    page = open_page(service.url)
+    draw(page)
+    state = card(page, "original").locator(".state")
+    expect(state).to_have_text(
+        re.compile(r"too busy\. 33 requests wait for original\. You can try again in [123] s\.")
+    )
+    retry = page.get_by_role("button", name="Try original again")
+    expect(retry).to_be_hidden()
+    expect_states(page, "done", ["distilled", "distilled-tiny-vae"])
+    expect(state).to_contain_text("again in 1 s.")
+    expect(retry).to_be_visible()
+    expect(page.get_by_role("log")).to_contain_text("original: you can try again now.")
+    retry.click()
+    expect_states(page, "done", ["original"])
+    assert [name for name, *_ in service.router.asked].count("original") == 2
+
+
+@pytest.mark.parametrize(
+    ("fields", "label", "words"),
+    [
+        pytest.param({"prompt": "   "}, "Prompt", "is empty", id="prompt"),
+        pytest.param(
+            {"num_inference_steps": 150, "width": 192, "height": 192},
+            "Steps",
+            "600 image steps",
+            id="too-much-work",
+        ),
+    ],
+)
+def test_a_refused_value_is_told_at_its_field(
+    service: Service, open_page: Open, fields: dict[str, Any], label: str, words: str
+) -> None:
+    page = open_page(service.url)
+    draw(page, **fields)
+    expect_states(page, "refused")
+    field = page.get_by_label(label, exact=True)
+    expect(field).to_have_attribute("aria-invalid", "true")
+    expect(field).to_be_focused()
+    expect(field).to_have_accessible_description(re.compile(words))
+    assert page.locator("#settings .error").count() == 1
+    assert service.router.asked == []
+    draw(page, prompt="a star", num_inference_steps=5)
+    expect_states(page, "done")
+    expect(field).not_to_have_attribute("aria-invalid", "true")
+
+
+def test_a_lost_connection_is_told_and_can_be_tried_again(
+    service: Service, open_page: Open
+) -> None:
+    service.router.held = True
+    page = open_page(service.url)
+    draw(page)
+    for variant in VARIANTS:
+        service.let(variant)
+        expect(card(page, variant)).to_have_attribute("data-previews", "1")
+    service.cut()
+    expect_states(page, "failed")
+    for variant in VARIANTS:
+        expect(card(page, variant)).to_contain_text("The connection was lost")
+    service.router.held = False
+    page.get_by_role("button", name="Try original again").click()
+    expect_states(page, "done", ["original"])
+    service.stop()
+    draw(page)
+    expect_states(page, "failed")
+    expect(card(page, "original")).to_contain_text("There is no connection to the server.")
+
+
+@pytest.mark.thorough
+def test_a_server_that_falls_silent_is_given_up(service: Service, open_page: Open) -> None:
+    page = open_page(service.url)
+    page.clock.install()
+    # Never answered: as a network that drops packets looks from here.
+    page.route("**/v1/images/generations", lambda _: None)
+    draw(page)
+    expect_states(page, "waiting")
+    page.clock.fast_forward(29_000)
+    expect_states(page, "waiting")
+    page.clock.fast_forward(2_000)
+    expect_states(page, "failed")
+    expect(card(page, "distilled")).to_contain_text("said nothing for 30 s")
+    page.unroute_all(behavior="ignoreErrors")
+
+
+@pytest.mark.thorough
+def test_an_error_in_the_stream_is_told(service: Service, open_page: Open) -> None:
+    service.router.late_faults = {"distilled": VariantUnavailable("its replicas died twice", 3)}
+    page = open_page(service.url)
+    draw(page)
+    expect_states(page, "failed", ["distilled"])
+    expect(card(page, "distilled")).to_contain_text("broke off. its replicas died twice")
+    expect_states(page, "done", ["original", "distilled-tiny-vae"])
+    page.get_by_role("button", name="Try distilled again").click()
+    expect_states(page, "done")
+
+
+@pytest.mark.parametrize("locked", ["/v1/", "/v1/images"])
+def test_a_key_is_asked_for_and_stays_in_the_tab(
+    service: Service, open_page: Open, locked: str
+) -> None:
+    service.key, service.locked = KEY, locked
+    page = open_page(service.url)
+    if locked == "/v1/images":
+        draw(page)
+        expect_states(page, "locked")
+    alert, field = page.get_by_role("alert"), page.get_by_label("API key")
+    expect(alert).to_have_text("This server asks for an API key.")
+    expect(field).to_be_focused()
+    field.fill("wrong")
+    page.keyboard.press("Enter")
+    expect(alert).to_have_text("The server doesn't accept this API key.")
+    field.fill(KEY)
+    page.get_by_role("button", name="Use this key").click()
+    expect(field).to_be_hidden()
+    if locked == "/v1/":
+        draw(page)
+    # What was refused for the key is drawn without another click.
+    expect_states(page, "done")
+    stored = "() => [Object.values(sessionStorage), Object.values(localStorage)]"
+    assert page.evaluate(stored) == [[KEY], []]
+    expect(page.locator("#sent")).to_contain_text('-H "Authorization: Bearer $API_KEY"')
+    assert KEY not in page.content()
+    page.reload()
+    draw(page)
+    expect_states(page, "done")
+    expect(field).to_be_hidden()
+
+
+@pytest.mark.parametrize("key", [None, KEY], ids=["open", "with-a-key"])
+def test_the_commands_shown_draw_the_very_picture(
+    service: Service, open_page: Open, tmp_path: Path, key: str | None
+) -> None:
+    page = open_page(service.url, permissions=["clipboard-read", "clipboard-write"])
+    prompt = "it's a \"vase\"\n$HOME `date` \\ !x ''''  100% 花 & <b>"
+    if key is not None:
+        service.key = key
+        page.reload()
+        page.get_by_label("API key").fill(key)
+        page.keyboard.press("Enter")
+    draw(page, prompt=prompt, negative_prompt="don't", seed=250)
+    expect_states(page, "done")
+    page.get_by_label("Variant").select_option("distilled")
+    with page.expect_download() as download:
+        page.get_by_role("link", name="Save the picture of distilled", exact=True).click()
+    assert download.value.suggested_filename == "distilled-250.png"
+    picture = download.value.path().read_bytes()
+
+    def run(block: str) -> str:
+        command = page.locator(block).inner_text()
+        page.locator(f'[data-copies="{block[1:]}"]').click()
+        expect(page.locator("#copied")).to_have_text("Copied.")
+        assert page.evaluate("() => navigator.clipboard.readText()") == command
+        ran = subprocess.run(
+            ["bash", "-c", command],
+            cwd=tmp_path,
+            env={"PATH": os.environ["PATH"], "API_KEY": key or ""},
+            check=True,
+            capture_output=True,
+            timeout=60,
+        )
+        return ran.stdout.decode()
+
+    run("#saved")
+    assert (tmp_path / "distilled-250.png").read_bytes() == picture
+    *_, message, end = run("#sent").strip().split("\n\n")
+    assert end == "data: [DONE]"
+    event = json.loads(message.split("data: ")[1])
+    assert base64.b64decode(event["b64_json"]) == picture
+    # What the shell sent is what the page sent.
+    asked = [one[1] for one in service.router.asked if one[0] == "distilled"]
+    assert len(asked) == 3
+    assert asked[0] == asked[2]
+    assert asked[0] == dataclasses.replace(asked[1], previews=3)
+    assert (asked[0].prompt, asked[0].negative_prompt) == (prompt, "don't")
+
+
+@pytest.mark.thorough
+def test_the_history_survives_a_reload_and_brings_settings_and_pictures_back(
+    service: Service, open_page: Open
+) -> None:
+    page = open_page(service.url)
+    expect(page.locator("#history-hint")).to_contain_text("Empty.")
+    draw(page, prompt="first", seed=11, num_inference_steps=5, width=64)
+    expect_states(page, "done")
+    draw(page, prompt="second", negative_prompt="not that", seed=12)
+    expect(page.locator("#history li")).to_have_count(2)
+    expect_states(page, "done")
+    page.reload()
+    entries = page.locator("#history").get_by_role("button")
+    expect(entries).to_have_text([re.compile("^second"), re.compile("^first")])
+    expect(page.get_by_label("Prompt", exact=True)).not_to_have_value("first")
+    entries.nth(1).press("Enter")
+    expect_states(page, "done")
+    for label, value in (
+        ("Prompt", "first"), ("Negative prompt", ""), ("Seed", "11"), ("Steps", "5"),
+        ("Width in pixels", "64"), ("Height in pixels", "96"),
+    ):  # fmt: skip
+        expect(page.get_by_label(label, exact=True)).to_have_value(value)
+    assert pixel(card(page, "distilled").locator("img")) == colour("distilled", 11)
+    assert len(service.router.asked) == 6
+    page.get_by_role("button", name="Clear the history").click()
+    expect(entries).to_have_count(0)
+    page.reload()
+    expect(page.locator("#history-hint")).to_contain_text("Empty.")
+
+
+@pytest.mark.thorough
+def test_the_history_is_bounded(service: Service, open_page: Open) -> None:
+    page = open_page(service.url)
+    ids = page.evaluate(
+        """async () => {
+            const history = await import("/playground/history.js");
+            for (let id = 1; id <= history.LIMIT + 6; id++) await history.put({ id });
+            return (await history.all()).map((run) => run.id);
+        }"""
+    )
+    assert ids == list(range(30, 6, -1))
+
+
+@pytest.mark.thorough
+def test_the_keyboard_reaches_everything_in_order_and_sees_where_it_is(
+    service: Service, open_page: Open
+) -> None:
+    page = open_page(service.url)
+    expect(page.locator("#settings")).to_be_visible()
+    reached = []
+    for _ in range(11):
+        page.keyboard.press("Tab")
+        focused = page.evaluate(
+            """() => {
+                const { id, tagName } = document.activeElement;
+                return [id || tagName, getComputedStyle(document.activeElement).outlineStyle];
+            }"""
+        )
+        reached.append(focused[0])
+        assert focused[1] == "solid", focused[0]
+    assert reached == [
+        "A", "prompt", "negative_prompt", "seed", "random", "num_inference_steps",
+        "guidance_scale", "size", "height", "in-turn", "draw",
+    ]  # fmt: skip
+    page.keyboard.press("Enter")
+    expect_states(page, "done")
+
+
+# Of every piece of text that can be seen: its ratio to what is behind it, by WCAG's formula.
+CONTRASTS = """() => {
+    const numbers = (colour) => colour.match(/[\\d.]+/g).map(Number);
+    const light = (colour) => {
+        const [r, g, b] = numbers(colour).map((value) => value / 255)
+            .map((v) => (v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4));
+        return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+    };
+    const behind = (element) => {
+        const colour = getComputedStyle(element).backgroundColor;
+        return numbers(colour)[3] === 0 ? behind(element.parentElement) : colour;
+    };
+    const found = [];
+    for (const element of document.querySelectorAll("body, body *")) {
+        const texts = [...element.childNodes].filter((node) => node.nodeType === 3);
+        const own = texts.some((node) => node.data.trim()) || "value" in element;
+        if (!own || !element.checkVisibility() || element.closest(".unseen")) continue;
+        const pair = [getComputedStyle(element).color, behind(element)].map(light).sort();
+        found.push([(pair[1] + 0.05) / (pair[0] + 0.05), element.tagName, element.className]);
+    }
+    return found;
+}"""
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [360, 768, 1280])
+def test_it_fits_every_width_and_can_be_read_in_light_and_dark(
+    service: Service, open_page: Open, width: int, scheme: str
+) -> None:
+    service.router.faults = {"original": Overloaded("full", 60)}
+    service.router.warnings = ("prompt: cut",)
+    size = {"width": width, "height": 800}
+    page = open_page(service.url, viewport=size, color_scheme=scheme)
+    draw(page, prompt="x" * 200 + " a star")
+    expect_states(page, "failed", ["original"])
+    expect_states(page, "done", VARIANTS[1:])
+    assert page.evaluate("() => document.documentElement.scrollWidth") == width
+    contrasts = page.evaluate(CONTRASTS)
+    assert len(contrasts) > 40
+    for ratio, *element in contrasts:
+        assert ratio >= 4.5, element
+    dark = page.evaluate("() => getComputedStyle(document.body).backgroundColor")
+    assert (int(re.findall(r"\d+", dark)[0]) < 128) is (scheme == "dark")
+
+
+@pytest.mark.thorough
+def test_nothing_moves_for_whoever_wants_no_motion(service: Service, open_page: Open) -> None:
+    page = open_page(service.url)
+    draw(page)
+    durations = """() => [...document.querySelectorAll("*")]
+        .flatMap((one) => getComputedStyle(one).transitionDuration.split(", "))"""
+    expect_states(page, "done")
+    assert set(page.evaluate(durations)) == {"0s", "0.3s"}
+    page.emulate_media(reduced_motion="reduce")
+    assert set(page.evaluate(durations)) == {"0s"}
+
+
+@pytest.mark.thorough
+def test_without_scripts_a_sentence_points_to_the_docs(service: Service, open_page: Open) -> None:
+    page = open_page(service.url, java_script_enabled=False)
+    # By its place: searches for text and roles leave <noscript> out.
+    words = page.locator("noscript p")
+    expect(words).to_be_visible()
+    expect(words).to_contain_text("This page needs JavaScript")
+    expect(page.locator("#settings")).to_be_hidden()
+    words.locator("a").click()
+    expect(page).to_have_url(f"{service.url}/docs")

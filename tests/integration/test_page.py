@@ -1,0 +1,38 @@
+"""The page over the shipped miniature and Serve's proxy, in Chromium."""
+
+import io
+
+import httpx
+import numpy as np
+from PIL import Image
+from playwright.sync_api import expect
+
+from tests.chromium import Open
+
+
+def test_the_miniature_is_drawn_with_previews_in_every_variant(
+    miniature: str, open_page: Open
+) -> None:
+    page = open_page(miniature)
+    expect(page.locator("#family")).to_have_text("Served here: miniature.")
+    page.get_by_label("Seed", exact=True).fill("2")
+    page.get_by_role("button", name="Draw with all variants").click()
+    for variant in ("original", "distilled", "distilled-tiny-vae"):
+        card = page.locator(f'.card[data-model="{variant}"]')
+        expect(card).to_have_attribute("data-state", "done", timeout=120_000)
+        expect(card).to_have_attribute("data-previews", "3")
+        with page.expect_download() as download:
+            card.get_by_role("link").click()
+        shown = Image.open(download.value.path())
+        reply = httpx.post(
+            f"{miniature}/v1/images/generations",
+            json={"prompt": "a golden vase with different flowers", "model": variant, "seed": 2},
+            headers={"accept": "image/png"},
+            timeout=120,
+        )
+        alone = Image.open(io.BytesIO(reply.content))
+        assert shown.size == alone.size == (96, 96)
+        # How far a picture may differ that is drawn beside others.
+        assert np.abs(np.asarray(shown, float) - np.asarray(alone, float)).mean() <= 0.5
+    expect(page.locator("#bars li")).to_have_count(3)
+    expect(page.get_by_role("slider")).to_be_visible()
