@@ -43,7 +43,7 @@ def main(folder: Path) -> None:
         clip = {"x": 0, "y": 0, "width": 1200, "height": height}
         save(desktop.screenshot(full_page=True, clip=clip), folder / "page-desktop.webp")
         phone = chromium.new_page(
-            viewport={"width": 390, "height": 1010}, color_scheme="dark", device_scale_factor=1.5
+            viewport={"width": 390, "height": 960}, color_scheme="dark", device_scale_factor=1.5
         )
         draw(phone, url)
         phone.locator("#pictures-title").evaluate("(title) => title.scrollIntoView()")
