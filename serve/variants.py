@@ -19,6 +19,8 @@ ComponentClass = Literal[
     "UNet2DConditionModel",
     "AutoencoderKL",
     "AutoencoderTiny",
+    "StableDiffusionSafetyChecker",
+    "CLIPImageProcessor",
 ]
 
 
@@ -42,8 +44,8 @@ class Component:
 
     @property
     def has_weights(self) -> bool:
-        """Whether the folder holds safetensors (tokenizer and scheduler hold only text)."""
-        return self.component_class not in ("CLIPTokenizer", "PNDMScheduler")
+        """Whether the folder holds safetensors; others hold only text."""
+        return self.component_class not in ("CLIPTokenizer", "PNDMScheduler", "CLIPImageProcessor")
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,8 @@ class Variant:
     """What one `model` of the API is made of, with the defaults of its requests.
 
     `preview_vae` decodes what an image looks like so far; without one there are no previews.
+    `safety_checker` looks at pictures as `feature_extractor` prepares them. Both are optional in a
+    family folder, and a family's variants share them.
     """
 
     name: str
@@ -66,6 +70,8 @@ class Variant:
     default_size_px: int
     min_size_px: int
     max_size_px: int
+    safety_checker: Component | None = None
+    feature_extractor: Component | None = None
 
     @property
     def components(self) -> dict[str, Component]:
@@ -80,6 +86,16 @@ class Variant:
             **preview,
         }
 
+    @property
+    def safety_components(self) -> dict[str, Component]:
+        """What checks the pictures, by the names that diffusers gives it; empty without one."""
+        if self.safety_checker is None or self.feature_extractor is None:
+            return {}
+        return {
+            "safety_checker": self.safety_checker,
+            "feature_extractor": self.feature_extractor,
+        }
+
 
 @dataclass(frozen=True)
 class Family:
@@ -89,13 +105,18 @@ class Family:
     description: str
     variants: dict[str, Variant]
 
-    def components(self, variants: Iterable[str]) -> dict[str, Component]:
-        """What the named variants are made of, by folder: what they share appears once."""
-        return {
-            component.folder: component
-            for name in variants
-            for component in self.variants[name].components.values()
-        }
+    def components(
+        self, variants: Iterable[str], *, safety_checker: bool = False
+    ) -> dict[str, Component]:
+        """What the named variants are made of, by folder: what they share appears once.
+
+        With what checks their pictures only where that is asked for.
+        """
+        needed: dict[str, Component] = {}
+        for variant in (self.variants[name] for name in variants):
+            parts = variant.components | (variant.safety_components if safety_checker else {})
+            needed |= {component.folder: component for component in parts.values()}
+        return needed
 
 
 def family(name: FamilyName) -> Family:
@@ -134,6 +155,12 @@ _sd_vae = _published("vae", "AutoencoderKL", _SD_V1_4, "vae", _OPENRAIL)
 _bk_sdm_small_unet = _published(
     "unet_distilled", "UNet2DConditionModel", "nota-ai/bk-sdm-small", "unet", _OPENRAIL
 )
+_sd_safety_checker = _published(
+    "safety_checker", "StableDiffusionSafetyChecker", _SD_V1_4, "safety_checker", _OPENRAIL
+)
+_sd_feature_extractor = _published(
+    "feature_extractor", "CLIPImageProcessor", _SD_V1_4, "feature_extractor", _OPENRAIL
+)
 _taesd_vae = _published("vae_tiny", "AutoencoderTiny", "sayakpaul/taesd-diffusers", None, "MIT")
 
 
@@ -152,6 +179,8 @@ def _sd_v1(name: str, description: str, unet: Component, vae: Component) -> Vari
         default_size_px=512,
         min_size_px=256,
         max_size_px=1024,
+        safety_checker=_sd_safety_checker,
+        feature_extractor=_sd_feature_extractor,
     )
 
 

@@ -2,6 +2,7 @@
 
     FOLDER/manifest.json
     FOLDER/{tokenizer,text_encoder,scheduler,unet,unet_distilled,vae,vae_tiny}/
+    FOLDER/{safety_checker,feature_extractor}/    only where they were asked for
 
 Each sub-folder is what diffusers' or transformers' `save_pretrained` writes. Weights are
 safetensors only: a pickle anywhere in the folder is refused, because loading one runs its code.

@@ -56,6 +56,9 @@ def _parser() -> argparse.ArgumentParser:
         metavar="OWNER/NAME=OWNER/NAME[@REVISION]",
         help="take another repository in a repository's place; also as JSON in DSD_MIRRORS",
     )
+    download.add_argument(
+        "--safety-checker", action="store_true", help="also what checks pictures; served where on"
+    )
     download.add_argument("--update", action="store_true", help="take what the hub has now")
     random = command(
         "random", _random, "make a family's architectures with random values, for timing", "sd-v1"
@@ -88,6 +91,7 @@ def _download(args: argparse.Namespace) -> int:
         chosen,
         _variants(args.variants, chosen),
         mirrors=mirrors,
+        safety_checker=args.safety_checker,
         update=args.update,
         tell=_tell,
     )
@@ -129,7 +133,8 @@ def _adopt(args: argparse.Namespace) -> int:
         raise WeightsError(f"{args.dir / MANIFEST_NAME}: is there already; `verify` holds to it")
     for problem in refused_entries(args.dir):
         raise WeightsError(problem)
-    names = list(family(args.family).components(family(args.family).variants))
+    chosen = family(args.family)
+    names = list(chosen.components(chosen.variants, safety_checker=True))
     origin = Origin(kind="local", licence=_LOCAL_LICENCE)
     pinned = {name: pin(args.dir / name, origin) for name in names if (args.dir / name).is_dir()}
     if not pinned:

@@ -20,11 +20,17 @@ _PICKLE_SUFFIXES = {".bin", ".ckpt", ".pickle", ".pkl", ".pt", ".pth"}
 _CONFIG_NAMES = {
     "CLIPTokenizer": "tokenizer_config.json",
     "PNDMScheduler": "scheduler_config.json",
+    "CLIPImageProcessor": "preprocessor_config.json",
 }
 
 
 def check_family(
-    folder: Path, family: Family, variants: Iterable[str], *, hashes: bool = False
+    folder: Path,
+    family: Family,
+    variants: Iterable[str],
+    *,
+    safety_checker: bool = False,
+    hashes: bool = False,
 ) -> Manifest:
     """Check everything that the named variants read from a family folder.
 
@@ -32,13 +38,17 @@ def check_family(
         folder: the family folder.
         family: what it must hold.
         variants: whose components must be there; others may be absent.
+        safety_checker: whether what checks their pictures must be there, too.
         hashes: also compare every byte of these components with the manifest.
 
     Raises:
         WeightsError: names the first file that is missing, truncated, malformed, a pickle, a
             link, unknown to the manifest, or not what the manifest says.
     """
-    needed = family.components(variants)
+    variants = tuple(variants)
+    needed = family.components(variants, safety_checker=safety_checker)
+    if safety_checker:
+        _check_for_safety_checker(folder, family, variants)
     for problem in refused_entries(folder):
         raise WeightsError(problem)
     for component in needed.values():
@@ -110,6 +120,22 @@ def _entries(folder: Path) -> Iterator[Path]:
     for parent, folders, files in os.walk(folder):
         for name in (*folders, *files):
             yield Path(parent, name)
+
+
+def _check_for_safety_checker(folder: Path, family: Family, variants: Iterable[str]) -> None:
+    for variant in (family.variants[name] for name in variants):
+        if not variant.safety_components:
+            raise WeightsError(
+                f"safety_checker: is on, but {variant.name!r} of family {family.name!r} has none; "
+                "switch it off"
+            )
+        for component in variant.safety_components.values():
+            if not (folder / component.folder).is_dir():
+                raise WeightsError(
+                    f"safety_checker: is on, but {folder / component.folder} is missing; "
+                    f"`make weights FAMILY={family.name} DIR={folder} ARGS=--safety-checker` "
+                    "brings it, or switch it off"
+                )
 
 
 def _check_component(folder: Path, component: Component) -> None:

@@ -56,6 +56,7 @@ def download_family(
     variants: list[str],
     *,
     mirrors: Mapping[str, str],
+    safety_checker: bool = False,
     update: bool = False,
     tell: Callable[[str], object] = lambda line: None,
 ) -> Manifest:
@@ -69,13 +70,14 @@ def download_family(
         family: what to download.
         variants: of which variants.
         mirrors: repositories to take in place of the catalogue's: `{"a/b": "c/d@revision"}`.
+        safety_checker: also what checks their pictures.
         update: forget what is pinned, and resolve the catalogue's revisions anew.
         tell: told what happens, a line at a time.
 
     Raises:
         WeightsError: says what went wrong, with which repository, and what to do.
     """
-    components = family.components(variants)
+    components = family.components(variants, safety_checker=safety_checker)
     if any(component.source is None for component in components.values()):
         raise WeightsError(
             f"family: {family.name!r} is shipped with this repository; there is nothing to download"
@@ -196,7 +198,10 @@ def _choose(component: Component, names: set[str], where: str) -> list[str]:
         raise WeightsError(f"{where}: holds no tokenizer (vocab.json and merges.txt)")
     if component.component_class == "PNDMScheduler":
         return _present(["scheduler_config.json"], names, where)
-    stem = "model" if component.component_class == "CLIPTextModel" else "diffusion_pytorch_model"
+    if component.component_class == "CLIPImageProcessor":
+        return _present(["preprocessor_config.json"], names, where)
+    of_transformers = component.component_class in ("CLIPTextModel", "StableDiffusionSafetyChecker")
+    stem = "model" if of_transformers else "diffusion_pytorch_model"
     for weights in (f"{stem}.fp16.safetensors", f"{stem}.safetensors"):
         if weights in names:
             return _present(["config.json", weights], names, where)

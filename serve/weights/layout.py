@@ -46,11 +46,14 @@ def component_dirs(folder: Path, variant: Variant) -> dict[str, Path]:
     return {name: folder / component.folder for name, component in variant.components.items()}
 
 
-def fp32_bytes(folder: Path, variant: Variant) -> int:
+def fp32_bytes(folder: Path, variant: Variant, *, safety_checker: bool = False) -> int:
     """Memory that a variant's weights take on a CPU, where they are cast to fp32."""
+    component_folders = set(component_dirs(folder, variant).values())
+    if safety_checker:
+        component_folders |= {folder / one.folder for one in variant.safety_components.values()}
     return sum(
         path.stat().st_size * (2 if path.name.endswith(".fp16.safetensors") else 1)
-        for component_dir in set(component_dirs(folder, variant).values())
+        for component_dir in component_folders
         for path in component_dir.glob("*.safetensors")
     )
 

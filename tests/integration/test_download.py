@@ -24,6 +24,7 @@ from tests.fakes import generation
 from tests.hub import Hub, Repository, published_from, serving
 from tests.integration.conftest import ROOT, free_port
 from tests.pictures import difference, finish
+from tests.safety import ALWAYS, sd_v1_with_checker
 from tests.unit.test_weights import Canary
 
 ALL = list(SD_V1.variants)
@@ -122,6 +123,42 @@ def test_one_variant_brings_its_own_components_only(hub: Hub, folder: Path) -> N
     downloaded(hub, folder, "--variants", "original")
     check_family(folder, SD_V1, ["original", "distilled-tiny-vae", "distilled"])
     assert hub.gets["text_encoder/model.fp16.safetensors"] == 1
+
+
+def test_the_safety_checker_comes_only_when_asked_for_and_is_held_to_the_manifest(
+    folder: Path, tmp_path: Path
+) -> None:
+    published = published_from(sd_v1_with_checker(tmp_path / "published", ALWAYS))
+    of_the_checker = {
+        "safety_checker/config.json",
+        "safety_checker/model.fp16.safetensors",
+        "feature_extractor/preprocessor_config.json",
+    }
+    with serving(Hub(published)) as hub:
+        downloaded(hub, folder)
+        assert not of_the_checker & set(hub.gets)
+        check_family(folder, SD_V1, ALL)
+        with pytest.raises(WeightsError) as caught:
+            check_family(folder, SD_V1, ALL, safety_checker=True)
+        assert caught.value.message == (
+            f"safety_checker: is on, but {folder / 'safety_checker'} is missing; "
+            f"`make weights FAMILY=sd-v1 DIR={folder} ARGS=--safety-checker` brings it, "
+            "or switch it off"
+        )
+        before = hub.gets.total()
+        downloaded(hub, folder, "--safety-checker")
+        assert hub.gets.total() == before + len(of_the_checker)
+        assert of_the_checker <= set(hub.gets)
+        check_family(folder, SD_V1, ALL, safety_checker=True, hashes=True)
+        origins = {one.origin.revision for one in read_manifest(folder).components.values()}
+        assert origins == {hub.repositories[name].sha for name in (SD, BK, TAESD)}
+        path = folder / "safety_checker/model.fp16.safetensors"
+        path.write_bytes(path.read_bytes()[:-1] + b"x")
+        assert f"{path}: its sha256 is" in weights(hub, "verify", folder).stderr
+        with pytest.raises(WeightsError, match=r"safety_checker.*its sha256 is"):
+            check_family(folder, SD_V1, ALL, safety_checker=True, hashes=True)
+        # Who doesn't ask for it isn't held up by it.
+        check_family(folder, SD_V1, ALL, hashes=True)
 
 
 def test_full_precision_is_taken_where_there_is_no_fp16(hub: Hub, folder: Path) -> None:
@@ -384,14 +421,16 @@ def test_verify_names_what_differs(hub: Hub, folder: Path) -> None:
 
 
 def test_make_weights_is_that_command() -> None:
+    arguments = ["VARIANT=distilled", "DIR=/data/sd", "ARGS=--safety-checker"]
     shown = subprocess.run(
-        ["make", "--dry-run", "weights", "VARIANT=distilled", "DIR=/data/sd"],
+        ["make", "--dry-run", "weights", *arguments],
         cwd=ROOT,
         capture_output=True,
         text=True,
         check=True,
     ).stdout
-    assert "-m serve.weights download /data/sd --family sd-v1 --variants distilled" in shown
+    told = "-m serve.weights download /data/sd --family sd-v1 --variants distilled"
+    assert f"{told} --safety-checker" in shown
 
 
 def test_nothing_but_one_repository_is_asked_when_one_is_replaced_whole(

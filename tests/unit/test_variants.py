@@ -30,6 +30,17 @@ def test_default_sizes_lie_within_their_bounds(family: Family) -> None:
         )
 
 
+@FAMILIES
+def test_a_familys_variants_share_their_safety_checker(family: Family) -> None:
+    checkers = {tuple(one.safety_components.values()) for one in family.variants.values()}
+    assert len(checkers) == 1
+    extra = set(family.components(family.variants, safety_checker=True)) - set(
+        family.components(family.variants)
+    )
+    expected = {"safety_checker", "feature_extractor"} if family is SD_V1 else set()
+    assert extra == expected
+
+
 def test_a_folder_has_one_source() -> None:
     sources: dict[str, set[str]] = {}
     for variant in SD_V1.variants.values():

@@ -11,6 +11,8 @@ from serve.variants import MINIATURE, SD_V1, Family
 from serve.weights.__main__ import main
 from serve.weights.check import check_family
 from serve.weights.layout import architecture_dir, family_dir, fp32_bytes
+from serve.weights.manifest import read_manifest
+from tests.safety import NEVER, sd_v1_with_checker, write_stand_in
 
 ALL = list(MINIATURE.variants)
 UNET = "unet/diffusion_pytorch_model.fp16.safetensors"
@@ -178,6 +180,46 @@ def test_memory_on_a_cpu_counts_fp16_twice() -> None:
         for path in (WEIGHTS_DIR / name).glob("*.safetensors")
     ]
     assert fp32_bytes(WEIGHTS_DIR, MINIATURE.variants["original"]) == 2 * sum(files)
+
+
+def test_a_family_without_a_safety_checker_cannot_have_it_on() -> None:
+    with pytest.raises(WeightsError, match=r"'original' of family 'miniature' has none"):
+        check_family(WEIGHTS_DIR, MINIATURE, ["original"], safety_checker=True)
+
+
+@pytest.mark.parametrize(
+    ("name", "complaint"),
+    [
+        pytest.param("safety_checker/model.fp16.safetensors", "no .safetensors", id="weights"),
+        pytest.param("safety_checker/config.json", "config.json: missing", id="configuration"),
+        pytest.param(
+            "feature_extractor/preprocessor_config.json",
+            "preprocessor_config.json: missing",
+            id="image-processor",
+        ),
+    ],
+)
+def test_a_safety_checker_that_is_incomplete_is_refused_where_it_is_on(
+    tmp_path: Path, name: str, complaint: str
+) -> None:
+    folder = sd_v1_with_checker(tmp_path / "sd", NEVER)
+    check_family(folder, SD_V1, ALL, safety_checker=True)
+    (folder / name).unlink()
+    with pytest.raises(WeightsError, match=complaint):
+        check_family(folder, SD_V1, ALL, safety_checker=True)
+    check_family(folder, SD_V1, ALL)
+
+
+def test_a_safety_checker_of_ones_own_is_adopted_and_counted_where_it_is_on(
+    folder: Path,
+) -> None:
+    (folder / "manifest.json").unlink()
+    write_stand_in(folder, NEVER)
+    assert cli("adopt", folder, "--family", "sd-v1") == 0
+    assert {"safety_checker", "feature_extractor"} <= set(read_manifest(folder).components)
+    variant = SD_V1.variants["original"]
+    without, whole = (fp32_bytes(folder, variant, safety_checker=on) for on in (False, True))
+    assert whole - without == 2 * (folder / "safety_checker/model.fp16.safetensors").stat().st_size
 
 
 def test_real_weights_without_a_folder_are_an_error_not_the_miniature() -> None:
