@@ -78,6 +78,10 @@ class FixedStep:
         picture: NDArray[np.uint8] = self.decode([trajectory])[0]
         return picture
 
+    def flagged(self, pixels: NDArray[np.uint8]) -> list[bool]:
+        """None of them."""
+        return [False] * len(pixels)
+
     def free_memory(self) -> None:
         """There is none to free."""
 

@@ -111,6 +111,8 @@ def _problem(reply: Mapping[str, Any], asked: Mapping[str, Any]) -> str:
         if item["seed"] != seed:
             # Without the numbers: load tests count failures by their words.
             return f"picture {index} has another seed than was asked for"
+        if item.get("flagged"):
+            return f"picture {index} was flagged by the safety checker"
         if problem := _picture_problem(item["b64_json"], reply["size"]):
             return f"picture {index}: {problem}"
     return ""

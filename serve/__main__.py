@@ -61,6 +61,7 @@ def _serve(settings: LaunchSettings) -> None:
         weights_dir=settings.weights_dir,
         variants=settings.variants,
         verify_hashes=settings.verify_hashes,
+        safety_checker=settings.safety_checker,
         device=settings.device,
         num_gpus=settings.num_gpus,
         # The router's folder is another.
@@ -157,7 +158,10 @@ def _check_memory(args: "AppArgs") -> None:
     needed = _NEEDED_BYTES
     if args.device == "cpu" or args.num_gpus == 0:
         folder = family_dir(args.family, args.weights_dir)
-        needed += sum(fp32_bytes(folder, variant) for variant in args.served.values())
+        needed += sum(
+            fp32_bytes(folder, variant, safety_checker=args.safety_checker)
+            for variant in args.served.values()
+        )
     available = psutil.virtual_memory().available
     if available < needed:
         raise ServingError(

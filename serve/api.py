@@ -359,7 +359,9 @@ def _json(choice: Choice, picture_format: PictureFormat, drawing: Drawing) -> by
         model=generation.variant,
         model_reason=choice.reason,
         data=[
-            Image(b64_json=base64.b64encode(picture).decode("ascii"), seed=seed)
+            Image(b64_json=None, seed=seed, flagged=True)
+            if picture is None
+            else Image(b64_json=base64.b64encode(picture).decode("ascii"), seed=seed)
             for picture, seed in pairs
         ],
         output_format=picture_format.output_format,

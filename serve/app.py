@@ -54,6 +54,9 @@ class AppArgs(BaseModel):
     verify_hashes: bool = Field(
         False, description="compare every byte of the weights with their manifest before loading"
     )
+    safety_checker: bool = Field(
+        False, description="keep back what the family's safety checker flags; its folder needs one"
+    )
     variants: tuple[str, ...] = Field((), description="which to serve; empty means all")
     device: Literal["auto", "cpu", "cuda"] = "auto"
     auto: AutoPolicy | None = Field(
@@ -214,7 +217,9 @@ def build_app(args: AppArgs) -> Application:
     """
     args.client_limits()  # Here it is told at once; a router would try to start again and again.
     folder = family_dir(args.family, args.weights_dir)
-    manifest = check_family(folder, family(args.family), args.served)
+    manifest = check_family(
+        folder, family(args.family), args.served, safety_checker=args.safety_checker
+    )
     return compose(args, manifest, partial(_load_pipeline, args, folder))
 
 
@@ -226,6 +231,7 @@ def compose(args: AppArgs, manifest: Manifest, load: LoadDenoiser) -> Applicatio
         limits=Limits(args.max_queue_s, args.max_queued_requests),
         stuck_after_s=args.stuck_after_s,
         png_parameters=args.png_parameters,
+        safety_checker=args.safety_checker,
     )
     served = tuple(args.served.values())
     hosted = [served] if args.packed else [(variant,) for variant in served]
@@ -269,14 +275,20 @@ def _load_pipeline(
 ) -> Denoiser[Generation, Any]:
     # Again, and where it is loaded: the application may have been built on another machine.
     check_family(
-        folder, family(args.family), [one.name for one in variants], hashes=args.verify_hashes
+        folder,
+        family(args.family),
+        [one.name for one in variants],
+        safety_checker=args.safety_checker,
+        hashes=args.verify_hashes,
     )
     go_offline()
     keep_compiled_code(CompileSettings().compile_cache_dir)
     # Only replicas pay the seconds that importing torch and diffusers takes.
     from .pipelines import Pipeline
 
-    pipeline = Pipeline.load(variants, folder, args.device, args.optimisations)
+    pipeline = Pipeline.load(
+        variants, folder, args.device, args.optimisations, safety_checker=args.safety_checker
+    )
     readiness = pipeline.readiness
     _log.info(
         "switched on: %s; left off: %s; %s",

@@ -51,8 +51,8 @@ TrajectoryT = TypeVar("TrajectoryT", bound=Trajectory)
 class Denoiser(Protocol[JobT, TrajectoryT]):
     """Draws on a device. Calls block.
 
-    `begin` and `step` come from one thread and never overlap. `decode` and `preview` come from
-    one other thread, and may overlap with those two. `plan` comes from any.
+    `begin` and `step` come from one thread and never overlap. `decode`, `preview` and `flagged`
+    come from one other thread, and may overlap with those two. `plan` comes from any.
 
     Raises:
         OutOfDeviceMemory: from any call; the trajectories are as they were, so the call can be
@@ -88,6 +88,9 @@ class Denoiser(Protocol[JobT, TrajectoryT]):
 
     def preview(self, trajectory: TrajectoryT, /) -> NDArray[np.uint8]:
         """What the image looks like so far, `(H, W, 3)` uint8; it may go on meanwhile."""
+
+    def flagged(self, pixels: NDArray[np.uint8], /) -> list[bool]:
+        """Which of these pictures, `(B, H, W, 3)` uint8, nobody may see: finished or preview."""
 
     def free_memory(self) -> None:
         """Give back what is cached on the device."""

@@ -1,13 +1,17 @@
 """VariantReplica: the thin actor round an engine; a deployment hosts one variant or several."""
 
 import asyncio
+import contextlib
 import logging
 import random
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, get_args
+
+import numpy as np
+from numpy.typing import NDArray
 
 from .admission import Limits, refusal
 from .denoiser import Denoiser
@@ -16,7 +20,7 @@ from .engine.loop import Engine, Settings
 from .engine.slots import Policy
 from .engine.sweep import MOST_IMAGES, sweep_denoiser
 from .engine.tickets import Finished, Preview, Ticket
-from .errors import Overloaded
+from .errors import Flagged, Overloaded
 from .generation import (
     Drawing,
     FinishedPicture,
@@ -43,13 +47,17 @@ LoadDenoiser = Callable[[Sequence[Variant]], Denoiser[Generation, Any]]
 
 @dataclass(frozen=True, slots=True)
 class ReplicaSettings:
-    """How a replica works; a sweep at start-up finds the `slots` where they are None."""
+    """How a replica works; a sweep at start-up finds the `slots` where they are None.
+
+    `safety_checker` says whether the denoiser flags pictures.
+    """
 
     policy: Policy
     slots: int | None
     limits: Limits
     stuck_after_s: float
     png_parameters: bool
+    safety_checker: bool
 
 
 class VariantReplica:
@@ -70,6 +78,7 @@ class VariantReplica:
         self._stuck_after_s = settings.stuck_after_s
         self._limits = settings.limits
         self._png_parameters = settings.png_parameters
+        self._safety_checker = settings.safety_checker
         self._metrics = ReplicaMetrics()
         self._lookups = 0, 0
         started_at = time.perf_counter()
@@ -113,6 +122,7 @@ class VariantReplica:
             DeadlineExceeded: its deadline passed meanwhile.
             OutOfDeviceMemory: not even one of its images alone had room.
             NotFinite: the model made something that is not a picture.
+            Flagged: the safety checker flagged every picture.
         """
         ticket = self._admit(generation)
         pictures = await self._encode_as_they_come(ticket, picture_format)
@@ -133,7 +143,7 @@ class VariantReplica:
             "%s: %d image(s) %dx%d, %d steps: queue %.3f s, denoise %.3f s, decode %.3f s, "
             "encode %.3f s",
             generation.variant,
-            len(pictures),
+            len(generation.seeds),
             generation.width_px,
             generation.height_px,
             generation.num_inference_steps,
@@ -142,32 +152,51 @@ class VariantReplica:
             timings.decode_s,
             timings.encode_s,
         )
-        return Drawing(pictures, timings, self._told(ticket))
+        return Drawing(
+            tuple(pictures.get(image) for image in range(len(generation.seeds))),
+            timings,
+            self._told(ticket),
+        )
 
     async def stream(
         self, generation: Generation, picture_format: PictureFormat
     ) -> AsyncIterator[PictureEvent]:
         """Draw one request's pictures and tell them, and their previews, as they are made.
 
+        A flagged picture isn't told, but the others' warnings say so. Where there is a safety
+        checker, each picture therefore waits for the next: the last one knows of all.
+
         Raises what `draw` raises. Closing it frees the device.
         """
         ticket = self._admit(generation)
+        waiting: FinishedPicture | None = None  # Until it is known whether the next is flagged.
         try:
             async for event in ticket.events():
                 if isinstance(event, Preview):
-                    picture = await self._encode(event, generation, picture_format)
+                    picture = await self._encode(event.image, event.pixels, ticket, picture_format)
                     index = ticket.plan.previews_at.index(event.step)
                     yield PartialPicture(event.image, index, picture)
                 elif isinstance(event, Finished):
+                    if event.pixels is None:
+                        self._metrics.flagged(generation)
+                        continue
                     started_at = time.perf_counter()
-                    picture = await self._encode(event, generation, picture_format)
+                    picture = await self._encode(event.image, event.pixels, ticket, picture_format)
                     timings = Timings(
                         queue_s=event.queue_s,
                         denoise_s=event.denoise_s,
                         decode_s=event.decode_s,
                         encode_s=time.perf_counter() - started_at,
                     )
-                    yield FinishedPicture(event.image, picture, timings, self._told(ticket))
+                    finished = FinishedPicture(event.image, picture, timings, self._told(ticket))
+                    if waiting is not None:
+                        yield waiting
+                    if self._safety_checker:
+                        waiting = finished
+                    else:
+                        yield finished
+            if waiting is not None:
+                yield replace(waiting, warnings=self._told(ticket))
             await ticket.result()  # Raises, where the job has failed.
         finally:
             ticket.cancel()
@@ -231,15 +260,20 @@ class VariantReplica:
 
     async def _encode_as_they_come(
         self, ticket: Ticket, picture_format: PictureFormat
-    ) -> tuple[bytes, ...]:
+    ) -> dict[int, bytes]:
+        """The pictures by number, without those that were flagged."""
         encodings: dict[int, asyncio.Task[bytes]] = {}
         try:
             async for event in ticket.events():
-                if isinstance(event, Finished):
-                    encodings[event.image] = asyncio.create_task(
-                        self._encode(event, ticket.job, picture_format)
-                    )
-            return tuple([await encodings[image] for image in sorted(encodings)])
+                if not isinstance(event, Finished):
+                    continue
+                if event.pixels is None:
+                    self._metrics.flagged(ticket.job)
+                    continue
+                encodings[event.image] = asyncio.create_task(
+                    self._encode(event.image, event.pixels, ticket, picture_format)
+                )
+            return {image: await encoding for image, encoding in encodings.items()}
         finally:
             # Where the caller has gone.
             ticket.cancel()
@@ -247,19 +281,24 @@ class VariantReplica:
                 encoding.cancel()
 
     async def _encode(
-        self, event: Preview | Finished, generation: Generation, picture_format: PictureFormat
+        self, image: int, pixels: NDArray[np.uint8], ticket: Ticket, picture_format: PictureFormat
     ) -> bytes:
         started_at = time.perf_counter()
-        parameters = infotext(generation, event.image) if self._png_parameters else None
-        note = self._notes[generation.variant]
-        picture = await self._encoder.encode(event.pixels, picture_format, note, parameters)
+        parameters = infotext(ticket.job, image) if self._png_parameters else None
+        note = self._notes[ticket.job.variant]
+        picture = await self._encoder.encode(pixels, picture_format, note, parameters)
         self._metrics.encoded(time.perf_counter() - started_at)
         return picture
 
     def _told(self, ticket: Ticket) -> tuple[str, ...]:
         """What the client should know of its request."""
         note = self._notes[ticket.job.variant]
-        return ticket.warnings + (() if note is None else (note,))
+        flagged = [
+            f"image {image} (seed {ticket.job.seeds[image]}): flagged by the safety checker, "
+            "and left out"
+            for image in ticket.flagged
+        ]
+        return (*ticket.warnings, *flagged, *(() if note is None else (note,)))
 
     def _count_lookups(self) -> None:
         hits, misses = self._denoiser.prompt_lookups
@@ -270,9 +309,11 @@ class VariantReplica:
         """Draw with and without guidance at the default size, and encode every format."""
         for guidance_scale in (variant.guidance_scale, 1.0):
             generation = _warm_up_job(variant, (0,), 2, guidance_scale)
-            result = await self._engine.submit(generation).result()
+            with contextlib.suppress(Flagged):  # Two steps draw anything.
+                await self._engine.submit(generation).result()
+        blank = np.zeros((variant.default_size_px, variant.default_size_px, 3), np.uint8)
         for output_format in get_args(OutputFormat):
-            await self._encoder.encode(result.images[0], PictureFormat(output_format, 90))
+            await self._encoder.encode(blank, PictureFormat(output_format, 90))
 
 
 def _on_own_clock(deadline_at: float | None) -> float | None:

@@ -100,6 +100,14 @@ class ModelNotAllowed(InvalidRequest):
     code = "model_not_allowed"
 
 
+class Flagged(ServingError):
+    """Every picture of the request was flagged by the safety checker."""
+
+    status = 400
+    code = "content_policy_violation"
+    type = "image_generation_user_error"
+
+
 class VariantNotFound(InvalidRequest):
     """A `model` that this server doesn't serve."""
 

@@ -65,9 +65,12 @@ class Timings:
 
 @dataclass(frozen=True, slots=True)
 class Drawing:
-    """Encoded pictures, in the order of the seeds, with what the client should be told."""
+    """Encoded pictures, in the order of the seeds, with what the client should be told.
 
-    pictures: tuple[bytes, ...]
+    None stands for a picture that the safety checker flagged; at least one is there.
+    """
+
+    pictures: tuple[bytes | None, ...]
     timings: Timings
     warnings: tuple[str, ...]
 

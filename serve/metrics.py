@@ -47,6 +47,9 @@ class ReplicaMetrics:
         self._slots = Gauge("dsd_slots", "Images that may be under way at once")
         self._slots_used = Gauge("dsd_slots_used", "Images under way")
         self._images_waiting = Gauge("dsd_images_waiting", "Images that wait for a slot")
+        self._flagged = Counter(
+            "dsd_flagged_images", "Pictures that the safety checker flagged", _VARIANT
+        )
         self._call_images = Histogram("dsd_call_images", "Images in a UNet call", _IMAGES_BUCKETS)
         self._step_s = Histogram("dsd_step_seconds", "One UNet call", _STEP_BUCKETS_S)
         self._decode_s = Histogram("dsd_decode_seconds", "Decoding, per image", _STEP_BUCKETS_S)
@@ -89,7 +92,7 @@ class ReplicaMetrics:
             self._first_preview_s.observe(first_after_s, {"variant": job.variant})
 
     def preview_skipped(self) -> None:
-        """A preview would have cost other requests too much."""
+        """A preview would have cost other requests too much, failed, or was flagged."""
         self._previews_skipped.inc()
 
     def out_of_memory(self) -> None:
@@ -114,6 +117,10 @@ class ReplicaMetrics:
         """A job took so long, and had been expected to take so long."""
         if expected_s > 0:
             self._forecast.observe(took_s / expected_s, {"variant": job.variant})
+
+    def flagged(self, job: Generation) -> None:
+        """A picture was flagged, and kept back."""
+        self._flagged.inc(1, {"variant": job.variant})
 
     def encoded(self, seconds: float) -> None:
         """A picture became PNG, JPEG or WebP."""

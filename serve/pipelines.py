@@ -7,7 +7,7 @@ UNet call. A picture is the one that `StableDiffusionPipeline` makes with the sa
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 import torch
@@ -25,6 +25,9 @@ from .optimisations import DEFAULTS, Optimisations
 from .trajectories import SCHEDULERS, Trajectory, guided_calls, plan
 from .variants import Variant
 
+if TYPE_CHECKING:
+    from .safety import SafetyChecker  # Imported where it is loaded: older transformers lack it.
+
 
 class Pipeline:
     """One or several variants ready to draw: a `denoiser.Denoiser`, whose threads it relies on.
@@ -39,6 +42,7 @@ class Pipeline:
         components: dict[str, Components],
         optimisations: Optimisations,
         readiness: Readiness,
+        safety_checker: "SafetyChecker | None" = None,
     ) -> None:
         self.components = components
         self.readiness = readiness
@@ -58,6 +62,7 @@ class Pipeline:
         self.device, self.dtype = unet.device, unet.dtype
         self._clock = StepClock(self.device)
         self._decoder = Decoder(self.device)
+        self._safety_checker = safety_checker
         if optimisations.channels_last:
             use_channels_last(
                 model
@@ -77,10 +82,13 @@ class Pipeline:
         folder: Path,
         device_name: DeviceName,
         optimisations: Optimisations = DEFAULTS,
+        *,
+        safety_checker: bool = False,
     ) -> Self:
         """Read variants from a family folder that `weights.check.check_family` has passed.
 
-        Variants of one family; what they share is loaded once. On CUDA it returns when the UNets
+        Variants of one family; what they share is loaded once, such as the safety checker, where
+        it is asked for: then `flagged` asks it. On CUDA it returns when the UNets
         are compiled and recorded, which `readiness` tells about.
 
         Raises:
@@ -93,7 +101,14 @@ class Pipeline:
         components = readiness.timed(
             "load", lambda: load_components(variants, folder, device, dtype)
         )
-        return cls(variants, components, optimisations, readiness)
+        checker = None
+        if safety_checker:
+            from .safety import SafetyChecker
+
+            checker = readiness.timed(
+                "safety_checker", lambda: SafetyChecker.load(variants[0], folder, device, dtype)
+            )
+        return cls(variants, components, optimisations, readiness, checker)
 
     @property
     def prompt_lookups(self) -> tuple[int, int]:
@@ -214,6 +229,17 @@ class Pipeline:
         if vae is None:
             raise ValueError(f"{trajectory.variant.name}: has no VAE for previews")
         return self._decoder.preview(vae, trajectory)
+
+    @name_memory_errors
+    @torch.inference_mode()
+    def flagged(self, pixels: NDArray[np.uint8]) -> list[bool]:
+        """Which of the pictures, `(B, H, W, 3)` uint8, the safety checker flags; none without one.
+
+        For the thread that decodes.
+        """
+        if self._safety_checker is None:
+            return [False] * len(pixels)
+        return self._safety_checker.flagged(pixels)
 
     def free_memory(self) -> None:
         """Give torch's unused blocks back to the device."""

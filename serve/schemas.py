@@ -232,8 +232,9 @@ class GenerationRequest(Strict):
 class Image(Strict):
     """One picture of a reply."""
 
-    b64_json: str
+    b64_json: str | None = Field(description="null where the picture is `flagged`.")
     seed: int
+    flagged: bool = Field(False, description="Whether the safety checker flagged the picture.")
 
 
 class ImagesResponse(Strict):
@@ -245,7 +246,7 @@ class ImagesResponse(Strict):
                 "created": 1790000000,
                 "model": "distilled",
                 "model_reason": None,
-                "data": [{"b64_json": "iVBORw0KGgo...", "seed": 7}],
+                "data": [{"b64_json": "iVBORw0KGgo...", "seed": 7, "flagged": False}],
                 "output_format": "png",
                 "size": "512x512",
                 "timings": {"queue_s": 0.0, "denoise_s": 0.5, "decode_s": 0.05, "encode_s": 0.04},

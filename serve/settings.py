@@ -43,6 +43,9 @@ class LaunchSettings(BaseSettings):
     verify_hashes: bool = Field(
         False, description="compare every byte of the weights with their manifest first"
     )
+    safety_checker: bool = Field(
+        False, description="keep back what the family's safety checker flags"
+    )
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where the models run")
     num_gpus: float = Field(0, ge=0, description="GPUs that each replica reserves")
     api_keys_file: FilePath | None = Field(

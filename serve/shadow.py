@@ -95,9 +95,19 @@ class Shadow:
 
 
 def likeness_db(one: Drawing, other: Drawing) -> float:
-    """PSNR over all pictures of two drawings; infinite where they are equal."""
-    pairs = zip(one.pictures, other.pictures, strict=True)
-    error = np.mean([np.mean((_pixels(a) - _pixels(b)) ** 2) for a, b in pairs])
+    """PSNR over the pictures that both drawings have; infinite where they are equal.
+
+    Raises:
+        ValueError: the safety checker has left no such pair.
+    """
+    errors = [
+        np.mean((_pixels(a) - _pixels(b)) ** 2)
+        for a, b in zip(one.pictures, other.pictures, strict=True)
+        if a is not None and b is not None
+    ]
+    if not errors:
+        raise ValueError("no picture that both drawings have")
+    error = np.mean(errors)
     return math.inf if error == 0 else 10 * math.log10(255**2 / error)
 
 

@@ -3,7 +3,7 @@
 import os
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -73,6 +73,8 @@ class FakeDenoiser:
     calls: list[list[FakeTrajectory]] = field(default_factory=list)
     decodes: list[int] = field(default_factory=list)
     previews: int = 0
+    # Which pictures nobody may see.
+    flags: Callable[[NDArray[np.uint8]], bool] = lambda picture: False
     memory_freed: int = 0
     threads: dict[str, set[str]] = field(default_factory=dict)
     # Tests hold a step open with it.
@@ -142,6 +144,10 @@ class FakeDenoiser:
         time.sleep(self.preview_s)
         self.previews += 1
         return _picture(trajectory)
+
+    def flagged(self, pixels: NDArray[np.uint8]) -> list[bool]:
+        self._note_thread("flagged")
+        return [self.flags(picture) for picture in pixels]
 
     def free_memory(self) -> None:
         self.memory_freed += 1

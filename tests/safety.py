@@ -3,6 +3,7 @@
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers.pipelines.stable_diffusion.safety_checker import StableDiffusionSafetyChecker
@@ -11,7 +12,6 @@ from transformers import CLIPConfig
 
 from serve.miniature import WEIGHTS_DIR
 from serve.variants import SD_V1
-from serve.weights.manifest import Manifest, Origin, pin, write_manifest
 
 # Thresholds of a cosine: what every picture exceeds, and none.
 ALWAYS, NEVER = -2.0, 2.0
@@ -27,21 +27,27 @@ _VISION = {
 }
 
 
-def stand_in(
-    concept: float = NEVER, special_care: float = NEVER, scale: float = 1.0
-) -> StableDiffusionSafetyChecker:
+def stand_in(concept: float = NEVER, special_care: float = NEVER) -> StableDiffusionSafetyChecker:
     """Seeded random weights; the first concept's threshold as told, and that of special care."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         checker = StableDiffusionSafetyChecker(CLIPConfig(projection_dim=8, vision_config=_VISION))
         for embeds in (checker.concept_embeds, checker.special_care_embeds):
             torch.nn.init.normal_(embeds)
-    checker.visual_projection.weight.data.mul_(scale)
     checker.concept_embeds_weights.data.fill_(NEVER)
     checker.concept_embeds_weights.data[0] = concept
     checker.special_care_embeds_weights.data.fill_(NEVER)
     checker.special_care_embeds_weights.data[0] = special_care
     return checker.eval()
+
+
+def small_image_processor() -> Any:
+    """What prepares pictures for the stand-in."""
+    from transformers import CLIPImageProcessorPil  # Not in transformers 4.
+
+    return CLIPImageProcessorPil(
+        size={"shortest_edge": _SIZE_PX}, crop_size={"height": _SIZE_PX, "width": _SIZE_PX}
+    )
 
 
 def write_stand_in(folder: Path, concept: float) -> None:
@@ -77,6 +83,9 @@ def write_stand_in(folder: Path, concept: float) -> None:
 
 def sd_v1_with_checker(folder: Path, concept: float) -> Path:
     """A folder of family sd-v1 with the miniature's models and a stand-in checker."""
+    # Not at the top: the tests of the pipelines on a bare GPU machine have no pydantic.
+    from serve.weights.manifest import Manifest, Origin, pin, write_manifest
+
     shutil.copytree(WEIGHTS_DIR, folder)
     write_stand_in(folder, concept)
     origin = Origin(kind="local", licence="Apache-2.0")

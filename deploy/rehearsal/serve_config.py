@@ -13,7 +13,7 @@ Config = dict[str, Any]
 # The deployment that doesn't draw.
 ROUTER = "router"
 # Of `AppArgs`, what a device that isn't there can't have.
-_DEVICE_ARGS = ("family", "weights_dir", "verify_hashes", "device")
+_DEVICE_ARGS = ("family", "weights_dir", "verify_hashes", "safety_checker", "device")
 # What comes from a Secret, which the repository doesn't have.
 _KEY_ARGS = ("api_keys_file", "max_requests_per_key")
 

@@ -95,7 +95,8 @@ class Ours:
 
     async def _draw(self, generation: Generation) -> list[Image.Image]:
         result = await self._engine.submit(generation).result()
-        return [Image.fromarray(picture) for picture in result.images]
+        # All of them: no safety checker was loaded.
+        return [Image.fromarray(one) for one in result.images if one is not None]
 
     def _sweep_job(self, images: int, steps: int) -> Generation:
         return self.generation(PROMPT, range(images), steps)

@@ -175,6 +175,10 @@ class Watched:
         """The pipeline's."""
         return self._pipeline.preview(trajectory)
 
+    def flagged(self, pixels: NDArray[np.uint8]) -> list[bool]:
+        """The pipeline's."""
+        return self._pipeline.flagged(pixels)
+
     def free_memory(self) -> None:
         """The pipeline's."""
         self._pipeline.free_memory()

@@ -6,6 +6,9 @@ import time
 from collections import deque
 from typing import Generic
 
+import numpy as np
+from numpy.typing import NDArray
+
 from ..denoiser import Denoiser, JobT, TrajectoryT
 from ..errors import DeadlineExceeded, OutOfDeviceMemory
 from .forecast import Pace
@@ -20,6 +23,7 @@ _log = logging.getLogger("ray.serve")
 class Decoding(Generic[JobT, TrajectoryT]):
     """Decodes in order of arrival, in slices that the denoiser has memory for; then previews.
 
+    What the denoiser flags goes no further: the ticket learns of it without the pixels.
     With `beside` on a thread of its own, else in the caller's.
     """
 
@@ -119,8 +123,8 @@ class Decoding(Generic[JobT, TrajectoryT]):
 
     def _decode(self, images: list[Image[TrajectoryT]]) -> None:
         try:
-            pixels, seconds = self.watch.time(
-                self._denoiser.decode, [image.begun for image in images]
+            (pixels, flagged), seconds = self.watch.time(
+                self._checked, [image.begun for image in images]
             )
         except OutOfDeviceMemory as fault:
             self._denoiser.free_memory()
@@ -134,8 +138,18 @@ class Decoding(Generic[JobT, TrajectoryT]):
         else:
             self._pace.saw_decode(len(images), seconds)
             self._observer.decoded(len(images), seconds)
-            for image, picture in zip(images, pixels, strict=True):
-                image.ticket.hand_over(image.index, picture, image.admitted_at, image.denoised_at)
+            for image, picture, hidden in zip(images, pixels, flagged, strict=True):
+                image.ticket.hand_over(
+                    image.index, None if hidden else picture, image.admitted_at, image.denoised_at
+                )
+
+    def _checked(self, trajectories: list[TrajectoryT]) -> tuple[NDArray[np.uint8], list[bool]]:
+        pixels = self._denoiser.decode(trajectories)
+        return pixels, self._denoiser.flagged(pixels)
+
+    def _checked_preview(self, trajectory: TrajectoryT) -> tuple[NDArray[np.uint8], bool]:
+        pixels = self._denoiser.preview(trajectory)
+        return pixels, self._denoiser.flagged(pixels[None])[0]
 
     def _again_with_less(self, images: list[Image[TrajectoryT]], fault: OutOfDeviceMemory) -> None:
         if len(images) == 1 and images[0].had_no_room:
@@ -156,7 +170,7 @@ class Decoding(Generic[JobT, TrajectoryT]):
             self._observer.preview_skipped()
             return
         try:
-            pixels, seconds = self.watch.time(self._denoiser.preview, image.begun)
+            (pixels, flagged), seconds = self.watch.time(self._checked_preview, image.begun)
         except OutOfDeviceMemory:
             self._denoiser.free_memory()
             self._observer.preview_skipped()
@@ -167,6 +181,9 @@ class Decoding(Generic[JobT, TrajectoryT]):
             self._observer.preview_skipped()
             return
         self._budget.spend(seconds, shared=shared)
+        if flagged:
+            self._observer.preview_skipped()
+            return
         waited_s = None if ticket.previewed else time.perf_counter() - ticket.submitted_at
         ticket.previewed = True
         self._observer.previewed(ticket.job, seconds, waited_s)

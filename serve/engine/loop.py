@@ -18,7 +18,13 @@ from dataclasses import dataclass
 from typing import Generic
 
 from ..denoiser import Denoiser, JobT, Plan, TrajectoryT
-from ..errors import DeadlineExceeded, DeadlineUnreachable, EngineClosed, OutOfDeviceMemory
+from ..errors import (
+    DeadlineExceeded,
+    DeadlineUnreachable,
+    EngineClosed,
+    Flagged,
+    OutOfDeviceMemory,
+)
 from .decoding import Decoding
 from .forecast import Forecast, Pace, Work, forecast
 from .images import Image, Watch
@@ -193,7 +199,7 @@ class Engine(Generic[JobT, TrajectoryT]):
         with self._changed:
             self._jobs.pop(ticket, None)
             word = _word(outcome)
-            if word == "done":
+            if word in ("done", "flagged"):
                 self._faults_in_a_row = 0
             elif word in ("failed", "out_of_memory"):
                 self._faults_in_a_row += 1
@@ -336,6 +342,8 @@ def _word(outcome: Result | BaseException) -> Outcome:
     match outcome:
         case Result():
             return "done"
+        case Flagged():
+            return "flagged"
         case asyncio.CancelledError():
             return "cancelled"
         case DeadlineExceeded():

@@ -2,7 +2,7 @@
 
 from typing import Any, Literal, Protocol
 
-Outcome = Literal["done", "cancelled", "expired", "closed", "out_of_memory", "failed"]
+Outcome = Literal["done", "flagged", "cancelled", "expired", "closed", "out_of_memory", "failed"]
 
 
 class Observer(Protocol):
@@ -24,7 +24,7 @@ class Observer(Protocol):
         """A preview took that long; how long after `submit`, for a job's first."""
 
     def preview_skipped(self) -> None:
-        """A preview would have cost other requests too much."""
+        """A preview would have cost other requests too much, failed, or was flagged."""
 
     def out_of_memory(self) -> None:
         """A call found no memory."""

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..denoiser import Plan
+from ..errors import Flagged
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,10 +37,13 @@ class Preview:
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """One image is done: `(H, W, 3)` uint8, and where its time went, as in `Result`."""
+    """One image is done: `(H, W, 3)` uint8, and where its time went, as in `Result`.
+
+    `pixels` is None where the image was flagged.
+    """
 
     image: int
-    pixels: NDArray[np.uint8]
+    pixels: NDArray[np.uint8] | None
     queue_s: float
     denoise_s: float
     decode_s: float
@@ -52,11 +56,12 @@ Event = Progress | Preview | Finished
 class Result:
     """Pictures, `(H, W, 3)` uint8 each, in the job's order, and where the time went.
 
+    None stands for one that was flagged; at least one was not.
     The three times add up to the whole: from `submit` to the first image's slot, from there to the
     last image's last step, and from there to the last picture.
     """
 
-    images: Sequence[NDArray[np.uint8]]
+    images: Sequence[NDArray[np.uint8] | None]
     warnings: tuple[str, ...]
     queue_s: float
     denoise_s: float
@@ -87,7 +92,7 @@ class Ticket:
         self.previewed = False
         self.expected_s = 0.0
         self._on_end = on_end
-        self._pictures: dict[int, NDArray[np.uint8]] = {}
+        self._pictures: dict[int, NDArray[np.uint8] | None] = {}
         self._future: Future[Result] = Future()
         self._ended = False
         # The engine's threads and the event loop both end it and exchange events.
@@ -103,6 +108,7 @@ class Ticket:
             asyncio.CancelledError: the job was cancelled.
             EngineClosed: the engine closed before the job was done.
             DeadlineExceeded: the deadline passed, or could no longer be met.
+            Flagged: every picture was flagged.
             Exception: whatever the denoiser raised.
         """
         try:
@@ -133,6 +139,11 @@ class Ticket:
         self.end(asyncio.CancelledError())
 
     @property
+    def flagged(self) -> list[int]:
+        """The images that were flagged so far."""
+        return sorted(image for image, pixels in self._pictures.copy().items() if pixels is None)
+
+    @property
     def ended(self) -> bool:
         """Whether it has its result or an error, or was cancelled."""
         return self._ended
@@ -145,9 +156,9 @@ class Ticket:
         self._put((type(event).__name__, event.image, step), event)
 
     def hand_over(
-        self, image: int, pixels: NDArray[np.uint8], admitted_at: float, denoised_at: float
+        self, image: int, pixels: NDArray[np.uint8] | None, admitted_at: float, denoised_at: float
     ) -> None:
-        """Take in one picture; with the last one the job is done."""
+        """Take in one picture, None for a flagged one; with the last one the job is done."""
         finished = Finished(
             image,
             pixels,
@@ -155,9 +166,11 @@ class Ticket:
             denoise_s=denoised_at - admitted_at,
             decode_s=time.perf_counter() - denoised_at,
         )
-        self._put(("Finished", image, 0), finished)
         self._pictures[image] = pixels
-        if len(self._pictures) == self.plan.images:
+        self._put(("Finished", image, 0), finished)
+        if len(self.flagged) == self.plan.images:
+            self.end(Flagged("every picture of this request was flagged by the safety checker"))
+        elif len(self._pictures) == self.plan.images:
             assert self.begun_at is not None
             assert self.denoised_at is not None
             self.end(

@@ -23,6 +23,7 @@ from serve.trajectories import SCHEDULERS, Trajectory
 from serve.variants import MINIATURE
 from tests.fakes import generation
 from tests.pictures import TOLERANCE, difference, finish, stock_picture
+from tests.safety import small_image_processor, stand_in
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 
@@ -250,6 +251,23 @@ def test_the_device_draws_nearly_the_cpus_picture() -> None:
         drawn.append(pipe.decode(trajectories))
     # The same noise from the same CPU generator; half precision rounds differently.
     assert difference(*drawn) < 4
+
+
+def test_the_safety_checker_judges_as_on_a_cpu() -> None:
+    safety = pytest.importorskip("serve.safety", exc_type=ImportError)
+    patches = np.random.default_rng(0).integers(0, 255, (8, 8, 8, 3), np.uint8)
+    pictures = patches.repeat(12, axis=1).repeat(12, axis=2)
+    found = []
+    for device, dtype in (("cpu", torch.float32), ("cuda", torch.float16)):
+        flags = []
+        for threshold in (-0.9, -0.6, -0.3, 0.0, 0.3, 0.6, 0.9):
+            model = stand_in(concept=threshold).to(device, dtype)
+            flags += safety.SafetyChecker(model, small_image_processor()).flagged(pictures)
+        found.append(flags)
+    on_cpu, on_cuda = found
+    assert {True, False} == set(on_cpu)
+    # A score so near to its threshold that half precision decides is rare.
+    assert sum(one != other for one, other in zip(on_cpu, on_cuda, strict=True)) <= 1
 
 
 def test_auto_takes_cuda_in_fp16() -> None:

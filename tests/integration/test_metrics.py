@@ -46,6 +46,7 @@ TABLE = dict(
 )
 # Series that begin when something goes wrong.
 OF_TROUBLE = {
+    "ray_dsd_flagged_images_total",
     "ray_dsd_out_of_memory_total",
     "ray_dsd_overload_refused_total",
     "ray_dsd_previews_skipped_total",

@@ -66,7 +66,9 @@ def test_it_draws_several_images_with_stable_diffusions_parameters(client: opena
     )
     assert reply.data is not None
     assert [pixels(one.b64_json).shape for one in reply.data] == [(96, 96, 3)] * 2
-    assert [one.model_extra for one in reply.data] == [{"seed": 7}, {"seed": 8}]
+    assert [one.model_extra for one in reply.data] == [
+        {"seed": seed, "flagged": False} for seed in (7, 8)
+    ]
     assert reply.model_extra
     assert reply.model_extra["model"] == "distilled"
 

@@ -549,6 +549,10 @@ def the_weights_are_where_they_are_looked_for(manifests: list[Manifest]) -> Iter
     jobs = [one for one in of_kind(manifests, "Job") if "serve.weights" in yaml.safe_dump(one)]
     if not any(folder in yaml.safe_dump(one) for one in jobs):
         yield f"no Job fills {folder}"
+    if args.get("safety_checker", False) != any(
+        "--safety-checker" in yaml.safe_dump(one) for one in jobs
+    ):
+        yield "the weights Job and the serve configuration differ in the safety checker"
     if ray_environment(manifests).get("HF_HUB_OFFLINE") != "1":
         yield "HF_HUB_OFFLINE is not 1: servers would ask the hub"
 

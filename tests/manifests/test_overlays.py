@@ -370,6 +370,12 @@ FAULTS: list[tuple[Check, str, Plant, str]] = [
     (checks.the_weights_are_where_they_are_looked_for, "another folder",
      in_serve_config(lambda c: c["applications"][0]["args"].update(weights_dir="/weights/other")),
      "no Job fills /weights/other"),
+    (checks.the_weights_are_where_they_are_looked_for, "safety checker not downloaded",
+     lambda m: the(m, "Job")["spec"]["template"]["spec"]["initContainers"][0]["command"].remove(
+         "--safety-checker"), "differ in the safety checker"),
+    (checks.the_weights_are_where_they_are_looked_for, "safety checker for nothing",
+     in_serve_config(lambda c: c["applications"][0]["args"].pop("safety_checker")),
+     "differ in the safety checker"),
     (checks.the_weights_are_where_they_are_looked_for, "hub while serving",
      in_ray_environment(HF_HUB_OFFLINE="0"), "HF_HUB_OFFLINE"),
     (checks.the_keys_are_where_they_are_looked_for, "not mounted in a worker",

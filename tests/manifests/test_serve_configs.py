@@ -78,6 +78,13 @@ def test_in_production_nothing_is_alone() -> None:
     assert min(least.values()) >= 2
 
 
+def test_only_production_keeps_back_what_the_safety_checker_flags() -> None:
+    on = {
+        name for name in NAMES if AppArgs.model_validate(application(name)["args"]).safety_checker
+    }
+    assert on == {"production"}
+
+
 @pytest.mark.parametrize("overlay", ["gpu", "production"])
 def test_a_replica_is_added_before_its_queue_is_full_and_removed_later_than_added(
     overlay: str,

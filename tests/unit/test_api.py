@@ -17,6 +17,7 @@ from serve.api import build_api
 from serve.errors import (
     DeadlineExceeded,
     DeadlineUnreachable,
+    Flagged,
     OutOfDeviceMemory,
     Overloaded,
     ServingError,
@@ -57,6 +58,8 @@ class FakeRouter:
         # After the previews.
         self.late_fault: Exception | None = None
         self.warnings: tuple[str, ...] = ()
+        # The seeds whose pictures are flagged.
+        self.flagged: set[int] = set()
         self.replicas = dict.fromkeys(self.variants, 1)
 
     auto = QualityFirstPolicy(kind="quality-first", slo_s=5)
@@ -74,7 +77,10 @@ class FakeRouter:
             raise self.fault
         size = (generation.height_px, generation.width_px, 3)
         pictures = [
-            encode(np.full(size, seed % 256, np.uint8), picture_format) for seed in generation.seeds
+            None
+            if seed in self.flagged
+            else encode(np.full(size, seed % 256, np.uint8), picture_format)
+            for seed in generation.seeds
         ]
         return Drawing(tuple(pictures), Timings(0.1, 0.2, 0.3, 0.4), self.warnings)
 
@@ -83,6 +89,8 @@ class FakeRouter:
     ) -> AsyncIterator[PictureEvent]:
         drawing = await self.draw(generation, picture_format)
         for image, picture in enumerate(drawing.pictures):
+            if picture is None:
+                continue
             for index in range(generation.previews):
                 yield PartialPicture(image, index, picture)
             if self.late_fault is not None:
@@ -157,6 +165,35 @@ def test_what_auto_chose_is_named_with_the_reason(call: Call) -> None:
     assert pinned.json()["model_reason"] is None
     assert "x-model-reason" not in pinned.headers
     assert call("GET", "/v1/models").json()["auto"]["kind"] == "quality-first"
+
+
+def test_a_flagged_picture_is_null_and_says_so(call: Call, router: FakeRouter) -> None:
+    router.flagged = {6}
+    router.warnings = ("image 1 (seed 6): flagged by the safety checker, and left out",)
+    response = call("POST", URL, json={"prompt": "x", "n": 3, "seed": 5})
+    assert response.status_code == 200
+    first, flagged, last = response.json()["data"]
+    assert flagged == {"b64_json": None, "seed": 6, "flagged": True}
+    for image, seed in ((first, 5), (last, 7)):
+        assert (image["seed"], image["flagged"]) == (seed, False)
+        assert Image.open(io.BytesIO(base64.b64decode(image["b64_json"]))).getpixel((0, 0))[0] == (
+            seed
+        )
+    assert response.json()["warnings"] == list(router.warnings)
+    events = events_of(call("POST", URL, json={"prompt": "x", "n": 3, "seed": 5, "stream": True}))
+    assert [event["seed"] for event in events] == [5, 7]
+
+
+@pytest.mark.parametrize("accept", ["application/json", "image/png", "text/event-stream"])
+def test_a_request_whose_pictures_are_all_flagged_is_refused_as_the_images_api_does(
+    call: Call, router: FakeRouter, accept: str
+) -> None:
+    router.fault = Flagged("every picture of this request was flagged by the safety checker")
+    body = {"prompt": "x", "stream": accept == "text/event-stream"}
+    response = call("POST", URL, json=body, headers={"accept": accept})
+    error = assert_openai_error(response, 400, "content_policy_violation")
+    assert error["type"] == "image_generation_user_error"
+    assert error["param"] is None
 
 
 def test_the_default_variant_is_original(call: Call, router: FakeRouter) -> None:
@@ -262,6 +299,7 @@ def test_an_error_before_the_first_event_has_its_status(call: Call, router: Fake
     ("fault", "code"),
     [
         pytest.param(VariantUnavailable("gone", 3), "variant_unavailable", id="known"),
+        pytest.param(Flagged("flagged"), "content_policy_violation", id="flagged"),
         pytest.param(RuntimeError("secret"), "internal_error", id="unexpected"),
     ],
 )

@@ -10,8 +10,15 @@ from PIL import Image
 
 from serve.admission import Limits
 from serve.deployments import ReplicaSettings, VariantReplica
-from serve.errors import DeadlineUnreachable, EngineClosed, OutOfDeviceMemory, Overloaded
+from serve.errors import (
+    DeadlineUnreachable,
+    EngineClosed,
+    Flagged,
+    OutOfDeviceMemory,
+    Overloaded,
+)
 from serve.generation import FinishedPicture, Generation, PartialPicture, PictureFormat
+from serve.metrics import ReplicaMetrics
 from serve.variants import MINIATURE, Variant
 from tests.fakes import FakeDenoiser, generation
 
@@ -24,6 +31,7 @@ async def replica_over(
     note: str | None = None,
     slots: int | None = 1,
     variants: Sequence[Variant] = (VARIANT,),
+    safety_checker: bool = False,
 ) -> VariantReplica:
     replica = VariantReplica.__new__(VariantReplica)
     await VariantReplica.__init__(
@@ -31,7 +39,12 @@ async def replica_over(
         variants,
         lambda _: denoiser,
         ReplicaSettings(
-            "step", slots, Limits(queue_s=60, queue_requests=2), stuck_after_s, png_parameters=True
+            "step",
+            slots,
+            Limits(queue_s=60, queue_requests=2),
+            stuck_after_s,
+            png_parameters=True,
+            safety_checker=safety_checker,
         ),
         {variant.name: note for variant in variants},
     )
@@ -277,5 +290,106 @@ def test_a_shadow_is_drawn_only_while_nobody_else_wants_the_device() -> None:
         await asyncio.sleep(0.02)
         assert await replica.shadow(job(), png) is None
         await drawing
+
+    asyncio.run(scenario())
+
+
+def flagging(*seeds: int, **changes: object) -> FakeDenoiser:
+    """Flags the finished pictures of these seeds."""
+    return FakeDenoiser(flags=lambda picture: int(picture[0, 0, 0]) in seeds, **changes)
+
+
+@pytest.fixture
+def counted(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
+    """What was counted as flagged, and how requests ended."""
+    found: list[tuple[str, str]] = []
+    monkeypatch.setattr(
+        ReplicaMetrics, "flagged", lambda _, asked: found.append(("image", asked.variant))
+    )
+    monkeypatch.setattr(
+        ReplicaMetrics,
+        "ended",
+        lambda _, asked, outcome, seconds: found.append((outcome, asked.variant)),
+    )
+    return found
+
+
+def test_a_flagged_picture_is_left_out_told_and_counted(counted: list[tuple[str, str]]) -> None:
+    async def scenario() -> None:
+        replica = await replica_over(flagging(2), note="random values", safety_checker=True)
+        counted.clear()
+        drawing = await replica.draw(job(seeds=(1, 2, 3)), PictureFormat("png", 90))
+        assert [picture is None for picture in drawing.pictures] == [False, True, False]
+        assert drawing.warnings == (
+            "image 1 (seed 2): flagged by the safety checker, and left out", "random values",
+        )  # fmt: skip
+        reds = [Image.open(io.BytesIO(one)).getpixel((0, 0))[0] for one in drawing.pictures if one]
+        assert reds == [1, 3]
+        assert sorted(counted) == [("done", "distilled"), ("image", "distilled")]
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("how", ["draw", "stream"])
+def test_a_request_whose_pictures_are_all_flagged_ends_in_an_error(
+    how: str, counted: list[tuple[str, str]]
+) -> None:
+    async def scenario() -> None:
+        replica = await replica_over(flagging(1, 2), safety_checker=True)
+        counted.clear()
+        asked = job(seeds=(1, 2), previews=2)
+        stream = replica.stream(asked, PictureFormat("png", 90))
+        draw = replica.draw(asked, PictureFormat("png", 90)) if how == "draw" else anext(stream)
+        with pytest.raises(Flagged, match="flagged by the safety checker"):
+            await draw
+        assert sorted(counted) == [("flagged", "distilled"), *[("image", "distilled")] * 2]
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("flagged", [0, 1, 2], ids=["first", "middle", "last"])
+def test_the_last_picture_of_a_stream_tells_which_were_flagged(
+    flagged: int, counted: list[tuple[str, str]]
+) -> None:
+    async def scenario() -> None:
+        # One after another, so that each is done long before the next.
+        replica = await replica_over(flagging(flagged + 1, step_s=0.01), safety_checker=True)
+        counted.clear()
+        events = [
+            event async for event in replica.stream(job(seeds=(1, 2, 3)), PictureFormat("png", 90))
+        ]
+        assert [event.image for event in events] == [one for one in range(3) if one != flagged]
+        assert events[-1].warnings == (  # type: ignore[union-attr]
+            f"image {flagged} (seed {flagged + 1}): flagged by the safety checker, and left out",
+        )
+        assert sorted(counted) == [("done", "distilled"), ("image", "distilled")]
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("safety_checker", [False, True])
+def test_only_with_a_safety_checker_a_picture_of_a_stream_waits_for_the_next(
+    safety_checker: bool,
+) -> None:
+    async def scenario() -> None:
+        denoiser = FakeDenoiser(step_s=0.05)
+        replica = await replica_over(denoiser, safety_checker=safety_checker)
+        before = len(denoiser.decodes)
+        stream = replica.stream(job(seeds=(1, 2)), PictureFormat("png", 90))
+        assert (await anext(stream)).image == 0
+        assert len(denoiser.decodes) - before == (2 if safety_checker else 1)
+        assert [event.image async for event in stream] == [1]
+
+    asyncio.run(scenario())
+
+
+def test_a_replica_that_flags_its_warm_up_is_warm_and_counts_no_picture(
+    counted: list[tuple[str, str]],
+) -> None:
+    async def scenario() -> None:
+        replica = await replica_over(flagging(0), safety_checker=True)
+        assert ("image", "distilled") not in counted
+        drawing = await replica.draw(job(seeds=(1,)), PictureFormat("png", 90))
+        assert drawing.pictures[0] is not None
 
     asyncio.run(scenario())

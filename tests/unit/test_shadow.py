@@ -74,5 +74,14 @@ def test_what_does_not_come_is_counted_and_forgotten(answer: object) -> None:
     assert (counts.dropped, counts.pairs) == (1, [])
 
 
+def test_pictures_that_were_flagged_are_left_out_of_the_likeness() -> None:
+    dark, bright = drawing(5).pictures[0], drawing(200).pictures[0]
+    times = Timings(0.0, 1.0, 0.0, 0.0)
+    one, other = Drawing((dark, None), times, ()), Drawing((dark, bright), times, ())
+    assert likeness_db(one, other) == math.inf
+    counts, _ = play(1.0, [generation(variant="original")], Drawing((None,), times, ()))
+    assert (counts.dropped, counts.pairs) == (1, [])
+
+
 def test_equal_pictures_are_infinitely_alike() -> None:
     assert likeness_db(drawing(5), drawing(5)) == math.inf

@@ -123,6 +123,11 @@ def test_a_right_reply_is_ok_and_its_timings_are_kept() -> None:
         ),
         pytest.param(lambda r: r["data"][0].update(b64_json="?"), "does not decode", id="base64"),
         pytest.param(
+            lambda r: r["data"][1].update(b64_json=None, flagged=True),
+            "picture 1 was flagged",
+            id="flagged",
+        ),
+        pytest.param(
             lambda r: r["data"][0].update(b64_json=_picture("red", (64, 64))), "blank", id="blank"
         ),
         pytest.param(

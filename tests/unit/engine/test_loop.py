@@ -2,7 +2,9 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable
 
+import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from serve.engine.forecast import Pace
 from serve.engine.loop import Engine, Settings
@@ -11,6 +13,7 @@ from serve.errors import (
     DeadlineExceeded,
     DeadlineUnreachable,
     EngineClosed,
+    Flagged,
     NotFinite,
     OutOfDeviceMemory,
 )
@@ -557,3 +560,90 @@ def test_times_add_up_to_the_wait() -> None:
         assert result.queue_s + result.denoise_s + result.decode_s <= elapsed_s
 
     run(scenario, denoiser=FakeDenoiser(step_s=0.01, decode_s=0.02))
+
+
+def of_seeds(*seeds: int) -> Callable[[NDArray[np.uint8]], bool]:
+    """Flags the pictures of these seeds, finished or not."""
+    return lambda picture: int(picture[0, 0, 0]) in seeds
+
+
+@pytest.mark.parametrize("slice_most", [1, 4])
+def test_a_flagged_picture_goes_no_further_and_the_others_do(slice_most: int) -> None:
+    async def scenario(engine: FakeEngine, denoiser: FakeDenoiser) -> None:
+        ticket = engine.submit(generation(seeds=(1, 2, 3, 4)))
+        finished = {
+            event.image: event.pixels
+            async for event in ticket.events()
+            if isinstance(event, Finished)
+        }
+        result = await ticket.result()
+        for pixels in (list(finished.values()), result.images):
+            assert [one is None for one in pixels] == [False, True, False, True]
+            assert [int(one[0, 0, 0]) for one in pixels if one is not None] == [1, 3]
+        assert ticket.flagged == [1, 3]
+        assert denoiser.threads["flagged"] == {"decode"}
+
+    run(scenario, FakeDenoiser(flags=of_seeds(2, 4), slice_most=slice_most), cap=4)
+
+
+def test_a_job_whose_pictures_are_all_flagged_ends_so_and_is_no_fault() -> None:
+    async def scenario(engine: FakeEngine, _: FakeDenoiser) -> None:
+        with pytest.raises(ValueError, match="a bad prompt"):
+            await engine.submit(generation(prompt="poison")).result()
+        await until(lambda: engine.faults_in_a_row == 1)
+        with pytest.raises(Flagged):
+            await engine.submit(generation(seeds=(1, 2))).result()
+        # The device works.
+        await until(lambda: engine.faults_in_a_row == 0)
+        assert (await engine.submit(generation(seeds=(3,))).result()).images[0] is not None
+
+    run(scenario, FakeDenoiser(flags=of_seeds(1, 2)), cap=2)
+
+
+def test_a_flagged_preview_is_dropped_and_the_picture_judged_by_itself() -> None:
+    async def scenario(engine: FakeEngine, denoiser: FakeDenoiser) -> None:
+        ticket = engine.submit(generation(num_inference_steps=8, previews=3))
+        events = [event async for event in ticket.events()]
+        steps = [event.step for event in events if isinstance(event, Preview)]
+        assert steps == [2, 6]
+        assert denoiser.previews == 3
+        assert (await ticket.result()).images[0] is not None
+
+    # The third channel tells the steps.
+    halfway = FakeDenoiser(step_s=0.02, flags=lambda picture: int(picture[0, 0, 2]) == 4)
+    run(scenario, halfway)
+
+
+@pytest.mark.parametrize("previews", [0, 1])
+def test_a_picture_that_could_not_be_checked_is_not_shown(previews: int) -> None:
+    def broken(picture: NDArray[np.uint8]) -> bool:
+        raise ValueError("a bad checker")
+
+    async def scenario(engine: FakeEngine, _: FakeDenoiser) -> None:
+        ticket = engine.submit(generation(previews=previews))
+        events = [event async for event in ticket.events()]
+        assert not [event for event in events if isinstance(event, Preview | Finished)]
+        with pytest.raises(ValueError, match="a bad checker"):
+            await ticket.result()
+
+    run(scenario, FakeDenoiser(step_s=0.01, flags=broken))
+
+
+def test_a_check_without_memory_is_made_again_with_fewer() -> None:
+    checked: list[int] = []
+
+    class Small(FakeDenoiser):
+        def flagged(self, pixels: NDArray[np.uint8]) -> list[bool]:
+            checked.append(len(pixels))
+            if len(pixels) > 2:
+                raise OutOfDeviceMemory("no room")
+            return super().flagged(pixels)
+
+    async def scenario(engine: FakeEngine, denoiser: FakeDenoiser) -> None:
+        result = await engine.submit(generation(seeds=(1, 2, 3, 4))).result()
+        assert [one is None for one in result.images] == [False, True, False, False]
+        assert checked[0] == 4
+        assert max(checked[1:]) == 2
+        assert denoiser.memory_freed == 1
+
+    run(scenario, Small(flags=of_seeds(2), slice_most=4), cap=4)
