@@ -116,7 +116,13 @@ async def until(condition: Callable[[], bool], deadline_s: float = 20.0) -> None
 )
 @pytest.mark.parametrize(
     ("method", "url"),
-    [("POST", URL), ("GET", "/v1/models"), ("GET", "/v1/nothing"), ("PUT", URL), ("GET", "/")],
+    [
+        ("POST", URL),
+        ("GET", "/v1/models"),
+        ("GET", "/v1/nothing"),
+        ("PUT", URL),
+        ("GET", "/nothing"),
+    ],
 )
 def test_without_a_known_key_there_is_401(
     guarded: FastAPI, router: FakeRouter, authorization: str | None, method: str, url: str
@@ -142,9 +148,12 @@ def test_a_known_key_is_let_in(guarded: FastAPI, scheme: str) -> None:
     assert_openai_error(call(guarded, "GET", "/v1/nothing", ALICE), 404, "route_not_found")
 
 
-@pytest.mark.parametrize("path", ["/healthz", "/readyz", "/docs", "/openapi.json"])
+@pytest.mark.parametrize(
+    "path",
+    ["/", "/playground/page.js", "/healthz", "/readyz", "/docs", "/openapi.json"],
+)
 @pytest.mark.parametrize("mounted_at", ["", "/sd"])
-def test_health_and_docs_stay_open(guarded: FastAPI, path: str, mounted_at: str) -> None:
+def test_health_docs_and_the_page_stay_open(guarded: FastAPI, path: str, mounted_at: str) -> None:
     async def mounted(scope: Any, receive: Any, send: Any) -> None:
         await guarded({**scope, "root_path": mounted_at}, receive, send)
 
