@@ -129,7 +129,8 @@ def test_a_reply_slower_than_the_slo_is_a_failure(tmp_path: Path) -> None:
     [
         pytest.param(["--tags", "original"], id="tags"),
         pytest.param(
-            ["--exclude-tags", "distilled", "distilled-tiny-vae", "mixed"], id="exclude-tags"
+            ["--exclude-tags", "distilled", "distilled-tiny-vae", "mixed", "streaming"],
+            id="exclude-tags",
         ),
     ],
 )

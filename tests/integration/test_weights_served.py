@@ -68,7 +68,7 @@ def test_a_replica_loads_offline() -> None:
         from serve.miniature import WEIGHTS_DIR
         from serve.variants import MINIATURE
 
-        _load_pipeline(AppArgs(), WEIGHTS_DIR, MINIATURE.variants["distilled-tiny-vae"])
+        _load_pipeline(AppArgs(), WEIGHTS_DIR, [MINIATURE.variants["distilled-tiny-vae"]])
         from huggingface_hub import constants
 
         assert constants.HF_HUB_OFFLINE
