@@ -91,7 +91,7 @@ def test_the_readmes_requests_are_answered_and_its_picture_is_what_they_draw(
 ) -> None:
     blocks = re.findall(r"```sh\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
     requests = [block for block in blocks if block.startswith("curl ")]
-    assert len(requests) == 2
+    assert len(requests) == 3
     answers = [
         subprocess.run(
             block.replace("http://127.0.0.1:8000", running.url).replace("curl ", "curl -sf ", 1),
@@ -109,6 +109,10 @@ def test_the_readmes_requests_are_answered_and_its_picture_is_what_they_draw(
     )
     assert difference(drawn, shown) <= TOLERANCE
     assert [image["seed"] for image in json.loads(answers[1])["data"]] == [7, 8]
+    events = [line for line in answers[2].decode().splitlines() if line.startswith("event: ")]
+    assert events == ["event: image_generation.partial_image"] * 2 + [
+        "event: image_generation.completed"
+    ]
 
 
 def test_a_request_id_is_in_the_json_log_lines_of_router_and_replica(running: Running) -> None:
