@@ -212,6 +212,27 @@ def test_cancelling_one_of_a_call_leaves_its_neighbours_going() -> None:
     run(scenario, denoiser=FakeDenoiser(step_s=0.002), cap=2)
 
 
+def test_who_waits_has_the_slot_of_who_left_in_the_very_next_call() -> None:
+    async def scenario(engine: FakeEngine, denoiser: FakeDenoiser) -> None:
+        stays, leaves, waits = await submitted_together(
+            engine,
+            denoiser,
+            *(generation(seeds=(one,), num_inference_steps=60) for one in (1, 2, 3)),
+        )
+        await until(lambda: len(denoiser.calls) > 3)
+        denoiser.gate.clear()
+        await until(lambda: engine.call_age_s > 0.1)  # Held at the gate, not in its own 5 ms.
+        leaves.cancel()
+        before = len(denoiser.calls)
+        denoiser.gate.set()
+        await until(lambda: len(denoiser.calls) > before + 2)
+        assert {one.seed for one in denoiser.calls[before + 1]} == {1, 3}
+        stays.cancel()
+        waits.cancel()
+
+    run(scenario, denoiser=FakeDenoiser(step_s=0.005), cap=2)
+
+
 def test_a_request_cancelled_in_the_queue_is_never_begun() -> None:
     async def scenario(engine: FakeEngine, denoiser: FakeDenoiser) -> None:
         denoiser.gate.clear()
