@@ -85,6 +85,10 @@ class FixedStep:
     def free_memory(self) -> None:
         """There is none to free."""
 
+    def clock_s(self) -> float:
+        """The wall's: a step is a sleep."""
+        return time.perf_counter()
+
 
 class FixedStepArgs(AppArgs):
     """Arguments of `build_app`: those of the real application, and how long a step takes."""

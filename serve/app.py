@@ -28,7 +28,7 @@ from .optimisations import DEFAULTS, Optimisations
 from .policies import AutoPolicy, QualityFirstPolicy
 from .router import Router
 from .routing import LeastWork
-from .settings import CompileSettings, go_offline, keep_compiled_code
+from .settings import CompileSettings, forbid_chance, go_offline, keep_compiled_code
 from .shadow import ShadowPolicy
 from .variants import FamilyName, Variant, family
 from .weights.check import check_family
@@ -283,6 +283,8 @@ def _load_pipeline(
     )
     go_offline()
     keep_compiled_code(CompileSettings().compile_cache_dir)
+    if args.optimisations.deterministic:
+        forbid_chance()
     # Only replicas pay the seconds that importing torch and diffusers takes.
     from .pipelines import Pipeline
 

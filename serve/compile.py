@@ -25,6 +25,7 @@ TimeSeconds = Callable[[Callable[[], object]], float]
 
 # With guidance an image has two rows.
 ROWS_A_CALL = (2, 4, 8, 16, 32)
+_ROWS_OF_ONE_IMAGE = (2,)
 _TRIED_WITH_ROWS = 16
 _FOR_EVERY_SHAPE = [SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
 _BACKENDS: dict[Attention, list[SDPBackend]] = {
@@ -82,9 +83,9 @@ def prepare_unet(
     inputs = Inputs.like(unet, max(ROWS_A_CALL), size, tokens)
     attention: Attention = "default"
     if cuda:
+        wanted = _wanted_attention(optimisations)
         attention = readiness.timed(
-            f"{name}: attention",
-            partial(choose_attention, unet, inputs, optimisations.attention, device_seconds),
+            f"{name}: attention", partial(choose_attention, unet, inputs, wanted, device_seconds)
         )
         readiness.switched_on.append(f"{name}: attention {attention}")
     eager = fast = plain_call(unet, attention)
@@ -98,10 +99,18 @@ def prepare_unet(
             # No compiler on this machine, say: slower, but the same pictures.
             readiness.left_off[f"{name}: compile"] = str(fault).strip().splitlines()[0]
     if cuda and optimisations.cuda_graphs:
+        sizes = _ROWS_OF_ONE_IMAGE if optimisations.deterministic else ROWS_A_CALL
         fast = record_or_say_why(
-            f"{name}: CUDA graphs", fast, inputs, cuda_graphs(), device_seconds, readiness
+            f"{name}: CUDA graphs", fast, inputs, sizes, cuda_graphs(), device_seconds, readiness
         )
     return fast if fast is eager else for_size(size, fast, eager)
+
+
+def _wanted_attention(optimisations: Optimisations) -> Attention:
+    """Two processes that time kernels may choose different ones."""
+    if optimisations.deterministic and optimisations.attention == "auto":
+        return "default"
+    return optimisations.attention
 
 
 def plain_call(unet: Any, attention: Attention) -> UNetCall:
@@ -180,14 +189,13 @@ def record_or_say_why(
     part: str,
     call: UNetCall,
     inputs: Inputs,
+    sizes: tuple[int, ...],
     record: Record,
     time_s: TimeSeconds,
     readiness: Readiness,
 ) -> UNetCall:
     """The call recorded, as far as the memory goes, or as it was; `readiness` is told."""
-    recorded = readiness.timed(
-        part, partial(record_unet, call, inputs, ROWS_A_CALL, record, time_s)
-    )
+    recorded = readiness.timed(part, partial(record_unet, call, inputs, sizes, record, time_s))
     if recorded is None:
         readiness.left_off[part] = "no memory for a single one"
         return call

@@ -63,6 +63,12 @@ class Denoiser(Protocol[JobT, TrajectoryT]):
     def prompt_lookups(self) -> tuple[int, int]:
         """How many prompts were found among those encoded before, and how many were not."""
 
+    def clock_s(self) -> float:
+        """Seconds since some moment, to time calls with, on the thread that makes them.
+
+        Where it can, it stands still while other work has the device.
+        """
+
     def plan(self, job: JobT, /) -> Plan:
         """What the job is going to take; at once, without the device."""
 

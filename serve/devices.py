@@ -6,6 +6,7 @@ calls, one of their own. Events say what must have happened before.
 """
 
 import functools
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Literal, ParamSpec, TypeVar
@@ -129,6 +130,14 @@ class SideStream:
         done.record()
         done.synchronize()
         return copies
+
+
+def clock_s(device: torch.device) -> float:
+    """Seconds to time the calling thread's calls with; on a CPU those that it had a core for.
+
+    With several torch threads on a CPU, the calling one has its share of every call.
+    """
+    return time.thread_time() if device.type == "cpu" else time.perf_counter()
 
 
 def free_memory_bytes(device: torch.device) -> int:

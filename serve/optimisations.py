@@ -1,4 +1,4 @@
-"""What a replica may do to be faster, each with a switch.
+"""What a replica may do to be faster, each with a switch; and one that makes it slower.
 
 Plain data, so that whoever configures it needs no torch.
 """
@@ -21,6 +21,9 @@ class Optimisations:
     `embedding_cache` is how many prompts' embeddings are kept; 0 keeps none.
     `skip_guidance_after` is the share of a trajectory, over 0 and at most 1, after which guidance
     is left off: below 1 it changes the picture.
+    `deterministic` makes a picture the same bytes whatever else is drawn, in any process on the
+    same kind of device with the same libraries and switches: every image has its calls to itself,
+    and nothing is chosen by timing.
     """
 
     # Read by pydantic where a configuration holds these: a misspelt name is refused.
@@ -33,6 +36,7 @@ class Optimisations:
     cpu_threads: int | None = None
     embedding_cache: int = 64
     skip_guidance_after: float = 1.0
+    deterministic: bool = False
 
     def __post_init__(self) -> None:
         if self.cpu_threads is not None and self.cpu_threads < 1:

@@ -17,7 +17,7 @@ from .compile import Readiness, prepare_unet, use_channels_last
 from .components import Components, load_components
 from .decoding import Decoder
 from .denoiser import Plan
-from .devices import DeviceName, StepClock, name_memory_errors, resolve_device, to_device
+from .devices import DeviceName, StepClock, clock_s, name_memory_errors, resolve_device, to_device
 from .embeddings import EmbeddingCache, PromptEncoder
 from .generation import Generation
 from .graphs import UNetCall
@@ -97,6 +97,8 @@ class Pipeline:
         device, dtype = resolve_device(device_name)
         if device.type == "cpu" and optimisations.cpu_threads is not None:
             torch.set_num_threads(optimisations.cpu_threads)
+        if optimisations.deterministic:
+            torch.use_deterministic_algorithms(True)
         readiness = Readiness()
         components = readiness.timed(
             "load", lambda: load_components(variants, folder, device, dtype)
@@ -114,6 +116,10 @@ class Pipeline:
     def prompt_lookups(self) -> tuple[int, int]:
         """Prompts found in the embedding cache, and prompts that had to be encoded."""
         return self.embedding_cache.hits, self.embedding_cache.misses
+
+    def clock_s(self) -> float:
+        """What to time steps with; see `devices.clock_s`."""
+        return clock_s(self.device)
 
     def plan(self, generation: Generation) -> Plan:
         """What the request is going to take; see `trajectories.plan`."""
@@ -174,8 +180,17 @@ class Pipeline:
         """Advance every trajectory, all of one `group`, by one step of its own in one UNet call.
 
         Step counts, guidance scales, schedulers and prompts may differ, and so may variants that
-        share a UNet. On CUDA it returns when the step before is done: launches stay one ahead.
+        share a UNet; where it is deterministic, each has a call to itself.
+        On CUDA it returns when the step before is done: launches stay one ahead.
         """
+        if self.optimisations.deterministic:
+            for one in trajectories:
+                self._advance([one])
+        else:
+            self._advance(trajectories)
+        self._clock.keep_pace()
+
+    def _advance(self, trajectories: list[Trajectory]) -> None:
         latents = torch.cat([one.model_input for one in trajectories])
         embeds = [one.prompt_embeds for one in trajectories]
         timesteps = to_device(
@@ -200,10 +215,11 @@ class Pipeline:
         # Only now, when nothing large is left to fail, does a trajectory change.
         for one, prediction in zip(trajectories, predictions, strict=True):
             one.advance(prediction, self._clock.mark)
-        self._clock.keep_pace()
 
     def decode_slice(self, trajectory: Trajectory) -> int:
         """How many images like this one to decode at once, 1 to 8; on CUDA by free memory."""
+        if self.optimisations.deterministic:
+            return 1
         vae = self.components[trajectory.variant.name].vae
         return self._decoder.slice_size(vae, trajectory)
 

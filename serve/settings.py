@@ -93,6 +93,12 @@ def keep_compiled_code(folder: Path | None) -> None:
         os.environ.setdefault("TRITON_CACHE_DIR", str(folder / "triton"))
 
 
+def forbid_chance() -> None:
+    """Keep torch's libraries from what may add up in another order; call before it is imported."""
+    os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"
+    os.environ["TORCHINDUCTOR_DETERMINISTIC"] = "1"
+
+
 def prepare_ray_environment() -> None:
     """Set Ray's switches for a local cluster; call before `import ray`."""
     for name, value in _RAY_ENVIRONMENT.items():

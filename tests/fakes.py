@@ -89,6 +89,9 @@ class FakeDenoiser:
     def prompt_lookups(self) -> tuple[int, int]:
         return 0, self.begun
 
+    def clock_s(self) -> float:
+        return time.perf_counter()
+
     def plan(self, job: Generation) -> Plan:
         steps = job.num_inference_steps
         shown = (round(steps * (one + 1) / (job.previews + 1)) for one in range(job.previews))

@@ -1,8 +1,7 @@
 """The two ways to draw that a benchmark compares: the same weights, loaded apart."""
 
 import asyncio
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -16,7 +15,7 @@ from serve.components import load_components
 from serve.devices import DeviceName, resolve_device
 from serve.engine.forecast import Pace
 from serve.engine.loop import Engine, Settings
-from serve.engine.sweep import MOST_IMAGES, sweep, sweep_denoiser, time_call
+from serve.engine.sweep import sweep_denoiser
 from serve.generation import Generation
 from serve.optimisations import Optimisations
 from serve.pipelines import Pipeline
@@ -25,7 +24,6 @@ from serve.variants import Variant
 
 from ..published import PROMPT
 
-_SWEEP_ROUNDS = 3
 EAGER = Optimisations(
     channels_last=False, attention="default", compile=False, cuda_graphs=False, embedding_cache=0
 )
@@ -67,7 +65,7 @@ class Ours:
     def __init__(self, pipeline: Pipeline, variant: Variant) -> None:
         self.pipeline = pipeline
         self.variant = variant
-        cap, self.call_s = _sweep(pipeline, self._sweep_job)
+        cap, self.call_s = sweep_denoiser(pipeline, self._sweep_job)
         self.settings = Settings(cap=cap)
         # `submit` wants an event loop, as a replica has one.
         self._loop = asyncio.Runner()
@@ -100,24 +98,6 @@ class Ours:
 
     def _sweep_job(self, images: int, steps: int) -> Generation:
         return self.generation(PROMPT, range(images), steps)
-
-
-def _sweep(
-    pipeline: Pipeline, job: Callable[[int, int], Generation]
-) -> tuple[int, dict[int, float]]:
-    """A replica's sweep; on a CPU by its rule, but so that other work there doesn't decide it.
-
-    There it counts CPU seconds, and the fastest of several rounds through all numbers of images.
-    """
-    if pipeline.device.type != "cpu":
-        return sweep_denoiser(pipeline, job)
-    sizes = [2**power for power in range(MOST_IMAGES.bit_length())]
-    rounds = [
-        {images: time_call(pipeline, job, images, time.process_time) for images in sizes}
-        for _ in range(_SWEEP_ROUNDS)
-    ]
-    fastest = {images: min(one[images] for one in rounds) for images in sizes}
-    return sweep(fastest.__getitem__)
 
 
 class Stock:

@@ -183,6 +183,10 @@ class Watched:
         """The pipeline's."""
         self._pipeline.free_memory()
 
+    def clock_s(self) -> float:
+        """The pipeline's."""
+        return self._pipeline.clock_s()
+
 
 def count_cancels(ours: Ours, scope: Scope) -> dict[str, Any]:
     """In how many UNet calls an image still was after its request's cancel.

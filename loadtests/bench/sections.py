@@ -3,7 +3,7 @@
 import gc
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -93,6 +93,7 @@ def against_stock(
         {
             "ours": partial(ours.draw, PROMPT, seeds, STEPS),
             "stock": partial(stock.draw, PROMPT, seeds, STEPS),
+            "deterministic": partial(_draw_deterministic, ours, seeds),
         },
         rounds,
         clock,
@@ -102,10 +103,21 @@ def against_stock(
         "ours_s": asdict(drawn),
         "stock_s": asdict(Spread.of(seconds["stock"])),
         "speed_against_stock": asdict(ratios(seconds["stock"], seconds["ours"])),
+        "deterministic_speed": asdict(ratios(seconds["ours"], seconds["deterministic"])),
         "images_per_s": batch / drawn.median,
         "peak_share": flop * batch / drawn.median / peak,
         "parity": parity,
     }
+
+
+def _draw_deterministic(ours: Ours, seeds: Sequence[int]) -> None:
+    """With calls of one image each; torch's own deterministic algorithms aside."""
+    before = ours.pipeline.optimisations
+    ours.pipeline.optimisations = replace(before, deterministic=True)
+    try:
+        ours.draw(PROMPT, seeds, STEPS)
+    finally:
+        ours.pipeline.optimisations = before
 
 
 def _difference(ours: Sequence[Image.Image], theirs: Sequence[Image.Image]) -> float:

@@ -21,6 +21,7 @@ from serve.optimisations import Optimisations
 from serve.pipelines import Pipeline
 from serve.trajectories import SCHEDULERS, Trajectory
 from serve.variants import MINIATURE
+from tests.determinism import drawn_elsewhere
 from tests.fakes import generation
 from tests.pictures import TOLERANCE, difference, finish, stock_picture
 from tests.safety import small_image_processor, stand_in
@@ -237,6 +238,15 @@ def test_decoding_is_sliced_by_free_memory() -> None:
     del hog
     pipe.free_memory()
     assert torch.cuda.memory_allocated() == held
+
+
+def test_where_it_is_deterministic_other_processes_draw_the_same_bytes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # As `serve.settings.forbid_chance`, which needs pydantic.
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    monkeypatch.setenv("TORCHINDUCTOR_DETERMINISTIC", "1")
+    assert drawn_elsewhere("cuda", 0) == drawn_elsewhere("cuda", 6)
 
 
 def test_the_device_draws_nearly_the_cpus_picture() -> None:

@@ -124,7 +124,9 @@ def test_the_report_says_which_calls_were_recorded(unet: Any, memory: bool) -> N
     readiness, plain = Readiness(), plain_call(unet, "default")
     with torch.inference_mode():
         inputs = Inputs.like(unet, max(ROWS_A_CALL), (8, 8), 7)
-        call = record_or_say_why("graphs", plain, inputs, record, lambda _: 1.0, readiness)
+        call = record_or_say_why(
+            "graphs", plain, inputs, ROWS_A_CALL, record, lambda _: 1.0, readiness
+        )
     if memory:
         assert readiness.switched_on == ["graphs of 2, 4, 8, 16, 32 rows"]
         assert torch.allclose(noise(call, 5), noise(plain, 5), atol=1e-5)

@@ -1,7 +1,7 @@
 """A picture of ours is the picture of `StableDiffusionPipeline`, on the shipped weights."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 import numpy as np
@@ -15,8 +15,10 @@ from serve.generation import Generation, SchedulerName
 from serve.miniature import WEIGHTS_DIR
 from serve.optimisations import Optimisations
 from serve.pipelines import Pipeline
+from serve.settings import forbid_chance
 from serve.trajectories import SCHEDULERS, Trajectory
 from serve.variants import MINIATURE
+from tests.determinism import drawn_elsewhere
 from tests.fakes import generation
 from tests.pictures import TOLERANCE, difference, finish, stock_picture
 
@@ -314,6 +316,41 @@ def test_a_device_without_memory_is_named_by_every_call(monkeypatch: pytest.Monk
             call()
         # Nor does it hold the failed call's tensors.
         assert caught.value.__context__ is None
+
+
+@pytest.fixture
+def deterministic() -> Iterator[Pipeline]:
+    every = list(MINIATURE.variants.values())
+    yield Pipeline.load(every, WEIGHTS_DIR, "cpu", Optimisations(deterministic=True))
+    torch.use_deterministic_algorithms(False)
+
+
+def test_where_it_is_deterministic_a_picture_is_the_same_bytes_in_any_company(
+    deterministic: Pipeline,
+) -> None:
+    asked = [replace(one, variant=variant) for variant in MINIATURE.variants for one in MIX]
+    alone = []
+    for job in asked:
+        (one,), _ = deterministic.begin(job)
+        finish(deterministic, [one])
+        alone.append((one.latents, deterministic.decode([one])[0]))
+    together = [deterministic.begin(one)[0][0] for one in asked]
+    in_turns(deterministic, together)
+    for one, (latents, picture) in zip(together, alone, strict=True):
+        assert torch.equal(one.latents, latents)
+        assert deterministic.decode_slice(one) == 1
+        assert np.array_equal(deterministic.decode([one])[0], picture)
+
+
+def test_where_it_is_deterministic_other_processes_draw_the_same_bytes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name in ("CUBLAS_WORKSPACE_CONFIG", "TORCHINDUCTOR_DETERMINISTIC"):
+        monkeypatch.setenv(name, "")  # So that what is set now is taken back.
+    forbid_chance()
+    said = [drawn_elsewhere("cpu", neighbours) for neighbours in (0, 6)]
+    assert len(said[0].strip()) == 64
+    assert said[0] == said[1]
 
 
 @pytest.mark.parametrize("scheduler", list(SCHEDULERS))

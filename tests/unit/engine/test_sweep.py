@@ -2,7 +2,7 @@ import pytest
 
 from serve.engine.sweep import sweep, sweep_denoiser
 from serve.errors import OutOfDeviceMemory
-from tests.fakes import FakeDenoiser, generation
+from tests.fakes import FakeDenoiser, FakeTrajectory, generation
 
 
 def test_the_sweep_stops_where_a_doubling_brings_under_a_twentieth() -> None:
@@ -35,6 +35,25 @@ def test_no_room_for_one_image_is_an_error() -> None:
 
     with pytest.raises(OutOfDeviceMemory):
         sweep(call_s)
+
+
+def test_steps_are_timed_by_the_denoisers_own_clock() -> None:
+    class Disturbed(FakeDenoiser):
+        """Other work takes the device in some calls; its clock tells its own time only."""
+
+        def clock_s(self) -> float:
+            return 0.010 * self.steps + 0.005 * sum(map(len, self.calls))
+
+        def step(self, trajectories: list[FakeTrajectory]) -> None:
+            self.step_s = 0.02 if len(trajectories) in (2, 8) else 0.0
+            super().step(trajectories)
+
+    best, seconds = sweep_denoiser(
+        Disturbed(),
+        lambda images, steps: generation(seeds=tuple(range(images)), num_inference_steps=steps),
+    )
+    assert best == 16
+    assert seconds == pytest.approx({n: 0.010 + 0.005 * n for n in (1, 2, 4, 8, 16)})
 
 
 def test_a_denoisers_sweep_times_its_steps() -> None:
