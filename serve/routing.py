@@ -55,7 +55,10 @@ class LeastWork(RequestRouter):
     def _ahead_s(self, replica: RunningReplica, now: float) -> float:
         told = replica.routing_stats or {}
         told_at = told.get("at", 0.0)
-        routed = [one for one in self._routed.get(replica.replica_id, ()) if one[0] > told_at]
+        # What seems to come from the future was routed before the clock was put back.
+        routed = [
+            one for one in self._routed.get(replica.replica_id, ()) if told_at < one[0] <= now
+        ]
         self._routed[replica.replica_id] = routed
         left_s = max(0.0, told.get("ahead_s", 0.0) - (now - told_at))
         # One that has told nothing yet has a step time unknown: then requests count.
