@@ -18,6 +18,9 @@ _RAY_ENVIRONMENT = {
     "RAY_worker_niceness": "0",
     # Its daemons then use the loopback address on Linux, too, as they do on a Mac.
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+    # A replica that fails its health checks is killed, and its requests are drawn by another.
+    # Serve would let it drain; but where a device call hangs nothing drains, and who waits is lost.
+    "RAY_SERVE_FORCE_STOP_UNHEALTHY_REPLICAS": "1",
 }
 
 

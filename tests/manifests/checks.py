@@ -47,6 +47,8 @@ CRD_SOURCE = (
     "KubeRay's CRDs aren't here: name a folder with ray.io_rayservices.yaml in KUBERAY_CRDS. It is "
     "helm-chart/kuberay-operator/crds/ of github.com/ray-project/kuberay at tag v1.7.0"
 )
+# So many in a row replace a replica: Serve's own number.
+_FAILED_CHECKS = 3
 NAME_LABEL = "app.kubernetes.io/name"
 
 
@@ -557,6 +559,27 @@ def the_weights_are_where_they_are_looked_for(manifests: list[Manifest]) -> Iter
         yield "HF_HUB_OFFLINE is not 1: servers would ask the hub"
 
 
+def what_hangs_is_given_up_in_time(manifests: list[Manifest]) -> Iterator[str]:
+    """A device call that hangs is noticed while its requests can still be drawn elsewhere."""
+    if ray_environment(manifests).get("RAY_SERVE_FORCE_STOP_UNHEALTHY_REPLICAS") != "1":
+        yield "RAY_SERVE_FORCE_STOP_UNHEALTHY_REPLICAS is not 1: an unhealthy replica would drain"
+    config = serve_config(manifests)
+    (application,) = config["applications"]
+    if application["args"].get("device") != "cuda":
+        return  # A step on a CPU may take that long.
+    stuck_after_s = AppArgs.model_validate(application["args"]).stuck_after_s
+    timeout_s = config["http_options"]["request_timeout_s"]
+    for one in application["deployments"]:
+        if "health_check_period_s" not in one:
+            continue
+        noticed_s = stuck_after_s + _FAILED_CHECKS * one["health_check_period_s"]
+        if noticed_s > timeout_s / 2:
+            yield (
+                f"{one['name']}: a device call that hangs is noticed after {noticed_s:g} s, over "
+                f"half of request_timeout_s {timeout_s:g}"
+            )
+
+
 def the_keys_are_where_they_are_looked_for(manifests: list[Manifest]) -> Iterator[str]:
     """A file of keys is in a Secret's folder, mounted so that the kubelet renews it."""
     file = serve_config(manifests)["applications"][0]["args"].get("api_keys_file")
@@ -621,6 +644,7 @@ CHECKS: list[Check] = [
     the_head_can_restart_alone,
     workers_carry_the_replicas,
     the_weights_are_where_they_are_looked_for,
+    what_hangs_is_given_up_in_time,
     the_keys_are_where_they_are_looked_for,
     nothing_secret_is_written_down,
 ]

@@ -1,3 +1,4 @@
+import os
 import socket
 from pathlib import Path
 from types import SimpleNamespace
@@ -8,6 +9,9 @@ import pytest
 from serve import __main__ as launcher
 from serve.app import AppArgs
 from serve.errors import ServingError
+from serve.settings import prepare_ray_environment
+
+ROOT = Path(__file__).parents[2]
 
 
 def test_too_little_memory_is_told_with_both_figures(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -58,3 +62,12 @@ def test_the_example_sends_a_key_only_where_one_is_needed(
     assert "Authorization" not in launcher._ready_text(launcher.LaunchSettings(), ["x"], "logs")
     monkeypatch.setenv("DSD_API_KEYS_FILE", str(tmp_path / "keys"))
     assert "Bearer KEY" in launcher._ready_text(launcher.LaunchSettings(), ["x"], "logs")
+
+
+def test_unhealthy_replicas_are_killed_here_as_on_a_cluster(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    name = "RAY_SERVE_FORCE_STOP_UNHEALTHY_REPLICAS"
+    monkeypatch.delenv(name, raising=False)
+    prepare_ray_environment()
+    assert f"{name}={os.environ[name]}" in (ROOT / "deploy/base/ray.env").read_text().splitlines()
