@@ -3,8 +3,8 @@
 The overlay is rendered with kubectl's kustomize. Its RayService is translated into pods as the
 operator translates it; each pod is a network, process and mount namespace in which the very
 `ray start` line runs. Then the overlay is put to the test, with load running the whole time.
+`loadtests.namespaces` keeps all of it to itself, and lets nothing outlive it.
 
-    isolation     namespaces that everything lives in, so that nothing outlives the rehearsal
     overlay       kustomize's output: the RayService, and what its environment refers to
     quantities    `500m` and `8Gi` as numbers
     translation   the operator: a RayService to `ray start` lines and environment

@@ -14,9 +14,10 @@ from pathlib import Path
 
 import psutil
 
+from loadtests import namespaces
 from loadtests.machine import commit, cpu_name
 
-from . import isolation, redis, serve_config
+from . import redis, serve_config
 from .clusters import Names
 from .controller import Controller
 from .load import Load
@@ -40,10 +41,10 @@ _STEPS = (10, 25, 50)
 def main() -> int:
     """0 where all that was rehearsed holds, 1 where not, 77 where this machine can't hold it."""
     args = _parser().parse_args()
-    if reason := "" if args.inside else isolation.missing():
+    if reason := "" if args.inside else namespaces.missing(["nsenter"]):
         print(f"Rehearsal skipped: {reason}", file=sys.stderr)
         return _CANNOT
-    isolation.enter(sys.argv[1:])
+    namespaces.enter(str(__package__), sys.argv[1:])
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.default_int_handler)
     logging.getLogger("httpx").setLevel(logging.WARNING)
@@ -139,7 +140,7 @@ def _outcome(stage: Stage, name: str, scenario: Scenario) -> Outcome:
 
 
 def _keep_logs(folder: Path) -> None:
-    for pod in isolation.SCRATCH.iterdir():
+    for pod in namespaces.SCRATCH.iterdir():
         target = folder / pod.name
         target.mkdir(parents=True, exist_ok=True)
         if (pod / "output.log").exists():

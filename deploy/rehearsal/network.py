@@ -13,7 +13,6 @@ class Network:
 
     def __init__(self) -> None:
         self._next = _FIRST
-        _ip("link", "set", "lo", "up")
         # Its own: else the bridge takes the least address of its links, which changes as pods come
         # and go, and what they send it is lost until they ask for it again.
         _ip("link", "add", _BRIDGE, "address", _HARDWARE_ADDRESS, "type", "bridge")

@@ -9,7 +9,8 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
-from .isolation import SCRATCH
+from loadtests.namespaces import SCRATCH
+
 from .network import Network
 
 ROOT = Path(__file__).resolve().parents[2]

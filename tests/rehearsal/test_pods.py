@@ -11,20 +11,20 @@ from pathlib import Path
 
 import pytest
 
-from deploy.rehearsal import isolation
+from loadtests import namespaces
 
 ROOT = Path(__file__).parents[2]
-REASON = isolation.missing()
+REASON = namespaces.missing(["nsenter"])
 pytestmark = pytest.mark.skipif(bool(REASON), reason=REASON)
 
 PREAMBLE = """
 import sys, time
-from deploy.rehearsal import isolation
+from loadtests import namespaces
 from deploy.rehearsal.clusters import Names
 from deploy.rehearsal.network import Network
 from deploy.rehearsal.pods import Pod
 
-isolation.prepare()
+namespaces.prepare()
 network, names = Network(), Names()
 
 
@@ -44,7 +44,7 @@ def wait_for(text, made, limit_s=10):
 """
 
 
-RUN = "import sys; from deploy.rehearsal import isolation; sys.exit(isolation.run(sys.argv[1:]))"
+RUN = "import sys; from loadtests import namespaces; sys.exit(namespaces.run(sys.argv[1:]))"
 
 
 def story(text: str) -> "subprocess.Popen[str]":
