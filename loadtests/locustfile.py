@@ -15,7 +15,7 @@ from typing import Any
 from locust import FastHttpUser, constant, events, tag, task
 
 from loadtests.keys import KEY_HELP, KEY_VARIABLE
-from loadtests.replies import judge, judge_stream
+from loadtests.replies import AUTO, Verdict, judge, judge_stream
 from loadtests.workload import Workload
 
 _PATH = "/v1/images/generations"
@@ -94,6 +94,10 @@ class VariantUser(FastHttpUser):
         """The request's row in the statistics."""
         return f"{_PATH} [{asked['model']}]"
 
+    def answered_name(self, asked: dict[str, Any], verdict: Verdict) -> str:
+        """The same, once it is known what came back."""
+        return self.name(asked)
+
     def draw(self, late_s: float = 0.0) -> None:
         """Ask once, and judge the reply; a request that is fired late has waited so much longer."""
         indices = type(self)._indices
@@ -108,6 +112,7 @@ class VariantUser(FastHttpUser):
             if response.status_code == 0:
                 return
             verdict = judge(response.status_code, response.headers, response.content, asked)
+            response.request_meta["name"] = self.answered_name(asked, verdict)
             if verdict.outcome == "rejected":
                 response.request_meta["name"] += " 429"
                 response.success()
@@ -149,6 +154,24 @@ class DistilledTinyVaeUser(VariantUser):
     variant = "distilled-tiny-vae"
 
     @tag("distilled-tiny-vae")
+    @task
+    def generate(self) -> None:
+        """One picture."""
+        self.draw()
+
+
+class AutoUser(VariantUser):
+    """Leaves the variant to the service; a row for each that answered, and for each reason."""
+
+    variant = AUTO
+
+    def answered_name(self, asked: dict[str, Any], verdict: Verdict) -> str:
+        """The row of who answered; the requests in it are its share."""
+        if not verdict.model:
+            return self.name(asked)
+        return f"{_PATH} [{AUTO}: {verdict.model}, {verdict.model_reason}]"
+
+    @tag("auto")
     @task
     def generate(self) -> None:
         """One picture."""

@@ -4,6 +4,7 @@ import base64
 import binascii
 import io
 import json
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -11,28 +12,37 @@ from typing import Any, Literal
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+AUTO = "auto"
 _SEEDS = 2**32
 # What Pillow raises beside OSError: on misplaced chunks, and on sizes that would fill the memory.
 _PILLOW_FAULTS = (SyntaxError, Image.DecompressionBombError)
+# Who drew a picture, as its own parameters have it; the prompt before them may say anything.
+_DRAWN_BY = re.compile(r", Model: ([^,\n]+)$")
 
 
 @dataclass(frozen=True)
 class Verdict:
     """What became of a request; `reason` is empty where it is ok.
 
-    `rejected` is a 429, which is no failure: the service said that it has no room.
+    `rejected` is a 429, which is no failure: the service said that it has no room. `model` is the
+    variant that answered, and `model_reason` why, where `auto` was asked for.
     """
 
     outcome: Literal["ok", "rejected", "failed"]
     reason: str = ""
     retry_after_s: float | None = None
     timings: Mapping[str, float] | None = None
+    model: str = ""
+    model_reason: str = ""
 
 
 def judge(
     status: int, headers: Mapping[str, str], content: bytes, asked: Mapping[str, Any]
 ) -> Verdict:
     """Hold a reply to its request: count, variant, seeds, size, and pictures that show something.
+
+    Where `auto` was asked for, any variant may answer that the reply names with a reason. A picture
+    that carries its parameters must have been drawn by the variant that the reply names.
 
     Args:
         status: of the reply.
@@ -52,7 +62,12 @@ def judge(
     if problem:
         return Verdict("failed", problem)
     timings = reply.get("timings")
-    return Verdict("ok", timings=timings if isinstance(timings, dict) else None)
+    return Verdict(
+        "ok",
+        timings=timings if isinstance(timings, dict) else None,
+        model=reply["model"],
+        model_reason=reply.get("model_reason") or "",
+    )
 
 
 def judge_stream(
@@ -88,7 +103,7 @@ def judge_stream(
             return Verdict("failed", "the stream broke off"), arrived_s
         data = [completed[image] for image in sorted(completed)]
         first = data[0] if data else {"model": None, "size": None}
-        problem = _problem({"data": data, "model": first["model"], "size": first["size"]}, asked)
+        problem = _problem({**first, "data": data}, asked)
     except (ValueError, KeyError, TypeError) as fault:
         reason = f"not a stream of the Images API: {type(fault).__name__}: {fault}"
         return Verdict("failed", reason), arrived_s
@@ -102,7 +117,10 @@ def _problem(reply: Mapping[str, Any], asked: Mapping[str, Any]) -> str:
     n = asked.get("n", 1)
     if len(reply["data"]) != n:
         return f"{len(reply['data'])} pictures, {n} were asked for"
-    if reply["model"] != asked["model"]:
+    if asked["model"] == AUTO:
+        if reply["model"] in (None, "", AUTO) or not reply.get("model_reason"):
+            return "the reply doesn't say which variant answered for auto, and why"
+    elif reply["model"] != asked["model"]:
         return f"drawn by {reply['model']!r}, {asked['model']!r} was asked for"
     if asked.get("size") and reply["size"] != asked["size"]:
         return f"size {reply['size']}, {asked['size']} was asked for"
@@ -113,20 +131,23 @@ def _problem(reply: Mapping[str, Any], asked: Mapping[str, Any]) -> str:
             return f"picture {index} has another seed than was asked for"
         if item.get("flagged"):
             return f"picture {index} was flagged by the safety checker"
-        if problem := _picture_problem(item["b64_json"], reply["size"]):
+        if problem := _picture_problem(item["b64_json"], reply["size"], reply["model"]):
             return f"picture {index}: {problem}"
     return ""
 
 
-def _picture_problem(b64_json: str, size: str) -> str:
+def _picture_problem(b64_json: str, size: str, model: str) -> str:
     try:
         with Image.open(io.BytesIO(base64.b64decode(b64_json, validate=True))) as image:
+            drawn_by = _DRAWN_BY.search(image.info.get("parameters", ""))
             pixels = np.asarray(image.convert("RGB"))
     except (binascii.Error, UnidentifiedImageError, OSError, *_PILLOW_FAULTS) as fault:
         return f"does not decode: {fault}"
     height_px, width_px, _ = pixels.shape
     if f"{width_px}x{height_px}" != size:
         return f"is {width_px}x{height_px}, the reply says {size}"
+    if drawn_by is not None and drawn_by[1] != model:
+        return f"is by {drawn_by[1]!r}, the reply says {model!r}"
     # One colour all over. Random weights draw nearly black pictures, but not even ones.
     if (pixels == pixels[0, 0]).all():
         return "is blank"

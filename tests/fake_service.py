@@ -6,6 +6,7 @@ import io
 import json
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -49,6 +50,8 @@ class FakeService:
     wrong_every: int = 0
     # Seconds an image by variant, one after another, as a replica draws them.
     serial_s: dict[str, float] = field(default_factory=dict)
+    # `auto` takes the first of them whose queue is done within so many seconds; None: no `auto`.
+    auto_slo_s: float | None = None
     # Of a stream: seconds before each event; the first preview left out; no end mark.
     preview_s: float = 0.1
     swallow_previews: bool = False
@@ -64,6 +67,7 @@ class FakeService:
     )
 
     _locks: dict[str, asyncio.Lock] = field(default_factory=dict)
+    _under_way: Counter[str] = field(default_factory=Counter)
 
     async def models(self, _: web.Request) -> web.Response:
         models = [
@@ -75,15 +79,29 @@ class FakeService:
             }
             for name in self.serial_s
         ]
-        return web.json_response({"object": "list", "data": models})
+        auto = {"kind": "quality-first", "slo_s": self.auto_slo_s} if self.auto_slo_s else None
+        return web.json_response({"object": "list", "data": models, "auto": auto})
 
     async def ready(self, _: web.Request) -> web.Response:
         warm = dict.fromkeys(self.serial_s, 1)
         return web.json_response({"ready": True, "warm_replicas": warm, "minimum": 1})
 
+    def choose(self) -> tuple[str, str]:
+        """Who answers for `auto`, and why."""
+        assert self.auto_slo_s is not None
+        for name, seconds in self.serial_s.items():
+            if (self._under_way[name] + 1) * seconds <= self.auto_slo_s:
+                best = name == next(iter(self.serial_s))
+                return name, "the best, in time" if best else "degraded under load"
+        return name, "none in time, the fastest"
+
     async def generate(self, request: web.Request) -> web.StreamResponse:
         asked = await request.json()
         self.asked.append(asked)
+        reason = None
+        if asked["model"] == "auto" and self.auto_slo_s:
+            name, reason = self.choose()
+            asked = {**asked, "model": name}
         self.arrived_s.append(time.monotonic())
         self.keys.add(request.headers.get("Authorization"))
         count, since_first_s = len(self.asked), self.arrived_s[-1] - self.arrived_s[0]
@@ -92,15 +110,17 @@ class FakeService:
             await asyncio.sleep(end_s - since_first_s)
         await asyncio.sleep(self.latency_s)
         if asked["model"] in self.serial_s:
+            self._under_way[asked["model"]] += 1
             async with self._locks.setdefault(asked["model"], asyncio.Lock()):
                 await asyncio.sleep(self.serial_s[asked["model"]] * asked.get("n", 1))
+            self._under_way[asked["model"]] -= 1
         if self.reject_every and count % self.reject_every == 0:
             error = {"message": "full", "type": "rate_limit_error", "param": None, "code": "x"}
             return web.json_response({"error": error}, status=429, headers={"Retry-After": "7"})
         if asked.get("stream"):
             return await self._stream(request, asked)
         # The same picture each time: drawing one would take longer than the latency.
-        reply = {**reply_to({**asked, "n": 0}), "data": []}
+        reply = {**reply_to({**asked, "n": 0}), "model_reason": reason, "data": []}
         for index in range(asked.get("n", 1)):
             seed = (asked["seed"] + index) % 2**32
             if self.wrong_every and count % self.wrong_every == 0:

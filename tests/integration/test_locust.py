@@ -85,6 +85,26 @@ def test_mixed_steps_have_a_row_each(tmp_path: Path) -> None:
     assert {f"{PATH} [original, {steps} steps]" for steps in (10, 25, 50)} < set(found)
 
 
+def test_auto_has_a_row_for_each_variant_that_answered_and_why(tmp_path: Path) -> None:
+    arguments = ["-u", "4", "-r", "4", "-t", "3s", "AutoUser"]
+    speeds = {"original": 0.1, "distilled": 0.05}
+    with serving(FakeService(latency_s=0.0, serial_s=speeds, auto_slo_s=0.2)) as service:
+        found = rows(service, tmp_path, *arguments)
+    best = found[f"{PATH} [auto: original, the best, in time]"]
+    cheap = found[f"{PATH} [auto: distilled, degraded under load]"]
+    assert min(int(best["Request Count"]), int(cheap["Request Count"])) > 3
+    assert all(int(row["Failure Count"]) == 0 for row in found.values())
+    assert {body["model"] for body in service.asked} == {"auto"}
+
+
+def test_a_service_without_auto_fails_its_users(tmp_path: Path) -> None:
+    with serving(FakeService()) as service:  # It answers in the name of what was asked for.
+        found = rows(service, tmp_path, "-u", "1", "-r", "1", "-t", "2s", "AutoUser")
+    row = found[f"{PATH} [auto]"]
+    assert row["Failure Count"] == row["Request Count"]
+    assert any("doesn't say which variant answered" in reason for reason in failures(tmp_path))
+
+
 def test_a_streaming_user_tells_when_previews_came(tmp_path: Path) -> None:
     arguments = ["-u", "1", "-r", "1", "-t", "3s", "StreamingUser", "--previews", "2"]
     with serving(FakeService(preview_s=0.2)) as service:
@@ -129,7 +149,7 @@ def test_a_reply_slower_than_the_slo_is_a_failure(tmp_path: Path) -> None:
     [
         pytest.param(["--tags", "original"], id="tags"),
         pytest.param(
-            ["--exclude-tags", "distilled", "distilled-tiny-vae", "mixed", "streaming"],
+            ["--exclude-tags", "distilled", "distilled-tiny-vae", "mixed", "streaming", "auto"],
             id="exclude-tags",
         ),
     ],

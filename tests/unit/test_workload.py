@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from loadtests import arrivals
 from loadtests.keys import environments_key, without_key
@@ -144,6 +145,57 @@ def test_a_wrong_reply_is_a_failure_and_says_why(
 ) -> None:
     verdict = judge(200, {}, _with(change), ASKED)
     assert verdict.outcome == "failed"
+    assert reason in verdict.reason
+
+
+AUTO = {**ASKED, "model": "auto"}
+
+
+def test_for_auto_any_variant_may_answer_that_is_named_with_a_reason() -> None:
+    def answer(reply: dict[str, Any]) -> None:
+        reply.update(model="distilled", model_reason="degraded under load")
+
+    verdict = judge(200, {}, _with(answer), AUTO)
+    assert (verdict.outcome, verdict.model, verdict.model_reason) == (
+        "ok", "distilled", "degraded under load",
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        pytest.param({"model": "auto", "model_reason": "x"}, id="nobody"),
+        pytest.param({"model": "distilled", "model_reason": None}, id="no-reason"),
+        pytest.param({"model": None, "model_reason": "x"}, id="null"),
+    ],
+)
+def test_for_auto_a_reply_that_does_not_say_who_and_why_is_a_failure(said: dict[str, Any]) -> None:
+    verdict = judge(200, {}, _with(lambda reply: reply.update(said)), AUTO)
+    assert "doesn't say which variant answered" in verdict.reason
+
+
+@pytest.mark.parametrize(
+    ("asked", "drawn_by", "reason"),
+    [
+        pytest.param(AUTO, "distilled", "", id="as-named"),
+        pytest.param(AUTO, "original", "is by 'original', the reply says 'distilled'", id="auto"),
+        pytest.param(ASKED, "original", "is by 'original'", id="pinned"),
+    ],
+)
+def test_a_picture_by_another_variant_than_the_reply_names_is_a_failure(
+    asked: dict[str, Any], drawn_by: str, reason: str
+) -> None:
+    def draw(reply: dict[str, Any]) -> None:
+        chunk, buffer = PngInfo(), io.BytesIO()
+        chunk.add_text("parameters", f"a vase, Model: any\nSteps: 2, Model: {drawn_by}")
+        image = Image.linear_gradient("L").resize((64, 64))
+        image.save(buffer, "PNG", pnginfo=chunk)
+        reply.update(model="distilled", model_reason="degraded under load")
+        for item in reply["data"]:
+            item["b64_json"] = base64.b64encode(buffer.getvalue()).decode()
+
+    verdict = judge(200, {}, _with(draw), asked)
+    assert verdict.outcome == ("failed" if reason else "ok")
     assert reason in verdict.reason
 
 
