@@ -15,7 +15,7 @@ BIN := .venv/bin
 PIP_INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test browser-test screenshots lint format weights bench loadtest rehearse miniature measure image image-test clean
+.PHONY: help serve test browser-test screenshots lint format weights bench loadtest rehearse chaos miniature measure image image-test clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -54,6 +54,9 @@ loadtest: .venv/.loadtest  ## compare the variants over an endpoint, its own or 
 
 rehearse: .venv/.dev  ## try an overlay as KubeRay runs it, without a cluster (ARGS=--quick)
 	@$(BIN)/python -m deploy.rehearsal $(ARGS)
+
+chaos: .venv/.dev  ## faults under load, each with a bound, and one table (ARGS=--quick)
+	@$(BIN)/python -m tests.chaos $(ARGS)
 
 miniature: .venv/.serve  ## train the embedded miniature from nothing (ARGS="--device cuda")
 	$(BIN)/python -m serve.miniature.train $(ARGS)

@@ -15,6 +15,7 @@ DOCUMENTS = [
     "deploy/README.md",
     "deploy/REHEARSAL.md",
     "CONTRIBUTING.md",
+    "docs/TRUST.md",
     "loadtests/README.md",
     "serve/miniature/README.md",
 ]
