@@ -32,13 +32,18 @@ _SCRATCH = Path("/run/chaos")
 # Of the scratch folder in memory: Ray's logs, and copies of the miniature's weights.
 _SCRATCH_SIZE = "512m"
 _USERS = 12
+# With less time left, no scenario is begun.
 _ASIDE_S = 20.0
+_SOAK_MINUTES = 10.0
 
 
 def main() -> int:
     """0 where nothing is broken, 1 where something is, 2 where the service doesn't start."""
     args = _parser().parse_args()
-    args.minutes = args.minutes or (4.5 if args.quick else 60)
+    if args.soak_minutes is None:
+        args.soak_minutes = 0.5 if args.quick else _SOAK_MINUTES
+    if args.minutes is None:
+        args.minutes = 4.5 if args.quick else 30 + max(0.0, args.soak_minutes - _SOAK_MINUTES)
     if not args.inside and not isolation.missing():
         # Whatever happens in there ends with its first process.
         return isolation.run([sys.executable, "-m", "tests.chaos", *sys.argv[1:], "--inside"])
@@ -129,7 +134,7 @@ async def _set_up(
         watch=watch,
         scratch=scratch,
         quick=args.quick,
-        soak_s=60 * (args.soak_minutes or (0.5 if args.quick else 10)),
+        soak_s=60 * args.soak_minutes,
         isolated=args.inside,
         tell=_tell,
     )
@@ -214,8 +219,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     add("--soak-minutes", type=float, help="default: 10, half a minute with --quick")
     add(
-        "--minutes", type=float, help="what comes later isn't played; default: 60, 4.5 with --quick"
-    )
+        "--minutes", type=float, help="what comes later isn't played; default: 30 and what a soak "
+        "takes over 10, 4.5 with --quick",
+    )  # fmt: skip
     add("--out", type=Path, help="write the table here, and JSON beside it")
     add("--inside", action="store_true", help=argparse.SUPPRESS)
     return parser

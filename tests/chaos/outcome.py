@@ -101,11 +101,16 @@ def lost_or_wrong(sample: Sample) -> bool:
 
 
 def none_lost(samples: Sequence[Sample], but: int = 0) -> Check:
-    """Expect every picture, or all `but` so many."""
+    """Expect every picture, or all `but` so many; `timed` where only time limits lost them."""
     lost = [one for one in samples if lost_or_wrong(one)]
     reasons = sorted({one.reason or one.outcome for one in lost})
     told = f" ({'; '.join(reasons[:3])})" if lost else ""
-    return Check(f"{len(lost)} lost or wrong{told}", str(but), len(lost) <= but)
+    timed = all(one.outcome in ("unsent", "unfinished") or _out_of_time(one) for one in lost)
+    return Check(f"{len(lost)} lost or wrong{told}", str(but), len(lost) <= but, timed=timed)
+
+
+def _out_of_time(sample: Sample) -> bool:
+    return sample.status in (408, 504) or sample.reason.startswith("TimeoutError")
 
 
 def as_table(caption: str, outcomes: Sequence[Outcome]) -> str:

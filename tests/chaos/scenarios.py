@@ -28,11 +28,11 @@ SCENARIOS: dict[str, Scenario] = {
     "frozen process": Scenario(hung.frozen_process, 150),
     "router killed": Scenario(killed.router_killed, 90),
     "proxy killed": Scenario(killed.proxy_killed, 90),
-    "slow clients": Scenario(slow.slow_clients, 200),
     "no file grows": Scenario(host.no_file_grows, 60),
     "disk full": Scenario(host.disk_full, 60),
     "no names": Scenario(host.no_names, 60),
     "configuration rolled": Scenario(updates.configuration_rolled, 320),
     "weights rolled": Scenario(updates.weights_rolled, 360),
-    "broken weights": Scenario(updates.broken_weights, 700),
+    "broken weights": Scenario(updates.broken_weights, 400),
+    "slow clients": Scenario(slow.slow_clients, 260),
 }

@@ -18,8 +18,10 @@ _RATE_PER_S = 5.0
 # A page that doesn't fit in the buffers between server and reader.
 _LARGE = "/steps/static-offline-docs/swagger-ui-bundle.js"
 _BUFFER_BYTES = 4096
-_SEND_EVERY_S = 2.0
-# All at once they would be a flood of requests, which is another fault.
+_SEND_EVERY_S = 5.0
+# Who was refused for it comes again, but not at once: that would be a flood, too.
+_COME_AGAIN_S = 10.0
+# Nor do they come all at once.
 _CONNECT_PER_S = 40.0
 _SETTLE_S = 5.0
 
@@ -38,9 +40,9 @@ async def slow_clients(stage: Stage) -> Found:
     alone_s, p95_s = _p95_s(without), _p95_s(beside)
     refused = sum(one == "408" for one in statuses)
     return Found(
-        f"{_CLIENTS // 2} clients that send a byte of their request every {_SEND_EVERY_S:g} s, and "
-        f"{_CLIENTS // 2} that asked for a large file and don't read it; in turn with none, twice; "
-        "healthy ones over the sleeping device",
+        f"{_CLIENTS // 4} clients that send a byte of a request's head every {_SEND_EVERY_S:g} s, "
+        f"{_CLIENTS // 4} of its body, and {_CLIENTS // 2} that asked for a large file and don't "
+        "read it; in turn with none, twice; healthy ones over the sleeping device",
         [
             none_lost([*without, *beside]),
             Check(f"p95 of healthy ones {p95_s:.3f} s (without the slow ones {alone_s:.3f} s)",
@@ -69,7 +71,7 @@ async def _slow(stage: Stage) -> AsyncIterator[list[str]]:
     gone = asyncio.Event()
     tasks = [
         asyncio.create_task(
-            (_send if number % 2 else _read)(stage, gone, told, number / _CONNECT_PER_S)
+            _KINDS[number % len(_KINDS)](stage, gone, told, number / _CONNECT_PER_S)
         )
         for number in range(_CLIENTS)
     ]
@@ -81,8 +83,20 @@ async def _slow(stage: Stage) -> AsyncIterator[list[str]]:
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def _send(stage: Stage, gone: asyncio.Event, told: list[str], after_s: float) -> None:
-    """Begin requests, and drip their bodies, until refused; then again."""
+async def _send_head(stage: Stage, gone: asyncio.Event, told: list[str], after_s: float) -> None:
+    """Begin a request, and drip its head."""
+    await asyncio.sleep(after_s)
+    _, writer = await _connect(stage)
+    writer.write(b"POST /steps/v1/images/generations HTTP/1.1\r\nX-Slow: ")
+    with contextlib.suppress(OSError):
+        while not gone.is_set():
+            writer.write(b"x")
+            await _gone_within(gone, _SEND_EVERY_S)
+    writer.close()
+
+
+async def _send_body(stage: Stage, gone: asyncio.Event, told: list[str], after_s: float) -> None:
+    """Begin requests, and drip their bodies, until refused; a while later again."""
     await asyncio.sleep(after_s)
     while not gone.is_set():
         reader, writer = await _connect(stage)
@@ -99,6 +113,7 @@ async def _send(stage: Stage, gone: asyncio.Event, told: list[str], after_s: flo
             told.append(answer.result().split()[1].decode())
         answer.cancel()
         writer.close()
+        await _gone_within(gone, _COME_AGAIN_S)
 
 
 async def _read(stage: Stage, gone: asyncio.Event, told: list[str], after_s: float) -> None:
@@ -110,6 +125,11 @@ async def _read(stage: Stage, gone: asyncio.Event, told: list[str], after_s: flo
     writer.transport.abort()
 
 
+async def _gone_within(gone: asyncio.Event, seconds: float) -> None:
+    with contextlib.suppress(TimeoutError):
+        await asyncio.wait_for(gone.wait(), seconds)
+
+
 async def _connect(stage: Stage) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
     parts = urlsplit(stage.service.url)
     connection = socket.socket()
@@ -117,3 +137,7 @@ async def _connect(stage: Stage) -> tuple[asyncio.StreamReader, asyncio.StreamWr
     connection.setblocking(False)
     await asyncio.get_running_loop().sock_connect(connection, (parts.hostname, parts.port))
     return await asyncio.open_connection(sock=connection, limit=_BUFFER_BYTES)
+
+
+# Half of them read.
+_KINDS = (_read, _send_head, _read, _send_body)

@@ -16,6 +16,7 @@ import numpy as np
 from safetensors.numpy import load_file, save_file
 
 from serve.miniature import WEIGHTS_DIR
+from serve.weights.manifest import MANIFEST_NAME
 
 from .load import TOLERANCE, difference, key
 from .outcome import Check, Found, NotMet, none_lost
@@ -26,6 +27,8 @@ _SHARE = 0.3
 _ROLL_LIMIT_S = 150.0
 # The load must not notice a configuration that is refused.
 _BROKEN_FOR_S = 3.0
+# Requests of the new weights, or of the old ones again, and of nothing else.
+_AFTERWARDS_S = 10.0
 _UNETS = ("unet", "unet_distilled")
 _VICTIM = Path("unet_distilled", "diffusion_pytorch_model.fp16.safetensors")
 
@@ -56,7 +59,7 @@ async def weights_rolled(stage: Stage) -> Found:
             await asyncio.sleep(2)
             first_s = await _roll(stage, stage.service.changed(weights_dir=str(folder)))
             rolled_s = now_s()
-            await asyncio.sleep(5)
+            await asyncio.sleep(_AFTERWARDS_S)
         of_new = [one for one in client.differing if one.fired_s > rolled_s]
         after = [one for one in there.samples if there.fired_s(one) > rolled_s]
         new = await client.drawn(stage.requests.bodies)
@@ -64,7 +67,7 @@ async def weights_rolled(stage: Stage) -> Found:
             await asyncio.sleep(2)
             second_s = await _roll(stage, good)
             returned_s = now_s()
-            await asyncio.sleep(5)
+            await asyncio.sleep(_AFTERWARDS_S)
     finally:
         client.may_differ = False
     strange = sum(
@@ -154,7 +157,8 @@ def _other_values(folder: Path) -> Path:
         values = load_file(path)
         values["conv_out.bias"] = values["conv_out.bias"] + np.float16(0.1)
         save_file(values, path, metadata={"format": "pt"})
-    adopt = [sys.executable, "-m", "serve.weights", "adopt", str(folder)]
+    (folder / MANIFEST_NAME).unlink()
+    adopt = [sys.executable, "-m", "serve.weights", "adopt", str(folder), "--family", "miniature"]
     subprocess.run(adopt, check=True, capture_output=True)
     return folder
 

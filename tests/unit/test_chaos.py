@@ -53,6 +53,22 @@ def test_what_is_refused_is_not_lost_and_what_fails_is() -> None:
     assert not outcome.none_lost(samples, but=1).holds
 
 
+@pytest.mark.parametrize(
+    ("changes", "timed"),
+    [
+        pytest.param({"status": 408, "reason": "status 408"}, True, id="refused-for-time"),
+        pytest.param({"status": 0, "reason": "TimeoutError: "}, True, id="no-answer-in-time"),
+        pytest.param({"status": 503, "reason": "status 503"}, False, id="unavailable"),
+        pytest.param({"status": 200, "reason": load.WRONG}, False, id="wrong"),
+    ],
+)
+def test_a_loss_is_excused_only_where_a_time_limit_made_it(
+    changes: dict[str, Any], timed: bool
+) -> None:
+    check = outcome.none_lost([OK, replace(OK, outcome="failed", **changes)])
+    assert (check.holds, check.timed) == (False, timed)
+
+
 def test_the_table_has_a_row_a_scenario_and_says_why_it_is_broken() -> None:
     broken = Outcome("b", "did b | c", "broken", "p95 3 s, bound 2 s", 9, 1, [SLOW], ["a note"])
     undecided = Outcome("u", "did u", "not decided", "no time was left")
