@@ -83,7 +83,8 @@ class VariantReplica:
         self._lookups = 0, 0
         started_at = time.perf_counter()
         self._encoder = Encoder()
-        self._denoiser = load(variants)
+        # On a thread: it may take minutes, on the loop that answers Serve's controller.
+        self._denoiser = await asyncio.to_thread(load, variants)
         loaded_at = time.perf_counter()
         slots, call_s = await asyncio.to_thread(
             sweep_denoiser,

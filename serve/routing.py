@@ -24,8 +24,8 @@ class LeastWork(RequestRouter):
 
     def initialize_state(self, **kwargs: Any) -> None:
         """Nothing was routed yet; Serve calls this after the constructor."""
-        # When, and how many image steps, by replica.
-        self._routed: dict[ReplicaID, list[tuple[float, int]]] = {}
+        # When, and how many image steps, by replica and request.
+        self._routed: dict[ReplicaID, dict[str, tuple[float, int]]] = {}
 
     async def choose_replicas(
         self,
@@ -40,27 +40,47 @@ class LeastWork(RequestRouter):
         ranked = sorted(
             candidate_replicas, key=lambda one: (self._ahead_s(one, now), random.random())
         )
+        if ranked and pending_request is not None:
+            # Already now: over gRPC a replica's word that it took a request comes with its answer.
+            self._forget(pending_request)
+            self._remember(pending_request, ranked[0].replica_id, now)
         return [[replica] for replica in ranked]
 
     def on_request_routed(
         self, pending_request: PendingRequest, replica_id: ReplicaID, result: ReplicaResult
     ) -> None:
-        """Remember it until the replica tells of it."""
-        if pending_request.metadata.call_method in ("forecast", "shadow"):
+        """Remember it of this replica, which may not be the first choice."""
+        remembered_at = self._forget(pending_request)
+        if remembered_at is not None:  # Else the replica has told of it meanwhile.
+            self._remember(pending_request, replica_id, remembered_at)
+
+    def _remember(self, request: PendingRequest, replica_id: ReplicaID, now: float) -> None:
+        """Until the replica tells of it."""
+        if request.metadata.call_method in ("forecast", "shadow"):
             return  # A question, and what gives way: no work that others wait for.
-        asked = pending_request.args[0] if pending_request.args else None
+        asked = request.args[0] if request.args else None
         steps = len(getattr(asked, "seeds", ())) * getattr(asked, "num_inference_steps", 0)
-        self._routed.setdefault(replica_id, []).append((time.time(), steps))
+        routed = self._routed.setdefault(replica_id, {})
+        routed[request.metadata.internal_request_id] = now, steps
+
+    def _forget(self, request: PendingRequest) -> float | None:
+        """When it was remembered, if it was."""
+        for routed in self._routed.values():
+            if found := routed.pop(request.metadata.internal_request_id, None):
+                return found[0]
+        return None
 
     def _ahead_s(self, replica: RunningReplica, now: float) -> float:
         told = replica.routing_stats or {}
         told_at = told.get("at", 0.0)
         # What seems to come from the future was routed before the clock was put back.
-        routed = [
-            one for one in self._routed.get(replica.replica_id, ()) if told_at < one[0] <= now
-        ]
+        routed = {
+            request: one
+            for request, one in self._routed.get(replica.replica_id, {}).items()
+            if told_at < one[0] <= now
+        }
         self._routed[replica.replica_id] = routed
         left_s = max(0.0, told.get("ahead_s", 0.0) - (now - told_at))
         # One that has told nothing yet has a step time unknown: then requests count.
         step_s = told.get("image_step_s") or 1.0
-        return float(left_s + step_s * sum(steps for _, steps in routed))
+        return float(left_s + step_s * sum(steps for _, steps in routed.values()))

@@ -72,6 +72,8 @@ def start(cluster: Cluster) -> Callable[[Application, str], str]:
 
     def run(app: Application, name: str) -> str:
         serve.run(app, name=name, route_prefix=f"/{name}")
+        # HAProxy learns of its replicas a moment after they run.
+        wait_until_ready(f"{cluster.url}/{name}")
         return f"{cluster.url}/{name}"
 
     return run

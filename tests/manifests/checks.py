@@ -20,6 +20,8 @@ from ray.scripts.scripts import start as ray_start
 from ray.serve.schema import ServeDeploySchema
 
 from serve.app import AppArgs, build_app, compose
+from serve.schemas import bounds
+from serve.variants import family
 from serve.weights.layout import architecture_dir
 from serve.weights.manifest import read_manifest
 from tests.manifests.rendering import (
@@ -209,6 +211,23 @@ CONTAINER_SECURITY = {
     "seccompProfile": {"type": "RuntimeDefault"},
 }
 RAY_WRITES_TO = {"/tmp", "/tmp/ray", "/home/app", "/dev/shm"}
+
+
+def answers_and_logs_cross_serve_whole(manifests: list[Manifest]) -> Iterator[str]:
+    environment = ray_environment(manifests)
+    if environment.get("RAY_SERVE_THROUGHPUT_OPTIMIZED") != "1":
+        return
+    name = "RAY_SERVE_REPLICA_GRPC_MAX_MESSAGE_LENGTH"
+    most_bytes = int(environment.get(name, 4 * 1024**2))
+    known = family(serve_config(manifests)["applications"][0]["args"]["family"]).variants
+    side_px = max(variant.max_size_px for variant in known.values())
+    pictures = bounds()["n"][1]
+    # Three bytes a pixel, and what PNG adds to noise that it can't make smaller.
+    needed = int(pictures * 3 * side_px**2 * 1.02)
+    if most_bytes < needed:
+        yield f"{name}: {most_bytes}; {pictures:g} pictures of {side_px}x{side_px} may be {needed}"
+    if environment.get("RAY_SERVE_REQUEST_PATH_LOG_BUFFER_SIZE") != "1":
+        yield "RAY_SERVE_REQUEST_PATH_LOG_BUFFER_SIZE: must be 1, else log lines are held back"
 
 
 def pods_are_restricted(manifests: list[Manifest]) -> Iterator[str]:
@@ -635,6 +654,7 @@ CHECKS: list[Check] = [
     the_app_builds_from_the_serve_config,
     the_drain_chain_holds,
     everything_before_the_service_waits_longer,
+    answers_and_logs_cross_serve_whole,
     pods_are_restricted,
     versions_are_equal_everywhere,
     references_meet,

@@ -214,6 +214,12 @@ FAULTS: list[tuple[Check, str, Plant, str]] = [
      "over body_timeout_s"),
     (checks.everything_before_the_service_waits_longer, "buckets end too early",
      in_ray_environment(RAY_SERVE_REQUEST_LATENCY_BUCKETS_MS="100,1000,60000"), "BUCKETS"),
+    (checks.answers_and_logs_cross_serve_whole, "gRPC's own limit",
+     lambda m: checks.ray_environment(m).pop("RAY_SERVE_REPLICA_GRPC_MAX_MESSAGE_LENGTH"),
+     "MAX_MESSAGE_LENGTH: 4194304"),
+    (checks.answers_and_logs_cross_serve_whole, "log lines held back",
+     lambda m: checks.ray_environment(m).pop("RAY_SERVE_REQUEST_PATH_LOG_BUFFER_SIZE"),
+     "LOG_BUFFER_SIZE: must be 1"),
     *[(checks.pods_are_restricted, f"worker's {field}",
        lambda m, field=field: ray_pod(m, 1)["containers"][0]["securityContext"].pop(field),
        f"original, ray-worker: securityContext.{field}")

@@ -1,0 +1,82 @@
+"""Which replica a request is offered to first; Serve runs this in the router's handle."""
+
+import asyncio
+import time
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from ray.serve.request_router import PendingRequest
+
+from serve.routing import LeastWork
+from tests.fakes import generation
+
+
+def router() -> LeastWork:
+    made = LeastWork.__new__(LeastWork)  # Without Serve, which has the constructor.
+    made.initialize_state()
+    return made
+
+
+def replica(name: str, ahead_s: float, told_at: float) -> Any:
+    stats = {"at": told_at, "ahead_s": ahead_s, "image_step_s": 0.1}
+    return SimpleNamespace(replica_id=name, routing_stats=stats)
+
+
+def request(name: str, method: str = "draw", steps: int = 10) -> PendingRequest:
+    metadata = SimpleNamespace(call_method=method, internal_request_id=name)
+    return PendingRequest([generation(num_inference_steps=steps)], {}, metadata)
+
+
+async def first_choices(made: LeastWork, replicas: list[Any], *requests: PendingRequest) -> str:
+    """One letter a request, none of which any replica has taken yet."""
+    chosen = [(await made.choose_replicas(replicas, one))[0][0].replica_id for one in requests]
+    return "".join(chosen)
+
+
+def test_a_burst_is_spread_before_any_replica_has_told_of_it() -> None:
+    async def scenario() -> None:
+        now = time.time()
+        replicas = [replica("a", 0.0, now), replica("b", 0.5, now)]
+        # A second of work each.
+        burst = [request(str(number)) for number in range(4)]
+        assert await first_choices(router(), replicas, *burst) == "abab"
+
+    asyncio.run(scenario())
+
+
+def test_a_request_that_another_replica_took_counts_there() -> None:
+    async def scenario() -> None:
+        made, now = router(), time.time()
+        replicas = [replica("a", 0.0, now), replica("b", 0.5, now)]
+        asked = request("1")
+        assert await first_choices(made, replicas, asked) == "a"
+        made.on_request_routed(asked, "b", None)
+        assert await first_choices(made, replicas, request("2"), request("3")) == "aa"
+
+    asyncio.run(scenario())
+
+
+def test_what_a_replica_has_told_of_counts_once_however_late_it_says_that_it_took_it() -> None:
+    async def scenario() -> None:
+        made, now = router(), time.time()
+        asked = request("1", steps=150)
+        assert await first_choices(made, [replica("a", 0, now), replica("b", 1, now)], asked) == "a"
+        # Over gRPC the replica's word comes with its answer; by then it has no work left.
+        later = [replica("a", 0, time.time()), replica("b", 1, time.time())]
+        assert await first_choices(made, later, request("2", steps=1)) == "a"
+        made.on_request_routed(asked, "a", None)
+        assert await first_choices(made, later, request("3", steps=1)) == "a"
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("method", ["forecast", "shadow"])
+def test_what_nobody_waits_for_is_no_work(method: str) -> None:
+    async def scenario() -> None:
+        now = time.time()
+        replicas = [replica("a", 0.0, now), replica("b", 0.5, now)]
+        asked = [request(str(number), method) for number in range(3)]
+        assert await first_choices(router(), replicas, *asked) == "aaa"
+
+    asyncio.run(scenario())
