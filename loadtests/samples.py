@@ -21,6 +21,8 @@ _OUTCOMES = ("ok", "rejected", "failed", "unfinished", "unsent")
 class Sample:
     """One request. Seconds are counted from the run's start.
 
+    `variant` is what was asked for, `model` who answered, and `model_reason` why, for `auto`.
+
     `unfinished` are those that the end of an interrupted run cut off; `unsent` are those for which
     the generator had no room.
     """
@@ -36,6 +38,8 @@ class Sample:
     reason: str = ""
     retry_after_s: float | None = None
     queue_s: float | None = None
+    model: str = ""
+    model_reason: str = ""
 
     @property
     def latency_s(self) -> float:
@@ -54,6 +58,8 @@ def answered(sample: Sample, answer: "Answer", done_s: float) -> Sample:
         reason=verdict.reason,
         retry_after_s=verdict.retry_after_s,
         queue_s=(verdict.timings or {}).get("queue_s"),
+        model=verdict.model,
+        model_reason=verdict.model_reason,
     )
 
 

@@ -55,6 +55,7 @@ def _serve(settings: LaunchSettings) -> None:
     from ray.serve.schema import LoggingConfig
 
     from .app import AppArgs, build_app
+    from .policies import QualityFirstPolicy
 
     args = AppArgs(
         family=settings.family,
@@ -62,6 +63,7 @@ def _serve(settings: LaunchSettings) -> None:
         variants=settings.variants,
         verify_hashes=settings.verify_hashes,
         safety_checker=settings.safety_checker,
+        auto=QualityFirstPolicy(kind="quality-first", slo_s=settings.auto_slo_s),
         device=settings.device,
         num_gpus=settings.num_gpus,
         # The router's folder is another.

@@ -6,6 +6,7 @@ The way of a comparison:
     service    a service of its own on the miniature, where no endpoint is given
     design     what is measured, how often, for how long at most
     campaign   carries it out, section by section, variants in turn; `search` picks the rates
+    auto       `auto` beside each pinned variant at the same rates: what to offer, and its figures
     record     what it has measured: raw samples and pictures
     findings   the record's figures, the noise floor, what is decided: pure
     quality    how alike the pictures are; `decoders` compares the VAEs on identical latents

@@ -125,7 +125,7 @@ def _compare(args: argparse.Namespace) -> int:
         url = args.host
         if url is None:
             _tell("Starting a service on the embedded miniature ...")
-            url = stack.enter_context(own_service())
+            url = stack.enter_context(own_service(args.slo))
         endpoint, design = asyncio.run(_measure(args, url, record, plan))
     told = Told(
         command=shlex.join(
@@ -181,6 +181,8 @@ def _design(args: argparse.Namespace, endpoint: Endpoint) -> Design:
             size=args.size,
             guidance_scale=args.guidance,
         ),
+        auto_against=tuple(one for one in endpoint.auto_variants if one in variants),
+        auto_slo_s=None if endpoint.auto is None else endpoint.auto.get("slo_s"),
         slo_s=args.slo,
         slo_factor=args.slo_factor,
         most_rejected=args.most_rejected,

@@ -1,4 +1,4 @@
-"""Carries a comparison out: warm-up, rounds, pictures, then the open loop, rate by rate.
+"""Carries a comparison out: warm-up, rounds, pictures, the open loop rate by rate, and `auto`.
 
 Within each section the variants take turns, in another order each round. Every section waits for
 all its answers, so that the next begins with an empty queue.
@@ -16,13 +16,15 @@ from tqdm import tqdm
 
 from .. import arrivals, closedloop, openloop
 from ..client import Client
+from ..replies import AUTO
 from ..samples import Sample
+from .auto import Offer, offers, slo_of_auto_s
 from .design import DECIDING_SAMPLES, Design, most_misses
 from .endpoint import NotTheService
-from .findings import VariantFindings, find, slo_s
+from .findings import find, slo_s
 from .record import Record, Run, Section
 from .rungs import misses
-from .search import first_rate, next_for_the_curve, next_rate
+from .search import Pick, for_the_curve, for_the_search
 
 # The rounds may take this share of the time; the rest is the open loop's.
 _ROUNDS_SHARE = 0.65
@@ -44,6 +46,7 @@ class Campaign:
     planned_per_s: dict[str, float] = field(default_factory=dict)
     _single_s: dict[str, float] = field(default_factory=dict)
     _ends_s: float = 0.0
+    _kept_for_auto_s: float = 0.0
 
     async def carry_out(self) -> None:
         """Every section, as far as the time goes.
@@ -53,11 +56,15 @@ class Campaign:
             asyncio.CancelledError: it was interrupted.
         """
         self._ends_s = self._now_s() + self.design.budget_s
+        if self.design.auto_against:
+            self._kept_for_auto_s = self.design.auto_share * self.design.budget_s
         await self._warm_up()
         await self._rounds()
         await self._pictures()
         await self._check_the_plan()
-        await self._rates()
+        await self._rates("a narrower search for the highest rate", for_the_search)
+        await self._auto()
+        await self._rates("more rates for the curve", for_the_curve)
 
     def _now_s(self) -> float:
         return asyncio.get_running_loop().time()
@@ -174,50 +181,59 @@ class Campaign:
             # A limit that nothing misses: its p95 is wanted, whatever it is.
             await self._at_rates("plan", rates, DECIDING_SAMPLES, float("inf"))
 
-    async def _rates(self) -> None:
-        """Search each variant's highest rate that meets the SLO; then rates for its curve."""
+    async def _rates(self, what: str, pick: Pick) -> None:
+        """Rate by rate, each variant at the one that `pick` takes from what has been found."""
         design = self.design
         limit_s = slo_s(design, self.record)
         if limit_s is None:
             self._leave_out("the open loop: no single-user time was measured")
             return
-        for what, pick in (
-            ("a narrower search for the highest rate", self._for_the_search),
-            ("more rates for the curve", self._for_the_curve),
-        ):
-            for _ in range(design.most_rates):
-                found = find(design, self.record)
-                wanted = {one: pick(found[one]) for one in design.variants}
-                rates = self._that_fit(wanted, design.samples_a_rate, what)
-                if not rates:
-                    break
-                await self._at_rates("open loop", rates, design.samples_a_rate, limit_s)
+        for _ in range(design.most_rates):
+            found = find(design, self.record)
+            wanted = {one: pick(design, found[one], limit_s) for one in design.variants}
+            rates = self._that_fit(wanted, design.samples_a_rate, what)
+            if not rates:
+                break
+            await self._at_rates("open loop", rates, design.samples_a_rate, limit_s)
 
-    def _for_the_search(self, found: VariantFindings) -> float:
-        """The next rate, or once more the one whose run was void; 0 where there is none."""
-        if found.images_per_s is None or found.single_s is None:
-            return 0.0
-        open_ones = [one for one in found.rungs if one.slo == "not decided"]
-        if open_ones:
-            (again,) = open_ones[:1]
-            retry = again.void and again.requests <= self.design.samples_a_rate
-            return again.rate_per_s if retry else 0.0
-        met = [one.rate_per_s for one in found.rungs if one.slo == "met"]
-        missed = [one.rate_per_s for one in found.rungs if one.slo == "missed"]
-        limit_s = slo_s(self.design, self.record)
-        assert limit_s is not None  # See `_rates`.
-        first = first_rate(found.images_per_s, found.single_s.median, limit_s)
-        return next_rate(first, met, missed)
+    async def _auto(self) -> None:
+        """`auto` beside each pinned variant, go by go; nothing ends early, it is not a search."""
+        self._kept_for_auto_s = 0.0
+        limit_s = slo_of_auto_s(self.design, self.record)
+        if not self.design.auto_against or limit_s is None:
+            return
+        (asked,) = await closedloop.run(self.client, 1, 1, self.design.workload, AUTO)
+        if asked.outcome != "ok":
+            self._leave_out(f"auto, which was not drawn: {asked.reason}")
+            return
+        goes = offers(self.design, find(self.design, self.record), limit_s)
+        with _bar("auto", sum(one.requests for go in goes for one in go)) as bar:
+            for number, go in enumerate(goes):
+                if sum(one.needed_s for one in go) > self._left_s():
+                    self._leave_out(f"{len(goes) - number} of {len(goes)} goes of auto")
+                    return
+                for one in go:
+                    with self._run(
+                        "auto", one.contender, one.go, bar, rate_per_s=one.rate_per_s
+                    ) as (run, keep):
+                        await self._offer(one, run, keep)
 
-    def _for_the_curve(self, found: VariantFindings) -> float:
-        tried = [one.rate_per_s for one in found.rungs]
-        if found.images_per_s is None or len(tried) >= self.design.most_rates:
-            return 0.0
-        return next_for_the_curve(found.images_per_s, tried)
+    async def _offer(self, offer: Offer, run: Run, keep: "_Keep") -> None:
+        """All contenders of a go get the same arrivals and requests."""
+        await openloop.run(
+            self.client,
+            arrivals.poisson_of(offer.requests, offer.rate_per_s, seed=offer.go),
+            self.design.workload,
+            offer.contender,
+            first=offer.go * offer.requests,
+            done=keep,
+        )
+        if all(one.outcome != "unfinished" for one in run.samples):
+            run.duration_s = offer.requests / offer.rate_per_s
 
     def _that_fit(self, rates: dict[str, float], samples: int, what: str) -> dict[str, float]:
         """Those that there is time for, in the variants' order; 0 means none is wanted."""
-        left_s, fit, too_long = self._left_s(), {}, []
+        left_s, fit, too_long = self._left_s() - self._kept_for_auto_s, {}, []
         for variant, rate in rates.items():
             # With some air for the last answers.
             needed_s = samples / rate + 5 if rate else 0.0

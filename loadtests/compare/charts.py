@@ -7,10 +7,13 @@ import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from ..replies import AUTO
+from .auto import AutoRate
 from .findings import VariantFindings
 
 # Okabe and Ito's, which also colour-blind people tell apart.
 _COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#d55e00", "#56b4e9")
+_AUTO_COLOUR = "#333333"
 # Narrow, so that the letters stay readable on a phone.
 _SIZE_INCHES = (5.2, 3.6)
 
@@ -59,6 +62,50 @@ def throughput_bars(found: Mapping[str, VariantFindings]) -> str:
     axes.set_xticks(range(len(found)), list(found))
     axes.bar(0, 0, color="#777", label="most images (closed loop)")
     axes.bar(0, 0, color="#777", alpha=0.5, hatch="//", label="most requests within the SLO")
+    _legend_above(figure)
+    return _svg(figure)
+
+
+def auto_shares(rates: Sequence[AutoRate], variants: Sequence[str]) -> str:
+    """One bar a rate, of the variants' shares of `auto`'s pictures."""
+    figure, axes = _axes("offered requests a second", "share of auto's pictures")
+    bottoms = [0.0] * len(rates)
+    for name, colour in zip(variants, _COLOURS, strict=False):
+        shares = [one.share(name) for one in rates]
+        axes.bar(range(len(rates)), shares, 0.6, bottom=bottoms, color=colour, label=name)
+        for place, (share, bottom) in enumerate(zip(shares, bottoms, strict=True)):
+            if share > 0.05:
+                axes.annotate(f"{share:.0%}", (place, bottom + share / 2), ha="center",
+                              va="center", color="white")  # fmt: skip
+        bottoms = [bottom + share for bottom, share in zip(bottoms, shares, strict=True)]
+    axes.set_xticks(range(len(rates)), [f"{one.rate_per_s:.2f}" for one in rates])
+    axes.set_ylim(0, 1)
+    _legend_above(figure)
+    return _svg(figure)
+
+
+def auto_goodput(rates: Sequence[AutoRate], variants: Sequence[str]) -> str:
+    """A group of bars a rate: `auto` and each pinned variant, with what was offered as a line."""
+    figure, axes = _axes("offered requests a second", "pictures a second within the SLO")
+    names = [AUTO, *variants]
+    width = 0.8 / len(names)
+    for place, (name, colour) in enumerate(zip(names, (_AUTO_COLOUR, *_COLOURS), strict=False)):
+        found = [
+            (index + (place - (len(names) - 1) / 2) * width, goodput)
+            for index, one in enumerate(rates)
+            if name in one.contenders and (goodput := one.contenders[name].goodput_per_s)
+        ]
+        middles = [goodput.median for _, goodput in found]
+        reach = [
+            [goodput.median - goodput.low for _, goodput in found],
+            [goodput.high - goodput.median for _, goodput in found],
+        ]
+        axes.bar([at for at, _ in found], middles, width, yerr=reach, color=colour, capsize=2,
+                 label=name)  # fmt: skip
+    for index, one in enumerate(rates):
+        axes.plot([index - 0.45, index + 0.45], [one.rate_per_s] * 2, ":", color="#555")
+    axes.set_xticks(range(len(rates)), [f"{one.rate_per_s:.2f}" for one in rates])
+    axes.set_ylim(bottom=0)
     _legend_above(figure)
     return _svg(figure)
 

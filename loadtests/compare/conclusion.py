@@ -8,6 +8,8 @@ from importlib.metadata import version
 from typing import Any
 
 from ..machine import commit, cpu_name
+from ..replies import AUTO
+from .auto import AutoRate, find_auto, slo_of_auto_s
 from .costs import Cost, costs
 from .design import Design
 from .endpoint import Endpoint
@@ -16,7 +18,7 @@ from .gate import Change
 from .plan_check import PlanCheck
 from .quality import Similarity, to_reference
 from .record import Record
-from .verdict import verdict
+from .verdict import of_auto, verdict
 
 _PACKAGES = ("ray", "torch", "diffusers", "transformers", "aiohttp")
 
@@ -47,6 +49,8 @@ class Conclusion:
     similar: Mapping[str, Similarity]
     verdict: Sequence[str]
     record: Record
+    auto: Sequence[AutoRate] = ()
+    auto_slo_s: float | None = None
     plan_checks: Sequence[PlanCheck] = ()
     vaes: Mapping[tuple[str, str], Similarity] = field(default_factory=dict)
     clip: Mapping[str, float] = field(default_factory=dict)
@@ -98,6 +102,11 @@ class Conclusion:
                 ],
                 "clip": dict(self.clip),
             },
+            "auto": {
+                "policy": self.endpoint.auto,
+                "slo_s": self.auto_slo_s,
+                "rates": [_auto_json(one) for one in self.auto],
+            },
             "plan_checks": [asdict(one) for one in self.plan_checks],
             "left_out": list(self.record.left_out),
         }
@@ -115,6 +124,7 @@ def conclude(
     prices = costs(found, endpoint.replicas, told.devices_per_replica, told.price_per_hour)
     similar = to_reference(record.pictures, design.variants)
     judged = {} if endpoint.random_weights else similar
+    auto, auto_slo_s = find_auto(design, record), slo_of_auto_s(design, record)
     return Conclusion(
         design=design,
         endpoint=endpoint,
@@ -131,10 +141,20 @@ def conclude(
         comparisons=comparisons,
         costs=prices,
         similar=similar,
-        verdict=verdict(found, comparisons, prices, judged, limit_s),
+        verdict=[
+            *verdict(found, comparisons, prices, judged, limit_s),
+            *of_auto(auto, auto_slo_s),
+        ],
         record=record,
+        auto=auto,
+        auto_slo_s=auto_slo_s,
         **more,
     )
+
+
+def _auto_json(one: AutoRate) -> dict[str, Any]:
+    outcomes = {name: one.outcome(name) for name in one.contenders if name != AUTO}
+    return {**asdict(one), "outcomes": outcomes}
 
 
 def _comparison_json(one: Comparison) -> dict[str, Any]:

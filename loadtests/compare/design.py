@@ -16,6 +16,12 @@ class Design:
     `slo_s` None means `slo_factor` times the reference's single-user time. `samples_a_rate` is how
     many requests each rate of the open loop gets, at most `most_rates` rates a variant. `budget_s`
     bounds the whole: what doesn't fit is left out and named.
+
+    `auto_against` are the pinned variants that `auto` is held to, the best first; none leaves the
+    section out. `auto_slo_s` is its policy's; None means the comparison's. Each of `auto_rates`
+    offered rates is run `auto_goes` times, with `auto_requests` requests at least and for
+    `auto_slos` times the SLO, so that a queue can grow beyond it and the policy can answer. The
+    search leaves `auto_share` of the budget to it.
     """
 
     variants: tuple[str, ...]
@@ -30,17 +36,29 @@ class Design:
     slo_factor: float = 3.0
     most_rejected: float = 0.01
     budget_s: float = 18 * 60.0
+    auto_against: tuple[str, ...] = ()
+    auto_slo_s: float | None = None
+    auto_rates: int = 3
+    auto_goes: int = 3
+    auto_requests: int = 20
+    auto_slos: float = 5.0
+    auto_share: float = 0.3
 
     def quick(self) -> "Design":
-        """The same in a fifth of the time; no p95 is decided."""
+        """The same in a fifth of the time; no p95 is decided, and nothing of `auto`."""
         return replace(
             self,
             users=(1, 4),
             rounds=3,
-            samples_a_rate=24,
+            samples_a_rate=16,
             most_rates=1,
             pictures=4,
             budget_s=200.0,
+            auto_rates=1,
+            auto_goes=1,
+            auto_requests=10,
+            auto_slos=3.0,
+            auto_share=0.18,
         )
 
     @property

@@ -18,12 +18,23 @@ class NotTheService(ServingError):
 
 @dataclass(frozen=True)
 class Endpoint:
-    """Read once, before anything is measured; `models` by variant, as `/v1/models` lists them."""
+    """Read once, before anything is measured; `models` by variant, as `/v1/models` lists them.
+
+    `auto` is the policy for `model: "auto"`; None where the service offers none.
+    """
 
     url: str
     family: FamilyName
     models: Mapping[str, Mapping[str, Any]]
     replicas: Mapping[str, int]
+    auto: Mapping[str, Any] | None = None
+
+    @property
+    def auto_variants(self) -> tuple[str, ...]:
+        """Those that `auto` chooses among, the best first."""
+        if self.auto is None:
+            return ()
+        return tuple(self.auto.get("variants") or self.auto.get("weights") or self.models)
 
     @property
     def random_weights(self) -> bool:
@@ -48,6 +59,6 @@ async def read(client: Client, url: str) -> Endpoint:
         (family,) = {model["family"] for model in by_name.values()}
         if family not in get_args(FamilyName):
             raise ValueError(f"family {family!r}")
-        return Endpoint(url, family, by_name, ready["warm_replicas"])
+        return Endpoint(url, family, by_name, ready["warm_replicas"], models.get("auto"))
     except (KeyError, TypeError, ValueError) as fault:
         raise NotTheService(f"host: {url!r} is not this service: {fault!r}") from None

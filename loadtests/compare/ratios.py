@@ -9,6 +9,8 @@ from typing import Literal
 from scipy import stats
 
 _CONFIDENCE = 0.95
+# Two that happen to be equal would leave no interval at all.
+_FEWEST_DIFFERENCES = 3
 
 Outcome = Literal["better", "worse", "tie", "not decided"]
 
@@ -57,8 +59,7 @@ class Ratio:
         mean = statistics.fmean(logs)
         if len(logs) < 2:
             return cls(math.exp(mean), None, None)
-        error = statistics.stdev(logs) / math.sqrt(len(logs))
-        half = float(stats.t.ppf((1 + _CONFIDENCE) / 2, len(logs) - 1)) * error
+        half = _half_width(logs)
         return cls(math.exp(mean), math.exp(mean - half), math.exp(mean + half))
 
     @property
@@ -74,3 +75,44 @@ class Ratio:
     def noise(self) -> float | None:
         """How far the interval reaches, as a share: a smaller difference is a tie."""
         return None if self.high is None else self.high / self.value - 1
+
+
+@dataclass(frozen=True)
+class Difference:
+    """How much more one has than another, where a ratio may divide by nothing; over 0 means more.
+
+    `low` and `high` bound the 95 % confidence interval of the mean, by Student's t; None from fewer
+    than three rounds.
+    """
+
+    value: float
+    low: float | None
+    high: float | None
+
+    @classmethod
+    def of(cls, one: Repeated, other: Repeated) -> "Difference | None":
+        """Within the rounds that both have."""
+        both = sorted(set(one.by_round) & set(other.by_round))
+        if not both:
+            return None
+        differences = [one.by_round[round_] - other.by_round[round_] for round_ in both]
+        mean = statistics.fmean(differences)
+        if len(differences) < _FEWEST_DIFFERENCES:
+            return cls(mean, None, None)
+        half = _half_width(differences)
+        return cls(mean, mean - half, mean + half)
+
+    @property
+    def outcome(self) -> Outcome:
+        """A tie where the interval holds 0."""
+        if self.low is None or self.high is None:
+            return "not decided"
+        if self.low > 0:
+            return "better"
+        return "worse" if self.high < 0 else "tie"
+
+
+def _half_width(values: list[float]) -> float:
+    """Of the mean's confidence interval; from two values at least."""
+    error = statistics.stdev(values) / math.sqrt(len(values))
+    return float(stats.t.ppf((1 + _CONFIDENCE) / 2, len(values) - 1)) * error

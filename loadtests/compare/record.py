@@ -8,12 +8,15 @@ from typing import Literal
 
 from ..samples import Sample
 
-Section = Literal["seed workload", "closed loop", "open loop", "plan"]
+Section = Literal["seed workload", "closed loop", "open loop", "plan", "auto"]
 
 
 @dataclass
 class Run:
-    """Requests that were made together: one variant, one round, so many users or such a rate."""
+    """Requests that were made together: one variant, one round, so many users or such a rate.
+
+    `duration_s` is set when it has ended. In section `auto` the variant may be `auto`.
+    """
 
     section: Section
     variant: str

@@ -4,6 +4,7 @@ import base64
 import io
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from PIL import Image
 
 from ..markdown import table
+from ..replies import AUTO
 from . import charts
 from .conclusion import Conclusion
 from .tables import tables
@@ -112,8 +114,15 @@ def facts(conclusion: Conclusion) -> list[str]:
         f"Workload: request i is the same for every variant; seed {workload.seed}, "
         f"{len(workload.prompts)} prompts. Open loop: {design.samples_a_rate} requests a rate in "
         "two goes; the search begins where an M/D/1 queue would have its p95 at the SLO.",
+        f"Policy of `auto`: {_policy(conclusion.endpoint.auto)}.",
         f"Budget: {design.budget_s / 60:.1f} minutes.",
     ]
+
+
+def _policy(policy: Mapping[str, Any] | None) -> str:
+    if policy is None:
+        return "none"
+    return ", ".join(f"{name} {value}" for name, value in policy.items() if value)
 
 
 def _charts(conclusion: Conclusion) -> list[dict[str, str]]:
@@ -125,6 +134,12 @@ def _charts(conclusion: Conclusion) -> list[dict[str, str]]:
     if any(one.best for one in found.values()):
         title = "Throughput; whiskers: lowest and highest round"
         drawn[title] = charts.throughput_bars(found)
+    if any(AUTO in one.contenders for one in conclusion.auto):
+        drawn["Who drew for auto, by offered rate"] = charts.auto_shares(
+            conclusion.auto, list(found)
+        )
+        title = "Pictures within auto's SLO; dotted: offered; whiskers: lowest and highest go"
+        drawn[title] = charts.auto_goodput(conclusion.auto, list(found))
     for section, title, below in (
         ("closed loop", "One user: latency of each picture", "seconds, one user"),
         ("open loop", "Open loop: latency of each picture, all rates", "seconds, open loop"),

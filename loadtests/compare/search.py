@@ -1,7 +1,13 @@
 """Which rate to try next: pure functions of what has been found."""
 
 import math
-from collections.abc import Collection
+from collections.abc import Callable, Collection
+from typing import TYPE_CHECKING
+
+from .design import Design
+
+if TYPE_CHECKING:  # `findings` needs NARROW.
+    from .findings import VariantFindings
 
 # The search ends when the lowest rate that missed is within this factor of the highest that met:
 # a p95 from 100 requests doesn't know the rate any better.
@@ -9,6 +15,32 @@ NARROW = 1.15
 # What is left to try once the search has ended, to draw the curve: shares of the capacity.
 _CURVE = (0.3, 1.0, 0.5, 0.7)
 _SHARE_OVER_P95 = 0.05
+
+
+Pick = Callable[[Design, "VariantFindings", float], float]
+"""The next rate for a variant, of which so much is found, under an SLO; 0 where there is none."""
+
+
+def for_the_search(design: Design, found: "VariantFindings", slo_s: float) -> float:
+    """The next rate, or once more the one whose run was void."""
+    if found.images_per_s is None or found.single_s is None:
+        return 0.0
+    open_ones = [one for one in found.rungs if one.slo == "not decided"]
+    if open_ones:
+        (again,) = open_ones[:1]
+        retry = again.void and again.requests <= design.samples_a_rate
+        return again.rate_per_s if retry else 0.0
+    met = [one.rate_per_s for one in found.rungs if one.slo == "met"]
+    missed = [one.rate_per_s for one in found.rungs if one.slo == "missed"]
+    return next_rate(first_rate(found.images_per_s, found.single_s.median, slo_s), met, missed)
+
+
+def for_the_curve(design: Design, found: "VariantFindings", _: float) -> float:
+    """A rate far from those tried, as long as there are few."""
+    tried = [one.rate_per_s for one in found.rungs]
+    if found.images_per_s is None or len(tried) >= design.most_rates:
+        return 0.0
+    return next_for_the_curve(found.images_per_s, tried)
 
 
 def first_rate(capacity_per_s: float, single_s: float, slo_s: float) -> float:

@@ -4,6 +4,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from ..published import FLOP_BOUND, PROMPT, PUBLISHED_MS
+from ..replies import AUTO
+from .auto import AutoRate, Contender
 from .conclusion import Conclusion
 from .findings import Comparison
 from .quality import PUBLISHED_QUALITY, Similarity
@@ -30,6 +32,8 @@ def tables(conclusion: Conclusion) -> list[Table]:
         _seed_workload(conclusion),
         _closed_loop(conclusion),
         _open_loop(conclusion),
+        _auto_shares(conclusion),
+        _auto_goodput(conclusion),
         _quality(conclusion),
         _plan(conclusion),
         _gate(conclusion),
@@ -163,6 +167,71 @@ def _slo_origin(conclusion: Conclusion) -> str:
     if design.slo_s is not None:
         return " (given)"
     return f" ({design.slo_factor:g} times one user's of `{design.variants[0]}`)"
+
+
+def _auto_shares(conclusion: Conclusion) -> Table:
+    names = list(conclusion.found)
+    rows = [
+        [f"{one.rate_per_s:.2f}", *(f"{one.share(name):.0%}" for name in names), _reasons(one),
+         *_load(one.contenders[AUTO])]
+        for one in conclusion.auto
+        if AUTO in one.contenders
+    ]  # fmt: skip
+    return Table(
+        "Who drew for auto",
+        "Shares of the pictures that `auto` brought at each offered rate, and why. It begins a run "
+        "as degraded as its last one left it, and rates rise within a go. Every variant's replicas "
+        "are there for `auto`; a pinned variant has only its own.",
+        ["offered/s", *names, "reasons", "requests", "rejected", "failed", "p50 s", "within SLO"],
+        rows,
+    )
+
+
+def _reasons(one: AutoRate) -> str:
+    return "; ".join(
+        f"{name}: {reason} ({count})"
+        for name, reasons in one.answers.items()
+        for reason, count in reasons.items()
+    )
+
+
+def _load(one: Contender) -> list[str]:
+    return [str(one.requests), str(one.rejected), str(one.failed), _seconds(one.p50_s),
+            f"{one.within_slo:.0%}"]  # fmt: skip
+
+
+def _auto_goodput(conclusion: Conclusion) -> Table:
+    rows = [
+        [f"{rate.rate_per_s:.2f}", name, _goodput(rate.contenders.get(AUTO)), _goodput(one),
+         _gain(one), "; ".join([rate.outcome(name), *([rate.void] if rate.void else [])]),
+         *_load(one)]
+        for rate in conclusion.auto
+        for name, one in rate.contenders.items()
+        if name != AUTO
+    ]  # fmt: skip
+    slo = "not known" if conclusion.auto_slo_s is None else f"{conclusion.auto_slo_s:.2f} s"
+    return Table(
+        "auto against each pinned variant",
+        f"Pictures drawn within {slo} of their scheduled instant, a second: median (lowest to "
+        "highest) of the goes. In a go all get the same arrivals and requests at a rate, and "
+        "nothing ends early. The gain is the mean over goes of what `auto` brought more, 95 % by "
+        "Student's t; fewer than three goes decide nothing.",
+        ["offered/s", "pinned", "auto's", "its own", "gain of auto", "auto is", "requests",
+         "rejected", "failed", "p50 s", "within SLO"],
+        rows,
+    )  # fmt: skip
+
+
+def _goodput(one: Contender | None) -> str:
+    return "-" if one is None or one.goodput_per_s is None else _spread(one.goodput_per_s)
+
+
+def _gain(one: Contender) -> str:
+    if one.against is None:
+        return "-"
+    if one.against.low is None or one.against.high is None:
+        return f"{one.against.value:+.2f} (too few goes)"
+    return f"{one.against.value:+.2f} ({one.against.low:+.2f} to {one.against.high:+.2f})"
 
 
 def _quality(conclusion: Conclusion) -> Table:

@@ -2,6 +2,8 @@
 
 from collections.abc import Mapping, Sequence
 
+from ..replies import AUTO
+from .auto import AutoRate
 from .costs import Cost
 from .findings import Comparison, VariantFindings
 from .quality import Similarity
@@ -24,6 +26,26 @@ def verdict(
         if name in costs:
             words.append(_of_variant(name, figures, comparisons, costs[name], similar, slo_s))
     return words
+
+
+def of_auto(rates: Sequence[AutoRate], slo_s: float | None) -> list[str]:
+    """What `auto` brought at the highest rate that was offered to others, too; one sentence."""
+    shared = [one for one in rates if AUTO in one.contenders and len(one.contenders) > 1]
+    if not shared or slo_s is None:
+        return []
+    one = shared[-1]
+    ours = one.contenders[AUTO].goodput_per_s
+    if ours is None:
+        return []
+    parts = []
+    for name, other in one.contenders.items():
+        if name != AUTO and other.goodput_per_s is not None:
+            parts.append(f"{other.goodput_per_s.median:.2f} of `{name}` ({one.outcome(name)})")
+    drawn = ", ".join(f"`{name}` {one.share(name):.0%}" for name in one.answers)
+    return [
+        f"`auto` at {one.rate_per_s:.2f}/s: {ours.median:.2f} pictures/s within {slo_s:.2f} s, "
+        f"against {', '.join(parts)}; drawn by {drawn or 'nobody'}."
+    ]
 
 
 def _cheapest(

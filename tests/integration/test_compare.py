@@ -195,6 +195,40 @@ def test_a_wrong_picture_fails_the_run_and_is_named(tmp_path: Path) -> None:
     assert "another seed than was asked for" in (tmp_path / "report.md").read_text()
 
 
+def test_auto_is_held_to_each_pinned_variant(tmp_path: Path) -> None:
+    speeds = {"original": 0.05, "distilled": 0.025}
+    fake = FakeService(latency_s=0.0, serial_s=speeds, auto_slo_s=0.2)
+    with serving(fake) as service:
+        done = compare(service, tmp_path, "--minutes", "1", "--rounds", "2")
+    assert done.returncode == 0, done.stdout + done.stderr
+    report = json.loads((tmp_path / "report.json").read_text())
+    auto = report["auto"]
+    assert (auto["policy"]["slo_s"], auto["slo_s"]) == (0.2, 0.2)
+    calm, *loaded = auto["rates"]
+    # The best has room, so it draws; above what it carries the cheaper one helps.
+    assert set(calm["contenders"]) == {"auto"}
+    assert sum(calm["answers"]["original"].values()) > 10
+    assert len(loaded) == 2
+    for one in loaded:
+        assert set(one["contenders"]) == {"auto", *speeds}
+        assert sum(one["answers"]["distilled"].values()) > 0
+        assert len({contender["requests"] for contender in one["contenders"].values()}) == 1
+        for contender in one["contenders"].values():
+            goodput = contender["goodput_per_s"]["by_round"].values()
+            assert max(goodput) <= one["rate_per_s"] * 1.001
+    text = (tmp_path / "report.md").read_text()
+    assert "## Who drew for auto" in text
+    assert "degraded under load" in text
+    assert "Policy of `auto`: kind quality-first, slo_s 0.2" in text
+    assert "`auto` at" in done.stdout
+    page = (tmp_path / "report.html").read_text()
+    assert "Who drew for auto, by offered rate" in page
+    rows = list(csv.DictReader((tmp_path / "samples.csv").open()))
+    answered = {row["model"] for row in rows if row["variant"] == "auto"}
+    assert answered <= {*speeds, ""}
+    assert "distilled" in answered
+
+
 def test_pictures_of_random_weights_are_not_judged(tmp_path: Path) -> None:
     speeds = {"original": 0.01, "distilled": 0.005}
     fake = FakeService(latency_s=0.0, serial_s=speeds, random_weights=True)
@@ -263,6 +297,8 @@ def test_make_loadtest_starts_its_own_service_and_leaves_nothing_behind(tmp_path
     report = json.loads((tmp_path / "report.json").read_text())
     assert report["endpoint"]["family"] == "miniature"
     assert report["quality"]["to_reference"]["distilled"]["ssim"] > 0.5
+    # Its own service lets `auto` choose, whether or not there is time to measure it here.
+    assert report["auto"]["policy"]["kind"] == "quality-first"
     (vaes,) = report["quality"]["vaes_on_identical_latents"]
     assert (vaes["kl"], vaes["other"]) == ("distilled", "distilled-tiny-vae")
     assert vaes["psnr_db"] > 25

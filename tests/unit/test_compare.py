@@ -12,17 +12,18 @@ import numpy as np
 import pytest
 
 from loadtests import arrivals
+from loadtests.compare.auto import find_auto, offers, slo_of_auto_s
 from loadtests.compare.costs import costs
 from loadtests.compare.decoders import clip_scores, vae_pairs
 from loadtests.compare.design import Design
 from loadtests.compare.findings import compare, find, slo_s
 from loadtests.compare.gate import Change, NotComparable, changes, read_report
 from loadtests.compare.quality import similarity, to_reference
-from loadtests.compare.ratios import Ratio, Repeated
+from loadtests.compare.ratios import Difference, Ratio, Repeated
 from loadtests.compare.record import Record, Run
 from loadtests.compare.rungs import Carried, Rung, carried, rung
 from loadtests.compare.search import first_rate, next_for_the_curve, next_rate
-from loadtests.compare.verdict import verdict
+from loadtests.compare.verdict import of_auto, verdict
 from loadtests.samples import Sample
 from loadtests.workload import Workload
 from serve.variants import MINIATURE, SD_V1
@@ -286,6 +287,125 @@ def test_one_variant_alone_is_no_choice() -> None:
     found = {"original": find(DESIGN, a_record())["original"]}
     (words,) = verdict(found, compare(found), costs(found, {}, 1, None), {}, 1.8)
     assert words.startswith("`original`: ")
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "outcome"),
+    [
+        pytest.param((1.0, 1.1, 1.05), (0.0, 0.0, 0.1), "better", id="against-nothing"),
+        pytest.param((0.0, 0.0, 0.1), (1.0, 1.1, 1.05), "worse", id="worse"),
+        pytest.param((1.0, 2.0, 0.5), (1.0, 1.0, 1.0), "tie", id="within-the-noise"),
+        pytest.param((1.0, 1.0, 1.0), (1.0, 1.0, 1.0), "tie", id="equal"),
+        pytest.param((2.0, 2.0), (1.0, 1.0), "not decided", id="two-goes"),
+    ],
+)
+def test_a_difference_is_decided_from_three_goes_on(
+    one: Sequence[float], other: Sequence[float], outcome: str
+) -> None:
+    difference = Difference.of(rounds(*one), rounds(*other))
+    assert difference is not None
+    assert difference.outcome == outcome
+    assert Difference.of(rounds(1.0), Repeated({7: 1.0})) is None
+
+
+WITH_AUTO = replace(DESIGN, auto_against=("original", "distilled"), auto_slo_s=2.0)
+
+
+def test_auto_is_offered_what_overloads_the_best_variant_beside_each_pinned_one() -> None:
+    goes = offers(WITH_AUTO, find(WITH_AUTO, a_record()), 2.0)
+    capacity = 1 / 0.6
+    first, second, third = goes
+    asked = {(one.contender, round(one.rate_per_s / capacity, 1)) for one in second}
+    everybody = ("auto", "original", "distilled")
+    assert asked == {(name, load) for name in everybody for load in (1.2, 2.0)}
+    calm = {(one.contender, round(one.rate_per_s / capacity, 1)) for one in first} - asked
+    assert calm == {("auto", 0.6)}
+    for go in goes:
+        assert [one.rate_per_s for one in go] == sorted(one.rate_per_s for one in go)
+        for rate in {one.rate_per_s for one in go}:
+            assert len({one.requests for one in go if one.rate_per_s == rate}) == 1
+        # Five SLOs long at least, and 20 requests.
+        assert all(one.requests >= max(20, 5 * 2.0 * one.rate_per_s) for one in go)
+    assert third[0].contender != second[0].contender  # In turns.
+    slow = next(one for one in second if one.contender == "original" and one.rate_per_s > 3)
+    assert slow.needed_s > slow.requests / capacity
+
+
+def test_without_auto_or_any_throughput_nothing_is_offered() -> None:
+    assert offers(DESIGN, find(DESIGN, a_record()), 2.0) == []
+    assert offers(WITH_AUTO, find(WITH_AUTO, Record()), 2.0) == []
+    assert find_auto(DESIGN, a_record()) == []
+    assert of_auto([], 2.0) == []
+
+
+def test_variants_as_fast_as_each_other_are_offered_one_rate_to_share() -> None:
+    found = find(WITH_AUTO, a_record())
+    equal = {"original": found["distilled"], "distilled": found["distilled"]}
+    first, second, _ = offers(WITH_AUTO, equal, 2.0)
+    assert len({one.rate_per_s for one in first}) == 2  # The calm one, too.
+    assert len({one.rate_per_s for one in second}) == 1
+
+
+def auto_run(
+    contender: str, go: int, latencies_s: Sequence[float], model: str = "", **fields: Any
+) -> Run:
+    reason = "degraded under load" if model == "distilled" else "the best, in time"
+    samples = [
+        sample(latency_s, at_s, model=model or contender, model_reason=reason, **fields)
+        for at_s, latency_s in enumerate(latencies_s)
+    ]
+    return Run("auto", contender, go, rate_per_s=1.0, duration_s=len(samples), samples=samples)
+
+
+def an_auto_record() -> Record:
+    record = a_record()
+    for go in range(3):
+        record.runs += [
+            auto_run("auto", go, [0.5] * 19 + [2.5], "distilled" if go else "original"),
+            auto_run("original", go, [0.5] * (7 + go) + [9.0] * (13 - go)),
+            auto_run("distilled", go, [0.3] * 20),
+        ]
+    return record
+
+
+def test_the_goodput_of_auto_is_held_to_each_pinned_variant_go_by_go() -> None:
+    (one,) = find_auto(WITH_AUTO, an_auto_record())
+    auto = one.contenders["auto"]
+    assert auto.goodput_per_s is not None
+    assert auto.goodput_per_s.median == pytest.approx(0.95)  # 19 of 20, one a second.
+    assert auto.within_slo == pytest.approx(0.95)
+    assert one.outcome("original") == "better"
+    assert one.outcome("distilled") == "worse"
+    assert one.share("distilled") == pytest.approx(2 / 3)
+    assert one.answers["original"] == {"the best, in time": 20}
+    (words,) = of_auto([one], slo_of_auto_s(WITH_AUTO, an_auto_record()))
+    assert "`auto` at 1.00/s: 0.95 pictures/s within 2.00 s" in words
+    assert "`original` (better)" in words
+    assert "drawn by `original` 33%, `distilled` 67%" in words
+
+
+def test_autos_slo_is_its_policys_and_else_the_comparisons() -> None:
+    assert slo_of_auto_s(WITH_AUTO, a_record()) == 2.0
+    weighted = replace(WITH_AUTO, auto_slo_s=None)
+    assert slo_of_auto_s(weighted, a_record()) == slo_s(weighted, a_record())
+
+
+def test_a_rate_whose_requests_were_late_decides_nothing_of_auto() -> None:
+    record = an_auto_record()
+    (first, *_) = record.of("auto", "original")
+    first.samples = [replace(one, fired_s=one.fired_s + 0.02) for one in first.samples]
+    (one,) = find_auto(WITH_AUTO, record)
+    assert "late" in one.void
+    assert one.outcome("original") == "not decided"
+
+
+def test_a_go_that_was_cut_off_does_not_count() -> None:
+    record = an_auto_record()
+    (*_, last) = record.of("auto", "auto")
+    last.duration_s = 0.0
+    (one,) = find_auto(WITH_AUTO, record)
+    assert one.contenders["auto"].requests == 40
+    assert one.outcome("original") == "not decided"
 
 
 def picture(seed: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
