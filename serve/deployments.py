@@ -20,7 +20,7 @@ from .engine.loop import Engine, Settings
 from .engine.slots import Policy
 from .engine.sweep import MOST_IMAGES, sweep_denoiser
 from .engine.tickets import Finished, Preview, Ticket
-from .errors import Flagged, Overloaded
+from .errors import Flagged, Overloaded, RetryLater
 from .generation import (
     Drawing,
     FinishedPicture,
@@ -254,10 +254,14 @@ class VariantReplica:
     def _admit(self, generation: Generation) -> Ticket:
         expected = self._engine.forecast(generation)
         refused = refusal(expected.start_s, self._engine.waiting, self._limits, random.random())
-        if refused is not None:
-            self._metrics.overloaded(generation)
-            raise Overloaded(f"{generation.variant}: {refused.reason}", refused.retry_after_s)
-        return self._engine.submit(generation, _on_own_clock(generation.deadline_at))
+        try:
+            if refused is not None:
+                self._metrics.overloaded(generation)
+                raise Overloaded(f"{generation.variant}: {refused.reason}", refused.retry_after_s)
+            return self._engine.submit(generation, _on_own_clock(generation.deadline_at))
+        except RetryLater as fault:
+            self._metrics.told_to_retry(generation, fault.code, fault.retry_after_s or 0.0)
+            raise
 
     async def _encode_as_they_come(
         self, ticket: Ticket, picture_format: PictureFormat

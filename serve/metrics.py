@@ -15,6 +15,7 @@ _REQUEST_BUCKETS_S = [0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1, 1.5, 2, 3, 5, 7.5, 10, 
 _STEP_BUCKETS_S = [0.002, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1, 2.5, 10]
 _IMAGES_BUCKETS = [1, 2, 3, 4, 6, 8, 12, 16]
 _RATIO_BUCKETS = [0.25, 0.5, 0.7, 0.8, 0.9, 1, 1.1, 1.25, 1.5, 2, 4]
+_RETRY_BUCKETS_S = [1, 2, 3, 5, 7.5, 10, 15, 20, 30, 60, 120, 300, 600]
 _PSNR_BUCKETS_DB = [5, 8, 10, 12, 14, 16, 18, 20, 25, 30, 40]
 _VARIANT = ("variant",)
 
@@ -31,6 +32,9 @@ class ReplicaMetrics:
         )
         self._overloaded = Counter(
             "dsd_overload_refused", "Requests refused on arrival for a long queue", _VARIANT
+        )
+        self._retry_after_s = Histogram(
+            "dsd_retry_after_seconds", "Retry-After told", _RETRY_BUCKETS_S, ("variant", "code")
         )
         self._forecast = Histogram(
             "dsd_forecast_ratio", "Time taken over time forecast", _RATIO_BUCKETS, _VARIANT
@@ -112,6 +116,10 @@ class ReplicaMetrics:
     def overloaded(self, job: Generation) -> None:
         """A job wasn't taken on."""
         self._overloaded.inc(1, {"variant": job.variant})
+
+    def told_to_retry(self, job: Generation, code: str, after_s: float) -> None:
+        """A job was refused, with the error's code, and when to come back."""
+        self._retry_after_s.observe(after_s, {"variant": job.variant, "code": code})
 
     def forecast(self, job: Generation, expected_s: float, took_s: float) -> None:
         """A job took so long, and had been expected to take so long."""

@@ -5,7 +5,9 @@ import re
 from typing import Any
 
 import yaml
+from ray.util.metrics import Counter, Histogram, Metric
 
+from serve.metrics import ReplicaMetrics, RouterMetrics
 from tests.manifests.rendering import COMPONENTS
 
 METRIC = re.compile(r"\b(?:ray|autoscaler|kuberay)_[a-z0-9_]+")
@@ -40,6 +42,31 @@ def expressions() -> dict[str, str]:
 
 def metrics_in(expression: str) -> set[str]:
     return set(METRIC.findall(re.sub(r'"[^"]*"', "", expression))) - POD_LABELS
+
+
+def own_metrics() -> dict[str, set[str]]:
+    """This service's series as Prometheus has them, each with the labels of its own."""
+    found: dict[str, set[str]] = {}
+    for one in [*vars(ReplicaMetrics()).values(), *vars(RouterMetrics()).values()]:
+        if not isinstance(one, Metric):
+            continue
+        name, labels = f"ray_{one.info['name']}", set(one.info["tag_keys"])
+        match one:
+            case Counter():
+                found[f"{name}_total"] = labels
+            case Histogram():
+                found |= {f"{name}_{part}": labels for part in ("sum", "count")}
+                found[f"{name}_bucket"] = labels | {"le"}
+            case _:
+                found[name] = labels
+    return found
+
+
+def labels_in(expression: str) -> set[str]:
+    """What an expression selects and groups by."""
+    selected = re.findall(r"(\w+)\s*=~?\s*\"", expression)
+    grouped = re.findall(r"by \(([^)]*)\)", expression)
+    return {*selected, *(one.strip() for names in grouped for one in names.split(","))}
 
 
 def metrics() -> set[str]:

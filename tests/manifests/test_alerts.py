@@ -1,5 +1,6 @@
 """Alerts and dashboard, read by Prometheus's own tool; tests/integration has the live scrape."""
 
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -8,7 +9,20 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.manifests.monitoring import alert_groups, dashboard, expressions, metrics_in
+from serve.policies import QualityFirst
+from tests.manifests.monitoring import (
+    METRIC,
+    alert_groups,
+    dashboard,
+    expressions,
+    labels_in,
+    metrics_in,
+    own_metrics,
+)
+from tests.manifests.rendering import ROOT
+
+# What Serve puts on the series of a replica, and of a router.
+OF_SERVE = {"application", "deployment", "replica"}
 
 UNIT_TESTS = Path(__file__).with_name("alerts.test.yaml")
 
@@ -106,6 +120,53 @@ def test_every_panel_has_its_own_place_and_an_explanation() -> None:
     ]
     assert len(cells) == len(set(cells))
     assert all(one.get("description") for one in panels if one["type"] != "row")
+
+
+def test_every_metric_of_ours_in_panels_and_alerts_exists_with_these_labels() -> None:
+    own = own_metrics()
+    used = {
+        where: expression for where, expression in expressions().items() if "ray_dsd" in expression
+    }
+    assert len(used) > 20
+    for where, expression in used.items():
+        names = {name for name in metrics_in(expression) if name.startswith("ray_dsd")}
+        assert names <= set(own), where
+        known = OF_SERVE.union(*(own[name] for name in names))
+        assert labels_in(expression) <= known, where
+
+
+def test_every_metric_of_ours_is_watched() -> None:
+    """On the dashboard or in an alert: what nobody looks at needs no counting."""
+    watched = {re.sub("_(bucket|sum|count)$", "", name) for name in METRIC.findall(
+        " ".join(expressions().values()))}  # fmt: skip
+    own = {re.sub("_(bucket|sum|count)$", "", name) for name in own_metrics()}
+    assert own - watched == {
+        # What can't change between two looks, and what only explains another.
+        "ray_dsd_ready_seconds",
+        "ray_dsd_out_of_memory_total",
+        "ray_dsd_overload_refused_total",
+        "ray_dsd_prompt_embeddings_total",
+    }
+
+
+def test_the_reasons_that_alerts_select_are_the_policys() -> None:
+    given: set[str] = set()
+    for finish_s, deadline_s in (
+        ({"a": 1, "b": 1}, None),
+        ({"a": 3, "b": 1}, None),
+        ({"a": 3, "b": 3}, None),
+    ):
+        rule = QualityFirst(("a", "b"), 2, 0.7, 10)
+        given.add(rule.decide(finish_s, deadline_s, 0).reason)
+    text = " ".join(expressions().values())
+    selected = set(re.findall(r'reason="([^"]+)"', text))
+    assert selected == given - {"the best, in time"}
+
+
+def test_every_alert_has_its_row_in_the_readme() -> None:
+    rows = re.findall(r"^\| (\w+) \| ", (ROOT / "deploy" / "README.md").read_text(), re.MULTILINE)
+    alerts = [rule["alert"] for group in alert_groups()["groups"] for rule in group["rules"]]
+    assert sorted(set(alerts) & set(rows)) == sorted(alerts)
 
 
 def test_the_metrics_of_an_expression_are_told_from_its_labels() -> None:

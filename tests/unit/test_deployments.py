@@ -251,6 +251,40 @@ def test_a_request_over_the_limits_is_refused_before_any_work() -> None:
     asyncio.run(scenario())
 
 
+def test_what_refused_requests_are_told_to_wait_is_measured_by_code(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    told: list[tuple[str, str, float]] = []
+    monkeypatch.setattr(
+        ReplicaMetrics,
+        "told_to_retry",
+        lambda _, asked, code, after_s: told.append((asked.variant, code, after_s)),
+    )
+
+    async def scenario() -> None:
+        denoiser = FakeDenoiser(step_s=0.01)
+        replica = await replica_over(denoiser)
+        late = job(num_inference_steps=100, deadline_at=time.time() + 0.1)
+        with pytest.raises(DeadlineUnreachable):
+            await replica.draw(late, PictureFormat("png", 90))
+        denoiser.gate.clear()
+        drawings = [
+            asyncio.create_task(replica.draw(job(), PictureFormat("png", 90))) for _ in range(9)
+        ]
+        await asyncio.wait(drawings, timeout=5, return_when=asyncio.FIRST_COMPLETED)
+        denoiser.gate.set()
+        outcomes = await asyncio.gather(*drawings, return_exceptions=True)
+        refused = [one for one in outcomes if isinstance(one, Overloaded)]
+        assert refused
+        (deadline, *overloads) = told
+        assert deadline[:2] == ("distilled", "deadline_unreachable")
+        assert 0 < deadline[2] < 60
+        assert {one[:2] for one in overloads} == {("distilled", "overloaded")}
+        assert sorted(one[2] for one in overloads) == sorted(one.retry_after_s for one in refused)
+
+    asyncio.run(scenario())
+
+
 def test_a_replica_tells_routers_how_much_work_is_ahead() -> None:
     async def scenario() -> None:
         denoiser = FakeDenoiser(step_s=0.01)
