@@ -20,7 +20,9 @@ from ray.scripts.scripts import start as ray_start
 from ray.serve.schema import ServeDeploySchema
 
 from serve.app import AppArgs, build_app, compose
+from serve.policies import QualityFirstPolicy
 from serve.schemas import bounds
+from serve.streaming import HEARTBEAT_S
 from serve.variants import family
 from serve.weights.layout import architecture_dir
 from serve.weights.manifest import read_manifest
@@ -158,6 +160,9 @@ def the_drain_chain_holds(manifests: list[Manifest]) -> Iterator[str]:
 
 def everything_before_the_service_waits_longer(manifests: list[Manifest]) -> Iterator[str]:
     request_s = serve_config(manifests)["http_options"]["request_timeout_s"]
+    longest_s = serve_config(manifests)["applications"][0]["args"].get("max_request_s")
+    if longest_s is not None and longest_s >= request_s:
+        yield f"max_request_s: {longest_s}, but Serve gives up after {request_s} s"
     environment = ray_environment(manifests)
     buckets = [float(one) for one in environment["RAY_SERVE_REQUEST_LATENCY_BUCKETS_MS"].split(",")]
     if buckets != sorted(set(buckets)) or buckets[-1] < 1000 * request_s:
@@ -170,6 +175,8 @@ def everything_before_the_service_waits_longer(manifests: list[Manifest]) -> Ite
             "body_timeout_s", AppArgs.model_fields["body_timeout_s"].default
         )
         client_s = float(environment.get("RAY_SERVE_HAPROXY_TIMEOUT_CLIENT_S", 3600))
+        if client_s <= 2 * HEARTBEAT_S:
+            yield f"RAY_SERVE_HAPROXY_TIMEOUT_CLIENT_S: {client_s:g} is between heartbeats"
         if not body_s < client_s <= request_s:
             yield (
                 f"RAY_SERVE_HAPROXY_TIMEOUT_CLIENT_S: {client_s:g}; it must be over "
@@ -177,7 +184,8 @@ def everything_before_the_service_waits_longer(manifests: list[Manifest]) -> Ite
             )
     for route in of_kind(manifests, "HTTPRoute"):
         for rule in route["spec"]["rules"]:
-            for name, text in rule["timeouts"].items():
+            for name in ("request", "backendRequest"):
+                text = rule.get("timeouts", {}).get(name, "0s")
                 if float(text.removesuffix("s")) <= request_s:
                     yield f"HTTPRoute: timeouts.{name} {text} <= request_timeout_s {request_s}"
             removed = {
@@ -626,6 +634,31 @@ def the_keys_are_where_they_are_looked_for(manifests: list[Manifest]) -> Iterato
 SECRET_NAMES = re.compile(r"TOKEN|PASSWORD|SECRET|AUTH|API_?KEY", re.IGNORECASE)
 
 
+def a_key_is_kept_from_shutting_others_out(manifests: list[Manifest]) -> Iterator[str]:
+    """Where keys are required, one key's requests leave room in every variant's replicas."""
+    (application,) = serve_config(manifests)["applications"]
+    if application["args"].get("api_keys_file") is None:
+        return
+    each = application["args"].get("max_requests_per_key")
+    if each is None:
+        yield "max_requests_per_key is not in the file"
+        return
+    router, *variants = application["deployments"]
+    most = each * router.get("num_replicas", 1)
+    for one in variants:
+        least = one.get("autoscaling_config", {}).get("min_replicas", one.get("num_replicas", 1))
+        if most >= least * one["max_ongoing_requests"]:
+            yield f"{one['name']}: one key's {most} requests fill its {least} replicas"
+
+
+def auto_keeps_what_requests_outlive(manifests: list[Manifest]) -> Iterator[str]:
+    args = AppArgs.model_validate(serve_config(manifests)["applications"][0]["args"])
+    if isinstance(args.auto, QualityFirstPolicy):
+        longest_s = args.max_request_s or float("inf")
+        if args.auto.slo_s >= longest_s:
+            yield f"auto.slo_s: {args.auto.slo_s:g}, but no request may take {longest_s:g} s"
+
+
 def nothing_secret_is_written_down(manifests: list[Manifest]) -> Iterator[str]:
     for one in of_kind(manifests, "Secret"):
         yield f"{named(one)}: a Secret is part of the kustomization"
@@ -666,5 +699,7 @@ CHECKS: list[Check] = [
     the_weights_are_where_they_are_looked_for,
     what_hangs_is_given_up_in_time,
     the_keys_are_where_they_are_looked_for,
+    a_key_is_kept_from_shutting_others_out,
+    auto_keeps_what_requests_outlive,
     nothing_secret_is_written_down,
 ]

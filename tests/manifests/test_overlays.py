@@ -7,6 +7,9 @@ from typing import Any
 import pytest
 import yaml
 
+from serve.app import AppArgs
+from serve.schemas import MAX_BODY_BYTES
+from serve.streaming import HEARTBEAT_S
 from tests.manifests import checks
 from tests.manifests.checks import CHECKS, Check
 from tests.manifests.rendering import (
@@ -69,6 +72,32 @@ def test_load_tests_wait_until_they_are_started(tmp_path: Path) -> None:
     loads = [one for one in jobs if one["metadata"]["name"].startswith("loadtest")]
     assert len(loads) == 3
     assert all(one["spec"]["suspend"] for one in loads)
+
+
+def test_production_has_a_policy_for_auto_that_degrades() -> None:
+    (application,) = serve_config(rendered("production"))["applications"]
+    assert application["args"]["auto"]["kind"] == "quality-first"
+
+
+def test_the_example_policies_let_streams_pass_and_limit_each_key() -> None:
+    path = ROOT / "deploy" / "components" / "gateway" / "envoy-gateway.example.yaml"
+    backend, client = (one["spec"] for one in yaml.safe_load_all(path.read_text()))
+    rendered_names = {(one["kind"], one["metadata"]["name"]) for one in rendered("production")}
+    for spec in (backend, client):
+        (target,) = spec["targetRefs"]
+        assert (target["kind"], target["name"]) in rendered_names
+    # Requests are buffered as far as the service would read them, answers not at all.
+    assert backend["requestBuffer"]["limit"] == f"{MAX_BODY_BYTES // 1024}Ki"
+    assert set(backend) == {"targetRefs", "requestBuffer", "rateLimit"}
+    (rule,) = backend["rateLimit"]["global"]["rules"]
+    (selector,) = rule["clientSelectors"]
+    assert selector["headers"] == [{"name": "Authorization", "type": "Distinct"}]
+    timeouts_s = {
+        name: float(text.removesuffix("s")) for name, text in client["timeout"]["http"].items()
+    }
+    body_timeout_s = AppArgs.model_fields["body_timeout_s"].default
+    assert timeouts_s["requestReceivedTimeout"] > body_timeout_s
+    assert timeouts_s["idleTimeout"] > HEARTBEAT_S
 
 
 def test_example_secrets_are_empty_and_part_of_no_overlay() -> None:
@@ -201,6 +230,13 @@ FAULTS: list[tuple[Check, str, Plant, str]] = [
          lifecycle={"preStop": {"exec": {"command": ["ray", "stop"]}}}), "preStop"),
     (checks.everything_before_the_service_waits_longer, "gateway's timeout",
      lambda m: the(m, "HTTPRoute")["spec"]["rules"][0]["timeouts"].update(request="15s"), "15s"),
+    (checks.everything_before_the_service_waits_longer, "gateway's own timeout",
+     lambda m: the(m, "HTTPRoute")["spec"]["rules"][0].pop("timeouts"), "timeouts.request 0s"),
+    (checks.everything_before_the_service_waits_longer, "requests that outlive Serve's patience",
+     in_serve_config(lambda c: c["applications"][0]["args"].update(max_request_s=120)),
+     "max_request_s: 120"),
+    (checks.everything_before_the_service_waits_longer, "streams cut off between heartbeats",
+     in_ray_environment(RAY_SERVE_HAPROXY_TIMEOUT_CLIENT_S="10"), "between heartbeats"),
     (checks.everything_before_the_service_waits_longer, "header that lifts the timeout",
      lambda m: the(m, "HTTPRoute")["spec"]["rules"][0].pop("filters"),
      "lets clients send x-request-timeout-seconds"),
@@ -408,6 +444,15 @@ FAULTS: list[tuple[Check, str, Plant, str]] = [
      "never renewed"),
     (checks.the_keys_are_where_they_are_looked_for, "mounted, but not asked for",
      in_serve_config(lambda c: c["applications"][0]["args"].pop("api_keys_file")), "names no file"),
+    (checks.a_key_is_kept_from_shutting_others_out, "no limit",
+     in_serve_config(lambda c: c["applications"][0]["args"].pop("max_requests_per_key")),
+     "max_requests_per_key is not in the file"),
+    (checks.a_key_is_kept_from_shutting_others_out, "limit that fills a variant",
+     in_serve_config(lambda c: c["applications"][0]["args"].update(max_requests_per_key=43)),
+     "original: one key's 129 requests fill its 2 replicas"),
+    (checks.auto_keeps_what_requests_outlive, "an SLO that no request may take",
+     in_serve_config(lambda c: c["applications"][0]["args"]["auto"].update(slo_s=115)),
+     "auto.slo_s: 115"),
     (checks.nothing_secret_is_written_down, "Secret",
      lambda m: m.append(SECRET), "part of the kustomization"),
     (checks.nothing_secret_is_written_down, "token as a literal",
