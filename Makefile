@@ -15,7 +15,7 @@ BIN := .venv/bin
 PIP_INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test browser-test screenshots lint format weights bench loadtest rehearse chaos miniature measure image image-test clean
+.PHONY: help serve test browser-test fuzz screenshots lint format weights bench loadtest rehearse chaos miniature measure image image-test clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -28,6 +28,10 @@ test: .venv/.dev  ## run the tests (ARGS="-k engine")
 
 browser-test: .venv/.dev  ## the page in headless Chromium, all of it (ARGS="-k curl")
 	$(BIN)/python -m pytest -m "" tests/browser tests/integration/test_page.py $(ARGS)
+
+fuzz: .venv/.dev  ## 10,000 requests from the OpenAPI document, hostile ones, and how fast they are refused
+	$(BIN)/python -m pytest tests/fuzz --hypothesis-profile=long --timeout=3000 $(ARGS)
+	$(BIN)/python -m tests.fuzz
 
 screenshots: .venv/.dev  ## the README's pictures of the page, drawn by the miniature
 	$(BIN)/python -m tests.browser.screenshots docs

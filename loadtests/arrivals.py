@@ -34,22 +34,30 @@ def trace(path: Path) -> list[float]:
     """Seconds from the start, from a CSV file with a column `arrival_s`; the first becomes 0.
 
     Raises:
-        ValueError: names the line that holds no finite number, or the missing column.
+        ValueError: names the line that holds no finite number, or the missing column, or says that
+            it is no CSV file in UTF-8.
     """
-    with path.open(newline="") as lines:
-        rows = csv.DictReader(lines)
-        if "arrival_s" not in (rows.fieldnames or ()):
-            raise ValueError(f"{path}: has no column arrival_s")
-        arrivals = []
-        for row in rows:
-            try:
-                at_s = float(row["arrival_s"])
-            except (TypeError, ValueError):
-                at_s = math.nan
-            if not math.isfinite(at_s):
-                raise ValueError(f"{path}: line {rows.line_num}: {row['arrival_s']!r} is no number")
-            arrivals.append(at_s)
+    try:
+        with path.open(newline="", encoding="utf-8") as lines:
+            arrivals = _arrivals(csv.DictReader(lines), path)
+    except (csv.Error, UnicodeDecodeError) as fault:
+        raise ValueError(f"{path}: is no CSV file in UTF-8: {fault}") from None
     if not arrivals:
         raise ValueError(f"{path}: holds no arrivals")
     arrivals.sort()
     return [at_s - arrivals[0] for at_s in arrivals]
+
+
+def _arrivals(rows: "csv.DictReader[str]", path: Path) -> list[float]:
+    if "arrival_s" not in (rows.fieldnames or ()):
+        raise ValueError(f"{path}: has no column arrival_s")
+    arrivals = []
+    for row in rows:
+        try:
+            at_s = float(row["arrival_s"])
+        except (TypeError, ValueError):
+            at_s = math.nan
+        if not math.isfinite(at_s):
+            raise ValueError(f"{path}: line {rows.line_num}: {row['arrival_s']!r} is no number")
+        arrivals.append(at_s)
+    return arrivals

@@ -126,7 +126,7 @@ def _schedule(args: argparse.Namespace) -> list[float]:
 
 
 def _steps(text: str) -> tuple[int, ...]:
-    if not all(one.isdigit() for one in text.split(",")):
+    if not all(one.isdecimal() for one in text.split(",")):
         raise ValueError(f"--steps: {text!r} was given; it must be one or more numbers: 10,25,50")
     return tuple(int(one) for one in text.split(","))
 

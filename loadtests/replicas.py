@@ -105,7 +105,7 @@ def main() -> int:
 
 
 def _counts(args: argparse.Namespace) -> list[int]:
-    if not all(one.isdigit() and 1 <= int(one) <= 64 for one in args.counts.split(",")):
+    if not all(one.isdecimal() and 1 <= int(one) <= 64 for one in args.counts.split(",")):
         raise ServingError(f"counts: {args.counts!r} was given; allowed: numbers from 1 to 64")
     if args.rounds < 1 or args.steps < 1 or not args.step_ms > 0:
         raise ServingError("rounds, steps, step-ms: must be at least 1, 1, and over 0")

@@ -14,10 +14,13 @@ from PIL import Image, UnidentifiedImageError
 
 AUTO = "auto"
 _SEEDS = 2**32
+_SECONDS = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9})?")
 # What Pillow raises beside OSError: on misplaced chunks, and on sizes that would fill the memory.
 _PILLOW_FAULTS = (SyntaxError, Image.DecompressionBombError)
 # Who drew a picture, as its own parameters have it; the prompt before them may say anything.
 _DRAWN_BY = re.compile(r", Model: ([^,\n]+)$")
+# What a reply of another shape raises; the last where lists lie in lists by the thousand.
+_SHAPE_FAULTS = (ValueError, KeyError, TypeError, RecursionError)
 
 
 @dataclass(frozen=True)
@@ -57,7 +60,7 @@ def judge(
     try:
         reply = json.loads(content)
         problem = _problem(reply, asked)
-    except (ValueError, KeyError, TypeError) as fault:
+    except _SHAPE_FAULTS as fault:
         return Verdict("failed", f"not a reply of the Images API: {type(fault).__name__}: {fault}")
     if problem:
         return Verdict("failed", problem)
@@ -104,7 +107,7 @@ def judge_stream(
         data = [completed[image] for image in sorted(completed)]
         first = data[0] if data else {"model": None, "size": None}
         problem = _problem({**first, "data": data}, asked)
-    except (ValueError, KeyError, TypeError) as fault:
+    except _SHAPE_FAULTS as fault:
         reason = f"not a stream of the Images API: {type(fault).__name__}: {fault}"
         return Verdict("failed", reason), arrived_s
     if not problem and kinds.index("image_generation.completed") == 0 < asked["partial_images"]:
@@ -157,12 +160,10 @@ def _picture_problem(b64_json: str, size: str, model: str) -> str:
 def _message(content: bytes) -> str:
     try:
         return str(json.loads(content)["error"]["message"])[:200]
-    except (ValueError, KeyError, TypeError):
+    except _SHAPE_FAULTS:
         return content[:200].decode("utf-8", "replace")
 
 
 def _seconds(value: str | None) -> float | None:
-    try:
-        return None if value is None else float(value)
-    except ValueError:
-        return None
+    # A number only: a date, which HTTP allows too, the service never sends.
+    return float(value) if value and _SECONDS.fullmatch(value) else None

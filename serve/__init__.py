@@ -3,7 +3,9 @@
 The way of a request, one line per module; each imports only what stands below it:
 
     api          HTTP routes; errors to statuses
+    browsers     round everything: what a browser is told with every answer
     gate         before any route: headers, API keys, places; the body's arrival
+    docs         the page at `/docs`: Swagger UI over the API's description
     playground   the page at `/`: static files that use the API from the browser
     negotiation  what an Accept header asks for
     streaming    pictures as server-sent events, with heartbeats

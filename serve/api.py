@@ -21,6 +21,8 @@ from fastapi_offline import FastAPIOffline
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
+from .browsers import BrowserHeaders
+from .docs import docs_routes
 from .errors import (
     HeadersTooLarge,
     InvalidApiKey,
@@ -128,16 +130,21 @@ def build_api(
     (`GenerationRequest.resolve`); `/readyz` wants `min_ready_replicas` warm replicas of every
     variant; `limits` is what clients are held to.
     """
-    # Offline: Swagger's files come from the package, so /docs works without a network.
+    # Offline: it serves Swagger's files, so that `/docs` works without a network.
     api: FastAPI = FastAPIOffline(
         title="distilled-sd-serve",
         description="Stable Diffusion v1, distilled, and with a tiny VAE, behind one endpoint.",
         version="1",
+        docs_url=None,
         redoc_url=None,
+        # A redirect would lead to whatever host the request names.
+        redirect_slashes=False,
     )
     api.router.route_class = _Route
     _add_error_handlers(api)
     api.add_middleware(Gate, refuse=_error_response, limits=limits)
+    api.add_middleware(BrowserHeaders)
+    api.include_router(docs_routes(api.title))
     # Only tells the OpenAPI document of the keys; the gate has checked them.
     locks = [] if limits.keys is None else [Security(HTTPBearer(auto_error=False))]
     if playground:
@@ -234,9 +241,12 @@ def _add_error_handlers(api: FastAPI) -> None:
 
     @api.exception_handler(HTTPException)
     async def http_error(request: Request, fault: Exception) -> JSONResponse:
-        path, method = ascii(request.url.path)[:80], request.method
+        # Not `request.url`: a host or a query that can't be read raises there.
+        path, method = ascii(request.scope["path"])[:80], request.method[:80]
         if isinstance(fault, HTTPException) and fault.status_code == 405:
-            return _error_response(MethodNotAllowed(f"{method} is not allowed on {path}"))
+            refused = _error_response(MethodNotAllowed(f"{method} is not allowed on {path}"))
+            refused.headers.update(fault.headers or {})  # Allow.
+            return refused
         return _error_response(RouteNotFound(f"{path}: no such route; GET /docs lists them"))
 
 
@@ -252,7 +262,7 @@ class _Route(APIRoute):
             except (ServingError, HTTPException):
                 raise
             except Exception:
-                _log.exception("unexpected error on %s %s", request.method, request.url.path)
+                _log.exception("unexpected error on %s %r", request.method, request.scope["path"])
                 return _error_response(_internal_error())
 
         return guarded
@@ -280,6 +290,12 @@ def _require_json(request: Request) -> None:
         raise InvalidRequest(
             f"content-type: {ascii(given)[:80]} was given; it must be application/json",
             "content-type",
+        )
+    encoding = request.headers.get("content-encoding", "identity")
+    if encoding.strip().lower() not in ("", "identity"):
+        raise InvalidRequest(
+            f"content-encoding: {ascii(encoding)[:80]} was given; a body must come as it is",
+            "content-encoding",
         )
 
 

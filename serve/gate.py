@@ -33,7 +33,7 @@ MAX_HEADER_BYTES = 16 * 1024
 _LIFTING = ("x-request-timeout-seconds", "x-request-disconnect-disabled")
 # Everything else needs a key, what doesn't exist included.
 _OPEN_PATHS = ("/", "/healthz", "/readyz", "/docs", "/openapi.json")
-_OPEN_FOLDERS = ("/docs/", "/playground/", "/static-offline-docs/")
+_OPEN_FOLDERS = ("/playground/", "/static-offline-docs/")
 _log = logging.getLogger("ray.serve")  # Serve adds the request's id to this logger's lines.
 
 _Messages = MutableMapping[str, Any]

@@ -1,10 +1,14 @@
 """What an `Accept` header asks for: JSON, a picture's bytes, or a stream of events."""
 
+import re
 from collections.abc import Sequence
 from typing import Literal, get_args
 
 from .errors import NotAcceptable
 from .generation import OutputFormat
+
+# Also `.5`, which some clients send; not what else `float` reads, such as nan.
+_WEIGHT = re.compile(r"[0-9]{1,9}(\.[0-9]{0,9})?|\.[0-9]{1,9}")
 
 Answer = Literal["application/json", "text/event-stream", "image/png", "image/jpeg", "image/webp"]
 
@@ -41,10 +45,8 @@ def _parsed(media_range: str) -> tuple[str, float]:
     media_type, *parameters = (part.strip().lower() for part in media_range.split(";"))
     for parameter in parameters:
         if parameter.startswith("q="):
-            try:
-                return media_type, float(parameter[2:])
-            except ValueError:
-                return media_type, 0.0
+            weight = parameter.removeprefix("q=")
+            return media_type, min(float(weight), 1.0) if _WEIGHT.fullmatch(weight) else 0.0
     return media_type, 1.0
 
 

@@ -4,9 +4,11 @@
 `GenerationRequest.resolve` fills in a variant's defaults and holds the request to its bounds.
 """
 
+import json
 import secrets
 import time
 import unicodedata
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
@@ -302,11 +304,21 @@ def parse_request(body: bytes) -> GenerationRequest:
         InvalidRequest: names the field, what was given and what is allowed.
     """
     try:
-        return GenerationRequest.model_validate_json(body)
+        asked = GenerationRequest.model_validate_json(body)
     except ValidationError as fault:
         # An unknown field first: it is often the reason for the others, a misspelt name.
         details = sorted(fault.errors(), key=lambda one: one["type"] != "extra_forbidden")
         raise _as_invalid_request(details[0]) from None
+    json.loads(body, object_pairs_hook=_refuse_repeated)
+    return asked
+
+
+def _refuse_repeated(pairs: Sequence[tuple[str, Any]]) -> None:
+    """JSON leaves open which of two fields of one name counts: who checks may read another."""
+    names = [name for name, _ in pairs]
+    for name in names:
+        if names.count(name) > 1:
+            raise InvalidRequest(f"{name}: was given more than once; it must be given once", name)
 
 
 def bounds() -> dict[str, tuple[float, float]]:

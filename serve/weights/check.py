@@ -154,7 +154,7 @@ def _check_config(path: Path) -> None:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise WeightsError(f"{path}: missing") from None
-    except (OSError, ValueError) as fault:
+    except (OSError, ValueError, RecursionError) as fault:
         raise WeightsError(f"{path}: can't be read as JSON: {fault}") from None
     if not isinstance(content, dict):
         raise WeightsError(f"{path}: must hold a JSON object")

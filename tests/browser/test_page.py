@@ -527,3 +527,15 @@ def test_without_scripts_a_sentence_points_to_the_docs(service: Service, open_pa
     expect(page.locator("#settings")).to_be_hidden()
     words.locator("a").click()
     expect(page).to_have_url(f"{service.url}/docs")
+
+
+def test_the_docs_page_shows_and_asks_the_api_under_its_policy(
+    service: Service, open_page: Open
+) -> None:
+    page = open_page(f"{service.url}/docs")
+    expect(page.get_by_text("/v1/images/generations")).to_be_visible()
+    models = page.locator(".opblock", has_text="/v1/models")
+    models.get_by_role("button").first.click()
+    models.get_by_role("button", name="Try it out").click()
+    models.get_by_role("button", name="Execute").click()
+    expect(models.locator(".live-responses-table")).to_contain_text('"object": "list"')

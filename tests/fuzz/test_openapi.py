@@ -1,4 +1,7 @@
-"""The OpenAPI document against the routes: what it allows is answered as it says."""
+"""The OpenAPI document against the routes: what it allows is answered as it says.
+
+Requests that fit it and requests that don't, 1,000 in all; with hypothesis's profile `long` 10,000.
+"""
 
 import tempfile
 from pathlib import Path
@@ -20,6 +23,8 @@ from serve.variants import MINIATURE
 from tests.unit.test_api import FakeRouter
 
 KEY, LINE = new_key("alice", "original")
+# 100, or as the profile has it. Routes without parameters have a handful of requests each.
+CASES = settings().max_examples
 
 
 def guarded() -> FastAPI:
@@ -45,7 +50,7 @@ CHECKS = [
 
 @schema.parametrize()
 @settings(
-    max_examples=150,
+    max_examples=8 * CASES,
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
 )
@@ -55,7 +60,7 @@ def test_every_answer_is_documented_and_none_is_a_servers_error(case: schemathes
 
 @guarded_schema.parametrize()
 @settings(
-    max_examples=50,
+    max_examples=CASES,
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
 )

@@ -1,0 +1,69 @@
+"""No path leads out of the folders whose files are served."""
+
+import asyncio
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote
+
+import fastapi_offline
+import httpx
+import pytest
+
+from serve import playground
+from serve.api import build_api
+from tests.unit.test_api import FakeRouter
+
+FOLDERS = {
+    "/playground": Path(playground.__file__).parent,
+    "/static-offline-docs": Path(fastapi_offline.__file__).parent / "static",
+}
+UP = [
+    "../", "..%2f", "%2e%2e/", "%2e%2e%2f", "..%252f", "..\\", "..%5c",
+    "%2e%2e%5c", "%252e%252e%252f", "....//", "..;/", "./../", "//../", "..%00/", "%c0%ae%c0%ae/",
+    "%uff0e%uff0e/", "\u2025/",
+]  # fmt: skip
+TARGETS = ["api.py", "core.py", "__init__.py", "etc/passwd", "proc/self/environ"]
+
+
+def get(path: str) -> httpx.Response:
+    """The path as a client spells it: unquoted once, as servers do, and not tidied up."""
+    app = build_api(FakeRouter(), max_image_steps=400, min_ready_replicas=1)
+
+    async def spelt(scope: Any, receive: Any, send: Any) -> None:
+        await app({**scope, "path": unquote(path), "raw_path": path.encode()}, receive, send)
+
+    async def request() -> httpx.Response:
+        transport = httpx.ASGITransport(spelt)
+        async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+            return await client.get("/")
+
+    return asyncio.run(request())
+
+
+@pytest.mark.parametrize("up", UP)
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_nothing_outside_the_folder_is_served(folder: str, up: str) -> None:
+    for target in TARGETS:
+        for times in (1, 2, 12):
+            response = get(f"{folder}/{up * times}{target}")
+            assert response.status_code == 404, response.text
+            assert response.json()["error"]["code"] == "route_not_found"
+
+
+@pytest.mark.parametrize("folder", FOLDERS)
+@pytest.mark.parametrize(
+    "name",
+    ["", ".", "/etc/passwd", "%2fetc%2fpasswd", "\0", "%00", "page.js%00", "C:%5cx", "a" * 5_000],
+)
+def test_what_names_no_file_of_the_folder_is_not_there(folder: str, name: str) -> None:
+    assert get(f"{folder}/{name}").status_code == 404
+
+
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_a_link_in_the_folder_is_not_needed(folder: str) -> None:
+    assert not [path for path in FOLDERS[folder].iterdir() if path.is_symlink()]
+
+
+def test_the_folders_files_are_found_as_they_are_spelt_here() -> None:
+    assert get("/playground/page.js").status_code == 200
+    assert get("/static-offline-docs/%73wagger-ui.css").status_code == 200
