@@ -38,7 +38,7 @@ _SOAK_MINUTES = 10.0
 
 
 def main() -> int:
-    """0 where nothing is broken, 1 where something is, 2 where the service doesn't start."""
+    """0 where nothing is broken, 1 where something is, or where the service doesn't start."""
     args = _parser().parse_args()
     if args.soak_minutes is None:
         args.soak_minutes = 0.5 if args.quick else _SOAK_MINUTES
@@ -58,7 +58,8 @@ def main() -> int:
     except (NotMet, RuntimeError) as fault:
         print(f"distilled-sd-serve: {fault}", file=sys.stderr)
         outcomes.append(Outcome("start", "started the service", "broken", str(fault)))
-    _write(args, outcomes)
+    finally:  # Whatever it was, the results up to then are told.
+        print(f"\n{_written(args, outcomes)}", flush=True)
     return 1 if any(one.verdict == "broken" for one in outcomes) else 0
 
 
@@ -97,6 +98,7 @@ async def _run(args: argparse.Namespace, scratch: Path, outcomes: list[Outcome])
                 left_s = args.minutes * 60 - (time.monotonic() - began_s)
                 outcomes.append(await _play(stage, name, SCENARIOS[name], left_s))
                 _tell(f"  {outcomes[-1].verdict} {outcomes[-1].reason}")
+                _written(args, outcomes)
                 await _mend(stage)
     finally:
         watch.stop()
@@ -180,7 +182,8 @@ async def _mend(stage: Stage) -> None:
         await asyncio.to_thread(stage.service.restart)
 
 
-def _write(args: argparse.Namespace, outcomes: list[Outcome]) -> None:
+def _written(args: argparse.Namespace, outcomes: list[Outcome]) -> str:
+    """The table; also written, with JSON beside it, where that is asked for."""
     made = f"commit {commit()}, {time.strftime('%Y-%m-%d')}"
     machine = (
         f"{os.cpu_count()} cores ({cpu_name()}), "
@@ -188,13 +191,13 @@ def _write(args: argparse.Namespace, outcomes: list[Outcome]) -> None:
     )
     caption = f"`{_command()}`: the miniature; SLO {SLO_S:g} s. {machine}, {made}."
     text = as_table(caption, outcomes)
-    print(f"\n{text}", flush=True)
     if args.out is not None:
         args.out.parent.mkdir(parents=True, exist_ok=True)
         args.out.write_text(text)
         rows = [one.as_json() for one in outcomes]
         result = {"machine": machine, "made": made, "slo_s": SLO_S, "outcomes": rows}
         args.out.with_suffix(".json").write_text(json.dumps(result, indent=1) + "\n")
+    return text
 
 
 def _command() -> str:
