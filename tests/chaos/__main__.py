@@ -95,15 +95,20 @@ async def _run(args: argparse.Namespace, scratch: Path, outcomes: list[Outcome])
         ):
             stage = await _set_up(args, scratch, service, client, steps, watch)
             for name in chosen:
-                left_s = args.minutes * 60 - (time.monotonic() - began_s)
+                if _left_s(args, began_s) > _ASIDE_S:
+                    await _mend(stage)
+                left_s = _left_s(args, began_s)
                 outcomes.append(await _play(stage, name, SCENARIOS[name], left_s))
                 _tell(f"  {outcomes[-1].verdict} {outcomes[-1].reason}")
                 _written(args, outcomes)
-                await _mend(stage)
     finally:
         watch.stop()
         if not args.inside:  # Namespaces take all of it along.
             await asyncio.to_thread(service.stop)
+
+
+def _left_s(args: argparse.Namespace, began_s: float) -> float:
+    return float(args.minutes * 60 - (time.monotonic() - began_s))
 
 
 async def _set_up(
@@ -174,7 +179,7 @@ async def _play(stage: Stage, name: str, scenario: Scenario, left_s: float) -> O
 
 
 async def _mend(stage: Stage) -> None:
-    """The next scenario needs a service that is whole: start anew where it isn't."""
+    """A scenario needs a service that is whole: start anew where it isn't."""
     try:
         await stage.recover()
     except NotMet:
