@@ -241,7 +241,7 @@ def _add_error_handlers(api: FastAPI) -> None:
 
     @api.exception_handler(HTTPException)
     async def http_error(request: Request, fault: Exception) -> JSONResponse:
-        # Not `request.url`: a host or a query that can't be read raises there.
+        # Not `request.url`: a query that is no UTF-8 raises there.
         path, method = ascii(request.scope["path"])[:80], request.method[:80]
         if isinstance(fault, HTTPException) and fault.status_code == 405:
             refused = _error_response(MethodNotAllowed(f"{method} is not allowed on {path}"))

@@ -50,7 +50,7 @@ async def clients_leave(stage: Stage) -> Found:
         [
             none_lost(neighbours.samples),
             Check(f"{counted:.0f} of {admitted} counted as cancelled", f"{_COUNTED:.0%}",
-                  counted >= _COUNTED * admitted),
+                  counted >= _COUNTED * admitted, timed=True),
             Check(f"{'no' if idle else 'a'} slot used or wanted afterwards", "none", idle),
             Check(f"two steps right after a wave take {max(freed_s):.2f} s at most "
                   f"(alone {short_s:.2f} s)",

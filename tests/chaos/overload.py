@@ -1,4 +1,9 @@
-"""More than the service can draw, then no more: who is refused, and until when."""
+"""More than the service can draw, then no more: who is refused, and until when.
+
+`Retry-After` is the time until the queue is short enough, if nobody else comes. While the overload
+lasts others do come, so it is proved on all who were refused in its last second: they do as they
+were told, among normal load.
+"""
 
 import asyncio
 from collections.abc import Sequence
@@ -39,7 +44,6 @@ class Return:
 async def overload(stage: Stage) -> Found:
     """Three times the capacity, then half of it."""
     lasts_s = 20.0 if stage.quick else 120.0
-    over: list[Sample] = []
     async with stage.load(_TIMES, seed=1) as flood:
         await asyncio.sleep(lasts_s)
         ended_s = now_s()
@@ -108,6 +112,7 @@ def _all_told(samples: Sequence[Sample]) -> Check:
         f"{len(told)} of {len(refused)} refusals with Retry-After",
         "all, and at least one",
         0 < len(refused) == len(told),
+        timed=not refused,  # A capacity that was measured on a busy machine is no overload.
     )
 
 

@@ -142,3 +142,11 @@ def test_a_method_that_is_not_allowed_names_those_that_are(app: FastAPI) -> None
     response = call(app, "DELETE", "/v1/models")
     assert_openai_error(response, 405, "method_not_allowed")
     assert response.headers["allow"] == "GET"
+
+
+def test_a_query_that_is_no_utf_8_is_no_servers_error(app: FastAPI) -> None:
+    async def odd(scope: Any, receive: Any, send: Any) -> None:
+        await app({**scope, "query_string": b"\xff=\xfe"}, receive, send)
+
+    assert_openai_error(call(odd, "GET", "/nothing"), 404, "route_not_found")
+    assert_openai_error(call(odd, "DELETE", "/v1/models"), 405, "method_not_allowed")
