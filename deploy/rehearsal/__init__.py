@@ -9,6 +9,7 @@ operator translates it; each pod is a network, process and mount namespace in wh
     quantities    `500m` and `8Gi` as numbers
     translation   the operator: a RayService to `ray start` lines and environment
     serve_config  the serve configuration; what stands in for a GPU
+    keys          the Secret with API keys, and the key of the load
     network       a bridge, and a network namespace with an address per pod
     pods          a pod's processes: start, SIGTERM, grace period, SIGKILL
     dashboard     Serve's REST interface on a head, as the operator calls it

@@ -20,6 +20,7 @@ from loadtests.machine import commit, cpu_name
 from . import redis, serve_config
 from .clusters import Names
 from .controller import Controller
+from .keys import with_key
 from .load import Load
 from .network import Network
 from .outcome import Outcome, as_table, report
@@ -68,10 +69,11 @@ def _rehearse(args: argparse.Namespace) -> int:
     fixed_steps = args.denoiser == "fixed-step" or serve_config.served_family(config) != "miniature"
     if fixed_steps:
         config = serve_config.with_fixed_steps(config, _STEP_S)
+    overlay, config, key = with_key(overlay, config)
     controller = Controller(overlay, config, network, names)
     service = Service(controller.endpoints)
     service.start()
-    load = Load(service.url, serve_config.variants(config), args.rate, _STEPS)
+    load = Load(service.url, serve_config.variants(config), args.rate, _STEPS, key)
     stage = Stage(overlay, controller, service, load, 0.0, no_redis, _tell)
     pods = sum(group.pods for group in groups(overlay.ray_service))
     _tell(f"Starting {pods} pods of {args.overlay} ...")

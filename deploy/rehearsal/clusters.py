@@ -21,6 +21,7 @@ from .translation import (
     environment,
     groups,
     head_service,
+    secret_mounts,
 )
 
 
@@ -169,6 +170,8 @@ class Cluster:
         if group.is_head and self._head_service is None:
             self._names.point(self.head_fqdn, pod.address)
         self._names.add(pod)
+        for path, secret in secret_mounts(group).items():
+            pod.mount(path, self._overlay.files.get(secret, {}))
         fields = {
             "metadata.name": name,
             "metadata.namespace": self._overlay.namespace,

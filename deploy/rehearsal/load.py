@@ -7,6 +7,8 @@ from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import httpx
+
 from loadtests import arrivals, openloop
 from loadtests.client import connected
 from loadtests.samples import Sample
@@ -41,13 +43,20 @@ class Load(threading.Thread):
         variants: whom to ask.
         rate_per_s: of all together.
         steps: each request takes one of these.
+        key: an API key that all bring; None where none is needed.
     """
 
     def __init__(
-        self, url: str, variants: Sequence[str], rate_per_s: float, steps: tuple[int, ...]
+        self,
+        url: str,
+        variants: Sequence[str],
+        rate_per_s: float,
+        steps: tuple[int, ...],
+        key: str | None = None,
     ) -> None:
         super().__init__(name="load", daemon=True)
         self._url, self._variants = url, variants
+        self.key = key
         self._workload = Workload.shipped("miniature", seed=_SEED, num_inference_steps=steps)
         self._schedules = [
             arrivals.poisson(rate_per_s / len(variants), _SCHEDULED_S, _SEED + number)
@@ -64,7 +73,7 @@ class Load(threading.Thread):
 
     async def _send(self) -> None:
         # A gateway picks an endpoint per request, so there is a connection per request.
-        async with connected(self._url, _TIMEOUT_S, keep_alive=False) as client:
+        async with connected(self._url, _TIMEOUT_S, self.key, keep_alive=False) as client:
             self._began_s = time.monotonic()
             self._started.set()
             runs = [
@@ -122,6 +131,19 @@ class Load(threading.Thread):
         """Ask each variant for one picture, beside the load."""
         return self._ask([(variant, 0) for variant in self._variants])
 
+    def statuses_without_key(self) -> dict[str, int]:
+        """What a client gets that brings no key, and one that brings another."""
+        statuses = {}
+        for who, key in (("no key", None), ("another key", "dsd-another")):
+            reply = httpx.post(
+                f"{self._url}/v1/images/generations",
+                json=self._workload.body(0, self._variants[0]),
+                headers={} if key is None else {"Authorization": f"Bearer {key}"},
+                timeout=_TIMEOUT_S,
+            )
+            statuses[who] = reply.status_code
+        return statuses
+
     def ask_again(self, lost: Sequence[Asked]) -> list[Asked]:
         """Send the very same requests once more, as a client would; the same seeds."""
         return self._ask([(one.sample.variant, one.sample.index) for one in lost])
@@ -131,7 +153,7 @@ class Load(threading.Thread):
 
         async def ask() -> list[Asked]:
             answers = []
-            async with connected(self._url, _TIMEOUT_S, keep_alive=False) as client:
+            async with connected(self._url, _TIMEOUT_S, self.key, keep_alive=False) as client:
                 for variant, number in requests:
                     began_s = time.monotonic()
                     (sample,) = await openloop.run(

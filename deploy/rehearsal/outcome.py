@@ -16,9 +16,11 @@ namespaces; nothing that they start outlives them.
 - As on a cluster: the rendered overlay, the operator's `ray start` lines and environment, its PUT
   of the serve configuration, readiness probes, `restartPolicy`, names and addresses of services,
   SIGTERM to process 1, the grace period, SIGKILL. Each pod has its own address, processes, `/tmp`
-  and `/dev/shm`, and reaches no other network.
+  and `/dev/shm`, and reaches no other network. Where the overlay requires API keys, its mounted
+  Secret holds one, made for the run, which the load brings.
 - Not as on a cluster: pods run this checkout instead of the image, as the user who started it, on
-  a writable root and without limits; GPUs are logical; a denoising step may be a sleep (the
+  a writable root and without limits, with Secrets in `/tmp`; one key stands for many clients, so
+  that it has no bound of its own; GPUs are logical; a denoising step may be a sleep (the
   caption says so); pods start one after the other; each worker group begins with one pod, and
   grows where a replica finds no place, but doesn't shrink; an old cluster is kept for 30 s at
   most; each request picks a ready endpoint, as behind a gateway, and nobody retries it.

@@ -38,11 +38,12 @@ class Overlay:
     """One RayService and its surroundings.
 
     Secrets are not in the repository, so each key that is asked for gets a value of its own, the
-    same for all who ask.
+    same for all who ask. `files` are those of Secrets that are mounted, by Secret and name.
     """
 
     name: str
     manifests: list[Manifest]
+    files: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     _secrets: dict[tuple[str, str], str] = field(default_factory=dict)
 
     @property

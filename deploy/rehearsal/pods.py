@@ -18,6 +18,11 @@ ROOT = Path(__file__).resolve().parents[2]
 _SHM = "2g"
 
 
+def mounted_at(path: str) -> str:
+    """Where a pod has what is mounted at `path`: in its own /tmp, since `/` is this machine's."""
+    return f"/tmp{path}"
+
+
 class Pod:
     """Its address stays the same for life; its container may be started again.
 
@@ -40,6 +45,14 @@ class Pod:
     def running(self) -> bool:
         """Whether the container's process 1 lives."""
         return self._process is not None and self._process.poll() is None
+
+    def mount(self, path: str, files: Mapping[str, str]) -> None:
+        """Give it a folder of a Secret's files, for its owner only, at `mounted_at(path)`."""
+        folder = self.folder / mounted_at(path).removeprefix("/")
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, content in files.items():
+            (folder / name).touch(mode=0o600)
+            (folder / name).write_text(content)
 
     def start(self, args: str, environment: Mapping[str, str]) -> None:
         """Run `/bin/bash -c -- ARGS`, as the operator has the container do."""

@@ -10,6 +10,8 @@ from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import dataclass
 
+import httpx
+
 from .controller import wait_until
 from .kubelet import Kubelet
 from .load import Asked
@@ -79,7 +81,16 @@ def placed(stage: Stage) -> Found:
     asked = stage.load.once()
     none_lost(asked)
     done = f"started; {', '.join(sorted(places))}; a picture of each variant"
+    if stage.load.key is not None:
+        _only_with_the_key(stage)
+        done += " with a key of the Secret, and 401 without one and with another"
     return Found(done, asked, stage.started_s)
+
+
+def _only_with_the_key(stage: Stage) -> None:
+    for who, status in stage.load.statuses_without_key().items():
+        if status != httpx.codes.UNAUTHORIZED:
+            raise NotMet(f"a request with {who} got {status} instead of 401")
 
 
 def config_changed(stage: Stage) -> Found:

@@ -14,8 +14,6 @@ Config = dict[str, Any]
 ROUTER = "router"
 # Of `AppArgs`, what a device that isn't there can't have.
 _DEVICE_ARGS = ("family", "weights_dir", "verify_hashes", "safety_checker", "device")
-# What comes from a Secret, which the repository doesn't have.
-_KEY_ARGS = ("api_keys_file", "max_requests_per_key")
 
 
 def read(ray_service: Manifest) -> Config:
@@ -29,18 +27,22 @@ def served_family(config: Config) -> str:
     return str(config["applications"][0].get("args", {}).get("family", "miniature"))
 
 
+def api_keys_file(config: Config) -> str | None:
+    """Where the first application looks for API keys; None where it requires none."""
+    path: str | None = config["applications"][0].get("args", {}).get("api_keys_file")
+    return path
+
+
 def with_fixed_steps(config: Config, step_s: float) -> Config:
     """The same topology, but every denoising step sleeps for `step_s`.
 
-    Deployments keep their placement, bounds and timeouts; only what needs a device, its weights
-    or a Secret goes.
+    Deployments keep their placement, bounds and timeouts; only what needs a device or its weights
+    goes.
     """
     changed = deepcopy(config)
     for app in changed["applications"]:
         kept = {
-            name: value
-            for name, value in app.get("args", {}).items()
-            if name not in (*_DEVICE_ARGS, *_KEY_ARGS)
+            name: value for name, value in app.get("args", {}).items() if name not in _DEVICE_ARGS
         }
         app["import_path"] = "loadtests.fixed_step:build_app"
         app["args"] = {**kept, "step_s": step_s}

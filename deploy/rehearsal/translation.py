@@ -224,6 +224,20 @@ def environment(
     return {**defaults, **own, **forced}
 
 
+def secret_mounts(group: Group) -> dict[str, str]:
+    """The Secrets whose files the Ray container has, by the folder that they are mounted at."""
+    secrets = {
+        one["name"]: one["secret"]["secretName"]
+        for one in group.pod_spec.get("volumes", [])
+        if "secret" in one
+    }
+    return {
+        one["mountPath"]: secrets[one["name"]]
+        for one in group.container.get("volumeMounts", [])
+        if one["name"] in secrets
+    }
+
+
 def auth_token(overlay: Overlay, cluster: str) -> str | None:
     """The cluster's token; None where the overlay asks for none."""
     options = overlay.ray_service["spec"]["rayClusterConfig"].get("authOptions") or {}

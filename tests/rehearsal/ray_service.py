@@ -20,7 +20,7 @@ spec:
       - name: app
         import_path: serve.app:build_app
         args: {family: sd-v1, weights_dir: /weights/sd-v1, device: cuda, max_image_steps: 100,
-               api_keys_file: /keys/keys.txt}
+               api_keys_file: /keys/keys.txt, max_requests_per_key: 8}
         deployments:
           - name: router
           - name: original
@@ -33,8 +33,10 @@ spec:
       rayStartParams: {num-cpus: "0"}
       template:
         spec:
+          volumes: [{name: api-keys, secret: {secretName: keys}}, {name: tmp, emptyDir: {}}]
           containers:
             - name: ray-head
+              volumeMounts: [{name: tmp, mountPath: /tmp}, {name: api-keys, mountPath: /keys}]
               resources: {limits: {cpu: "2", memory: 1Gi}}
     workerGroupSpecs:
       - groupName: big

@@ -24,10 +24,15 @@ from .ray_service import overlay
 CONFIG = read(overlay().ray_service)
 
 
-def test_fixed_steps_keep_the_deployments_and_drop_what_needs_a_device_or_a_secret() -> None:
+def test_fixed_steps_keep_deployments_and_keys_and_drop_what_needs_a_device() -> None:
     (app,) = with_fixed_steps(CONFIG, 0.1)["applications"]
     assert app["deployments"] == CONFIG["applications"][0]["deployments"]
-    assert app["args"] == {"max_image_steps": 100, "step_s": 0.1}
+    assert app["args"] == {
+        "max_image_steps": 100,
+        "api_keys_file": "/keys/keys.txt",
+        "max_requests_per_key": 8,
+        "step_s": 0.1,
+    }
     assert CONFIG["applications"][0]["args"]["family"] == served_family(CONFIG) == "sd-v1"
 
 
