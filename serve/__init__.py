@@ -4,11 +4,13 @@ The way of a request, one line per module; each imports only what stands below i
 
     api          HTTP routes; errors to statuses
     browsers     round everything: what a browser is told with every answer
+    webui        routes under /sdapi/v1 for AUTOMATIC1111's clients, where they are switched on
     gate         before any route: headers, API keys, places; the body's arrival
     docs         the page at `/docs`: Swagger UI over the API's description
     playground   the page at `/`: static files that use the API from the browser
     negotiation  what an Accept header asks for
     streaming    pictures as server-sent events, with heartbeats
+    sdapi        AUTOMATIC1111's dialect: its txt2img request to `schemas`' and back
     schemas      a body to a checked request; a request and a variant to a `Generation`
     policies     which variant answers for `auto`
     shadow       repeats some requests on a second variant, to compare

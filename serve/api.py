@@ -9,7 +9,7 @@ import hashlib
 import logging
 import math
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, MutableMapping, Sequence
 from dataclasses import asdict
 from typing import Any, Protocol, get_args
 
@@ -32,7 +32,7 @@ from .errors import (
     RouteNotFound,
     ServingError,
 )
-from .gate import ClientLimits, Gate, read_body, require_allowed
+from .gate import App, ClientLimits, Gate, is_sdapi, read_body, require_allowed
 from .generation import (
     Choice,
     Drawing,
@@ -54,8 +54,10 @@ from .schemas import (
     bounds,
     parse_request,
 )
+from .sdapi import error_body
 from .streaming import DONE, sse, sse_error, with_heartbeats
 from .variants import Family, Variant
+from .webui import webui_routes
 from .weights.manifest import Manifest
 
 _OUTPUT_FORMATS: dict[str, OutputFormat] = {
@@ -123,8 +125,11 @@ def build_api(
     max_request_s: float | None = None,
     limits: ClientLimits = ClientLimits(),  # noqa: B008 (frozen)
     playground: bool = True,
+    a1111: bool = False,
 ) -> FastAPI:
-    """The application over a router, with the page at `/` where `playground` is true.
+    """The application over a router.
+
+    With the page at `/` where `playground` is true, and `/sdapi/v1` where `a1111` is.
 
     `max_image_steps` and `max_request_s` bound one request's work and time
     (`GenerationRequest.resolve`); `/readyz` wants `min_ready_replicas` warm replicas of every
@@ -142,13 +147,19 @@ def build_api(
     )
     api.router.route_class = _Route
     _add_error_handlers(api)
-    api.add_middleware(Gate, refuse=_error_response, limits=limits)
+    api.add_middleware(Gate, refuse=_refusal, limits=limits)
     api.add_middleware(BrowserHeaders)
     api.include_router(docs_routes(api.title))
     # Only tells the OpenAPI document of the keys; the gate has checked them.
     locks = [] if limits.keys is None else [Security(HTTPBearer(auto_error=False))]
     if playground:
         api.include_router(page_routes())
+    if a1111:
+        api.include_router(
+            webui_routes(
+                router, max_image_steps, max_request_s, limits.body_timeout_s, locks, _Route
+            )
+        )
 
     @api.post(
         "/v1/images/generations",
@@ -236,18 +247,21 @@ def build_api(
 
 def _add_error_handlers(api: FastAPI) -> None:
     @api.exception_handler(ServingError)
-    async def serving_error(_: Request, fault: Exception) -> JSONResponse:
-        return _error_response(fault if isinstance(fault, ServingError) else _internal_error())
+    async def serving_error(request: Request, fault: Exception) -> JSONResponse:
+        known = fault if isinstance(fault, ServingError) else _internal_error()
+        return _error_response(known, request.scope)
 
     @api.exception_handler(HTTPException)
     async def http_error(request: Request, fault: Exception) -> JSONResponse:
         # Not `request.url`: a query that is no UTF-8 raises there.
         path, method = ascii(request.scope["path"])[:80], request.method[:80]
         if isinstance(fault, HTTPException) and fault.status_code == 405:
-            refused = _error_response(MethodNotAllowed(f"{method} is not allowed on {path}"))
+            not_allowed = MethodNotAllowed(f"{method} is not allowed on {path}")
+            refused = _error_response(not_allowed, request.scope)
             refused.headers.update(fault.headers or {})  # Allow.
             return refused
-        return _error_response(RouteNotFound(f"{path}: no such route; GET /docs lists them"))
+        unknown = RouteNotFound(f"{path}: no such route; GET /docs lists them")
+        return _error_response(unknown, request.scope)
 
 
 class _Route(APIRoute):
@@ -263,7 +277,7 @@ class _Route(APIRoute):
                 raise
             except Exception:
                 _log.exception("unexpected error on %s %r", request.method, request.scope["path"])
-                return _error_response(_internal_error())
+                return _error_response(_internal_error(), request.scope)
 
         return guarded
 
@@ -272,8 +286,17 @@ def _internal_error() -> ServingError:
     return ServingError("internal error; the server's log has it under this reply's x-request-id")
 
 
-def _error_response(fault: ServingError) -> JSONResponse:
+def _refusal(fault: ServingError) -> App:
+    async def answer(scope: Any, receive: Any, send: Any) -> None:
+        await _error_response(fault, scope)(scope, receive, send)
+
+    return answer
+
+
+def _error_response(fault: ServingError, scope: MutableMapping[str, Any]) -> JSONResponse:
+    """In the dialect of the request."""
     body = ErrorBody(message=fault.message, type=fault.type, param=fault.param, code=fault.code)
+    content = error_body(fault) if is_sdapi(scope) else ErrorResponse(error=body).model_dump()
     headers = {}
     if fault.retry_after_s is not None:
         headers["Retry-After"] = str(math.ceil(fault.retry_after_s))
@@ -281,7 +304,7 @@ def _error_response(fault: ServingError) -> JSONResponse:
         headers["WWW-Authenticate"] = "Bearer"
     if isinstance(fault, RequestTimeout | HeadersTooLarge):
         headers["Connection"] = "close"  # Else the client holds on to it.
-    return JSONResponse(ErrorResponse(error=body).model_dump(), fault.status, headers)
+    return JSONResponse(content, fault.status, headers)
 
 
 def _require_json(request: Request) -> None:

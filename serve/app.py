@@ -108,6 +108,7 @@ class AppArgs(BaseModel):
         400, ge=1, description="a request's images x steps, in pictures of the default size"
     )
     playground: bool = Field(True, description="serve the page at `/`")
+    a1111: bool = Field(False, description="answer AUTOMATIC1111's clients under /sdapi/v1")
     min_ready_replicas: int = Field(1, ge=0, description="/readyz wants this many per variant")
     api_keys_file: Path | None = Field(
         None, description="names and hashes of API keys (serve/keys.py); none needed when absent"
@@ -205,6 +206,7 @@ class Ingress(Router):
             args.max_request_s,
             args.client_limits(),
             args.playground,
+            args.a1111,
         )
 
 

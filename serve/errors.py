@@ -186,6 +186,13 @@ class DeadlineExceeded(ServingError):
     code = "deadline_exceeded"
 
 
+class RequestInterrupted(ServingError):
+    """The request's own client ended it."""
+
+    status = 409
+    code = "interrupted"
+
+
 class EngineClosed(ServingError):
     """Work was handed to an engine that is shutting down."""
 

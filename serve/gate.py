@@ -6,6 +6,8 @@ Plain ASGI, without FastAPI. `api` puts it round its routes and tells it how an 
 """
 
 import asyncio
+import base64
+import binascii
 import contextlib
 import logging
 from collections import Counter
@@ -90,7 +92,7 @@ class Gate:
                 _check_headers(scope["headers"])
                 keys = self._limits.keys
                 if keys is not None and not _is_open(scope):
-                    key = _authenticated(scope["headers"], keys)
+                    key = _authenticated(scope["headers"], keys, basic=is_sdapi(scope))
                     _log.info("key %s", key.name)
                     held.enter_context(self._place(key))
                     scope = _with_key(scope, key)
@@ -171,24 +173,43 @@ def _check_headers(headers: _Headers) -> None:
             raise InvalidRequest(f"{lifting}: was sent; this header is not allowed here", lifting)
 
 
-def _is_open(scope: MutableMapping[str, Any]) -> bool:
+def is_sdapi(scope: MutableMapping[str, Any]) -> bool:
+    """Whether a request is in AUTOMATIC1111's dialect, and wants its answers so."""
+    return _path(scope).startswith("/sdapi/")
+
+
+def _path(scope: MutableMapping[str, Any]) -> str:
+    """As Starlette finds its routes: below where the application is mounted."""
     path: str = scope["path"]
     root: str = scope.get("root_path", "")
-    # As Starlette finds its routes: below where the application is mounted.
-    if root and path.startswith(f"{root}/"):
-        path = path.removeprefix(root)
+    return path.removeprefix(root) if root and path.startswith(f"{root}/") else path
+
+
+def _is_open(scope: MutableMapping[str, Any]) -> bool:
+    path = _path(scope)
     return path in _OPEN_PATHS or path.startswith(_OPEN_FOLDERS)
 
 
-def _authenticated(headers: _Headers, keys: KeyFile) -> Key:
+def _authenticated(headers: _Headers, keys: KeyFile, *, basic: bool) -> Key:
+    """The key that was presented; with `basic` it may be the password of HTTP's basic scheme."""
     given = [value for name, value in headers if name.lower() == b"authorization"]
     scheme, _, presented = given[0].strip().partition(b" ") if len(given) == 1 else (b"", b"", b"")
+    if basic and scheme.lower() == b"basic":
+        scheme, presented = b"bearer", _password(presented)
     if scheme.lower() != b"bearer":
         raise InvalidApiKey("no API key was given; send it as Authorization: Bearer KEY")
     key = keys.find(presented.strip())
     if key is None:
         raise InvalidApiKey("the API key that was given is not known here")
     return key
+
+
+def _password(credentials: bytes) -> bytes:
+    try:
+        _, _, password = base64.b64decode(credentials, validate=True).partition(b":")
+    except binascii.Error:
+        return b""
+    return password
 
 
 def _with_key(scope: MutableMapping[str, Any], key: Key) -> dict[str, Any]:

@@ -34,10 +34,12 @@ def guarded() -> FastAPI:
         file.flush()
         keys = KeyFile(Path(file.name), MINIATURE.variants)
     limits = ClientLimits(keys=keys)
-    return build_api(FakeRouter(), max_image_steps=400, min_ready_replicas=1, limits=limits)
+    return build_api(
+        FakeRouter(), max_image_steps=400, min_ready_replicas=1, limits=limits, a1111=True
+    )
 
 
-app = build_api(FakeRouter(), max_image_steps=400, min_ready_replicas=1)
+app = build_api(FakeRouter(), max_image_steps=400, min_ready_replicas=1, a1111=True)
 schema = schemathesis.openapi.from_asgi("/openapi.json", app)
 guarded_schema = schemathesis.openapi.from_asgi("/openapi.json", guarded())
 CHECKS = [

@@ -1,0 +1,235 @@
+"""AUTOMATIC1111's dialect: its txt2img request to ours and back, beside `schemas`.
+
+Field names are those of its web UI's API. Clients send more than they mean, so fields without an
+effect are skipped; those that would change the picture and can't be honoured are refused by name.
+"""
+
+import base64
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from .errors import InvalidRequest, MalformedBody, ServingError
+from .generation import Drawing, Generation, SchedulerName
+from .infotext import infotext
+from .schemas import GenerationRequest, parse_request
+from .variants import Variant
+
+# Its sampler of the same algorithm, and what else that is called there. PNDM without its
+# Runge-Kutta steps, as Stable Diffusion configures it, is PLMS.
+SAMPLERS: dict[SchedulerName, tuple[str, tuple[str, ...]]] = {
+    "pndm": ("PLMS", ("plms",)),
+    "ddim": ("DDIM", ("ddim",)),
+    "dpm++": ("DPM++ 2M", ("k_dpmpp_2m",)),
+    "euler": ("Euler", ("k_euler",)),
+}
+# What each of these may say: that it changes nothing.
+_NEUTRAL: dict[str, tuple[Any, ...]] = {
+    "enable_hr": (False,),
+    "firstphase_width": (0,),
+    "firstphase_height": (0,),
+    "firstpass_image": ("",),
+    "styles": ([],),
+    "subseed_strength": (0,),
+    "seed_resize_from_h": (0, -1),
+    "seed_resize_from_w": (0, -1),
+    "restore_faces": (False,),
+    "tiling": (False,),
+    "refiner_checkpoint": ("", "None"),
+    "s_churn": (0,),
+    "s_tmin": (0,),
+    "s_noise": (1,),
+    "s_min_uncond": (0,),
+    "script_name": ("", "None"),
+    "alwayson_scripts": ({},),
+    "init_images": ([],),
+    "infotext": ("",),
+    "scheduler": ("", "Automatic", "automatic"),
+}
+# Ours by theirs, where an error names ours.
+_THEIRS = {
+    "model": "sd_model_checkpoint",
+    "n": "batch_size and n_iter",
+    "size": "width and height",
+    "num_inference_steps": "steps",
+    "guidance_scale": "cfg_scale",
+    "scheduler": "sampler_name",
+}
+
+
+class Txt2Img(BaseModel):
+    """`POST /sdapi/v1/txt2img`; absent and null fields are left to the variant's defaults."""
+
+    model_config = ConfigDict(frozen=True, extra="allow", allow_inf_nan=False)
+
+    prompt: str = ""
+    negative_prompt: str | None = None
+    seed: int | None = Field(None, description="-1 draws one at random.")
+    batch_size: int | None = None
+    n_iter: int | None = None
+    steps: int | None = None
+    cfg_scale: float | None = None
+    width: int | None = None
+    height: int | None = None
+    sampler_name: str | None = None
+    sampler_index: str | None = Field(None, description="An older name of sampler_name.")
+    eta: float | None = Field(None, description="Only 0 with DDIM; the others have none.")
+    override_settings: dict[str, Any] | None = Field(
+        None, description="sd_model_checkpoint: the variant of this request."
+    )
+    send_images: bool | None = None
+
+    def model(self, otherwise: str) -> str:
+        """The variant that the request names.
+
+        Raises:
+            InvalidRequest: another setting is overridden.
+        """
+        overridden = dict(self.override_settings or {})
+        named = overridden.pop("sd_model_checkpoint", None)
+        for setting in overridden:
+            raise InvalidRequest(
+                f"override_settings: {setting!a} was given; only sd_model_checkpoint is known",
+                "override_settings",
+            )
+        return otherwise if named is None else str(named)
+
+    def as_ours(self, model: str, variant: Variant) -> GenerationRequest:
+        """The same request in the Images API's words, with `variant`'s side for a missing one.
+
+        Raises:
+            InvalidRequest: a field can't be honoured, or is out of bounds.
+        """
+        self._refuse_what_has_no_like()
+        sides = [side or variant.default_size_px for side in (self.width, self.height)]
+        ours: dict[str, Any] = {
+            "model": model,
+            "prompt": self.prompt,
+            "negative_prompt": self.negative_prompt,
+            "seed": None if self.seed in (None, -1) else self.seed,
+            "n": _or_1(self.batch_size) * _or_1(self.n_iter),
+            "num_inference_steps": self.steps,
+            "guidance_scale": self.cfg_scale,
+            "size": f"{sides[0]}x{sides[1]}" if self.width or self.height else None,
+            "scheduler": self._scheduler(),
+        }
+        given = {name: value for name, value in ours.items() if value is not None}
+        try:
+            return parse_request(json.dumps(given).encode())
+        except InvalidRequest as fault:
+            raise in_their_words(fault) from None
+
+    def _scheduler(self) -> SchedulerName | None:
+        named = self.sampler_name or self.sampler_index
+        if named is None or named == "Automatic":
+            return None
+        for ours, (name, aliases) in SAMPLERS.items():
+            if named.lower() in (name.lower(), *aliases):
+                if ours == "ddim" and self.eta:
+                    raise InvalidRequest(f"eta: {self.eta:g} was given; DDIM allows only 0", "eta")
+                return ours
+        known = ", ".join(name for name, _ in SAMPLERS.values())
+        raise InvalidRequest(
+            f"sampler_name: {named[:64]!a} was given; allowed: {known}", "sampler_name"
+        )
+
+    def _refuse_what_has_no_like(self) -> None:
+        for name, value in (self.model_extra or {}).items():
+            if name in _NEUTRAL and value is not None and value not in _NEUTRAL[name]:
+                raise InvalidRequest(
+                    f"{name}: {ascii(value)[:80]} was given; this service has nothing like it",
+                    name,
+                )
+
+
+def _or_1(count: int | None) -> int:
+    return 1 if count is None else count
+
+
+def parse_txt2img(body: bytes) -> Txt2Img:
+    """Read a body.
+
+    Raises:
+        MalformedBody: not a JSON object.
+        InvalidRequest: a field is of another type.
+    """
+    try:
+        return Txt2Img.model_validate_json(body)
+    except ValidationError as fault:
+        detail = fault.errors(include_url=False)[0]
+        if not detail["loc"]:
+            raise MalformedBody("body: must be a JSON object in UTF-8") from None
+        field = str(detail["loc"][0])
+        raise InvalidRequest(
+            f"{field}: {ascii(detail['input'])[:80]} was given: {detail['msg']}", field
+        ) from None
+
+
+def in_their_words(fault: InvalidRequest) -> InvalidRequest:
+    """The same error, led by the field as their clients call it."""
+    theirs = _THEIRS.get(fault.param or "")
+    return fault if theirs is None else InvalidRequest(f"{theirs}: {fault.message}", theirs)
+
+
+def reply(asked: Txt2Img, generation: Generation, drawing: Drawing) -> dict[str, Any]:
+    """`images`, `parameters` and `info`; flagged pictures are left out, and `info` says so."""
+    drawn = [image for image, picture in enumerate(drawing.pictures) if picture is not None]
+    seeds = [generation.seeds[image] for image in drawn]
+    sampler, _ = SAMPLERS[generation.scheduler]
+    info = {
+        "prompt": generation.prompt,
+        "all_prompts": [generation.prompt] * len(drawn),
+        "negative_prompt": generation.negative_prompt,
+        "all_negative_prompts": [generation.negative_prompt] * len(drawn),
+        "seed": seeds[0],
+        "all_seeds": seeds,
+        # There are no variation seeds here; theirs are the seeds then.
+        "subseed": seeds[0],
+        "all_subseeds": seeds,
+        "subseed_strength": 0,
+        "width": generation.width_px,
+        "height": generation.height_px,
+        "sampler_name": sampler,
+        "cfg_scale": generation.guidance_scale,
+        "steps": generation.num_inference_steps,
+        "batch_size": len(drawn),
+        "sd_model_name": generation.variant,
+        "sd_model_hash": None,
+        "infotexts": [infotext(generation, image) for image in drawn],
+        "styles": [],
+        "index_of_first_image": 0,
+        "extra_generation_params": {},
+        "warnings": list(drawing.warnings),
+    }
+    # By way of JSON, which has no infinity: what they send besides may hold one.
+    parameters = json.loads(asked.model_dump_json())
+    images = [
+        base64.b64encode(picture).decode("ascii")
+        for picture in drawing.pictures
+        if picture is not None and asked.send_images is not False
+    ]
+    return {"images": images, "parameters": parameters, "info": json.dumps(info)}
+
+
+def error_body(fault: ServingError) -> dict[str, str]:
+    """An error as their API has it; clients show `detail`."""
+    return {"error": fault.code, "detail": fault.message, "body": "", "errors": fault.message}
+
+
+def changed_options(given: Any, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Those that `POST /sdapi/v1/options` changes; clients send all that they have read.
+
+    Raises:
+        InvalidRequest: an option is unknown, or another than the checkpoint would change.
+    """
+    if not isinstance(given, dict):
+        raise MalformedBody("body: must be a JSON object in UTF-8")
+    changed = {name: value for name, value in given.items() if options.get(name) != value}
+    for name in changed:
+        if name != "sd_model_checkpoint":
+            raise InvalidRequest(
+                f"{name[:64]!a}: can't be set here; only sd_model_checkpoint can", name[:64]
+            )
+    return changed

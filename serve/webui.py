@@ -1,0 +1,257 @@
+"""Routes under `/sdapi/v1` for AUTOMATIC1111's clients, over the same path as `api`'s own.
+
+What a process remembers here is its own: the checkpoint that is set, and which requests are under
+way. With several routers each has its own, and a client can't choose which one it meets.
+"""
+
+import asyncio
+import json
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from fastapi import APIRouter, Request
+from fastapi.routing import APIRoute
+from pydantic import BaseModel
+
+from .errors import InvalidRequest, MalformedBody, RequestInterrupted, VariantNotFound
+from .gate import read_body, require_allowed
+from .generation import Choice, Drawing, Generation, PictureFormat
+from .sdapi import (
+    SAMPLERS,
+    Txt2Img,
+    changed_options,
+    in_their_words,
+    parse_txt2img,
+    reply,
+)
+from .variants import Variant
+
+_PNG = PictureFormat("png", 100)
+# How much the last request's pace counts in the estimate of the next one's.
+_WEIGHT = 0.3
+
+
+class Router(Protocol):
+    """What these routes ask of the router."""
+
+    @property
+    def variants(self) -> dict[str, Variant]:
+        """The served variants by name."""
+
+    @property
+    def auto(self) -> BaseModel | None:
+        """The policy that decides for `auto`, if there is one."""
+
+    async def choose(self, model: str, resolve: Callable[[Variant], Generation]) -> Choice:
+        """Decide who draws."""
+
+    async def draw(self, generation: Generation, picture_format: PictureFormat) -> Drawing:
+        """Have a replica draw."""
+
+
+class SdError(BaseModel):
+    """An error as AUTOMATIC1111's API has it."""
+
+    error: str
+    detail: str
+    body: str
+    errors: str
+
+
+@dataclass(eq=False)
+class _Job:
+    """A request under way: whose, since when, how much work, and its task."""
+
+    owner: str | None
+    began_s: float
+    image_steps: int
+    images: int
+    steps: int
+    task: "asyncio.Task[Drawing]"
+
+
+class Jobs:
+    """The requests of this process, for progress and interruption; each key sees its own."""
+
+    def __init__(self, clock_s: Callable[[], float] = time.monotonic) -> None:
+        self._clock_s = clock_s
+        self._jobs: list[_Job] = []
+        self._image_step_s: float | None = None
+
+    async def run(
+        self, owner: str | None, generation: Generation, draw: Callable[[], Any]
+    ) -> Drawing:
+        """Draw, until it is done or `interrupt` ends it.
+
+        Raises:
+            RequestInterrupted: its owner ended it.
+        """
+        images, steps = len(generation.seeds), generation.num_inference_steps
+        task = asyncio.ensure_future(draw())
+        job = _Job(owner, self._clock_s(), images * steps, images, steps, task)
+        self._jobs.append(job)
+        try:
+            drawing: Drawing = await task
+        except asyncio.CancelledError:
+            if job in self._jobs:
+                task.cancel()  # The client has gone.
+                raise
+            raise RequestInterrupted("interrupted by /sdapi/v1/interrupt") from None
+        finally:
+            if job in self._jobs:
+                self._jobs.remove(job)
+        pace_s = (self._clock_s() - job.began_s) / job.image_steps
+        before_s = pace_s if self._image_step_s is None else self._image_step_s
+        self._image_step_s = (1 - _WEIGHT) * before_s + _WEIGHT * pace_s
+        return drawing
+
+    def interrupt(self, owner: str | None) -> None:
+        """End all requests of an owner; elsewhere this is the one picture that is being drawn."""
+        for job in [one for one in self._jobs if one.owner == owner]:
+            self._jobs.remove(job)
+            job.task.cancel()
+
+    def progress(self, owner: str | None) -> dict[str, Any]:
+        """Of the owner's oldest request: an estimate from the pace of this process's last ones."""
+        own = [one for one in self._jobs if one.owner == owner]
+        share, left_s = 0.0, 0.0
+        if own and self._image_step_s is not None:
+            took_s = self._clock_s() - own[0].began_s
+            expected_s = own[0].image_steps * self._image_step_s
+            # Never quite done, however wrong the estimate was.
+            share, left_s = min(took_s / expected_s, 0.99), max(expected_s - took_s, 0.0)
+        images, steps = (own[0].images, own[0].steps) if own else (0, 0)
+        state = {
+            "skipped": False,
+            "interrupted": False,
+            "stopping_generation": False,
+            "job": "txt2img" if own else "",
+            "job_count": images,
+            "job_timestamp": "0",
+            "job_no": 0,
+            "sampling_step": int(share * steps),
+            "sampling_steps": steps,
+        }
+        return {
+            "progress": share,
+            "eta_relative": left_s,
+            "state": state,
+            "current_image": None,
+            "textinfo": None,
+        }
+
+
+def webui_routes(
+    router: Router,
+    max_image_steps: int,
+    max_request_s: float | None,
+    body_timeout_s: float,
+    locks: Sequence[Any],
+    route_class: type[APIRoute],
+) -> APIRouter:
+    """The routes, with `locks` as their dependencies where keys are needed."""
+    routes = APIRouter(
+        prefix="/sdapi/v1",
+        tags=["AUTOMATIC1111"],
+        dependencies=list(locks),
+        route_class=route_class,
+    )
+    jobs = Jobs()
+    options: dict[str, Any] = {
+        "sd_model_checkpoint": next(iter(router.variants)),
+        "samples_format": "png",
+    }
+    refused = _errors(400, 404, 408, 413, 431, *((401, 403, 429) if locks else ()))
+    drawn = refused | _errors(409, 429, 500, 503, 504)
+
+    @routes.post("/txt2img", responses=drawn, openapi_extra=_body(Txt2Img.model_json_schema()))
+    async def txt2img(request: Request) -> dict[str, Any]:
+        """Draw; the variant is `override_settings`' checkpoint, or the one that is set here."""
+        asked = parse_txt2img(await read_body(request.stream(), body_timeout_s))
+        model = asked.model(options["sd_model_checkpoint"])
+        some = router.variants.get(model) or next(iter(router.variants.values()))
+        ours = asked.as_ours(model, some)
+        try:
+            choice = await router.choose(
+                model, lambda variant: ours.resolve(variant, max_image_steps, max_request_s)
+            )
+        except InvalidRequest as fault:
+            raise in_their_words(fault) from None
+        require_allowed(request.scope, model)
+        drawing = await jobs.run(
+            _owner(request), choice.generation, lambda: router.draw(choice.generation, _PNG)
+        )
+        return await asyncio.to_thread(reply, asked, choice.generation, drawing)
+
+    @routes.get("/sd-models", responses=refused)
+    async def sd_models() -> list[dict[str, Any]]:
+        """The variants, and `auto` where it is offered, as checkpoints."""
+        names = [*router.variants, *(["auto"] if router.auto else [])]
+        return [
+            {"title": name, "model_name": name, "hash": None, "sha256": None, "filename": name,
+             "config": None}
+            for name in names
+        ]  # fmt: skip
+
+    @routes.get("/samplers", responses=refused)
+    async def samplers() -> list[dict[str, Any]]:
+        """The schedulers by their names there."""
+        return [
+            {"name": name, "aliases": list(aliases), "options": {}}
+            for name, aliases in SAMPLERS.values()
+        ]
+
+    @routes.get("/options", responses=refused)
+    async def get_options() -> dict[str, Any]:
+        """What is set in this process."""
+        return options
+
+    @routes.post("/options", responses=refused, openapi_extra=_body({"type": "object"}))
+    async def set_options(request: Request) -> dict[str, Any]:
+        """Set `sd_model_checkpoint` for all clients of this process, until it ends."""
+        body = await read_body(request.stream(), body_timeout_s)
+        try:
+            given = json.loads(body)
+        except ValueError:
+            raise MalformedBody("body: must be a JSON object in UTF-8") from None
+        changed = changed_options(given, options)
+        known = [*router.variants, *(["auto"] if router.auto else [])]
+        for model in changed.values():
+            if model not in known:
+                raise VariantNotFound(
+                    f"sd_model_checkpoint: {ascii(model)[:80]} was given; allowed: "
+                    f"{', '.join(known)}",
+                    "sd_model_checkpoint",
+                )
+            require_allowed(request.scope, model)
+        options.update(changed)
+        return {}
+
+    @routes.get("/progress", responses=refused)
+    async def progress(request: Request) -> dict[str, Any]:
+        """Of the caller's oldest request in this process, estimated."""
+        return jobs.progress(_owner(request))
+
+    @routes.post("/interrupt", responses=refused)
+    async def interrupt(request: Request) -> dict[str, Any]:
+        """End the caller's requests in this process; they are answered with 409."""
+        jobs.interrupt(_owner(request))
+        return {}
+
+    return routes
+
+
+def _owner(request: Request) -> str | None:
+    """The name of the request's key; None where none is needed."""
+    key = request.scope.get("state", {}).get("key")
+    return None if key is None else str(key.name)
+
+
+def _errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    return {status: {"model": SdError} for status in statuses}
+
+
+def _body(schema: dict[str, Any]) -> dict[str, Any]:
+    return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}

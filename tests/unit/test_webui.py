@@ -1,0 +1,429 @@
+"""AUTOMATIC1111's dialect over a fake router: what its clients send, and what they read."""
+
+import asyncio
+import base64
+import io
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from PIL import Image
+
+from serve.api import build_api
+from serve.errors import Overloaded, RequestInterrupted, VariantUnavailable
+from serve.gate import ClientLimits
+from serve.generation import Drawing, Generation, PictureFormat, Timings
+from serve.keys import KeyFile, new_key
+from serve.sdapi import SAMPLERS
+from serve.trajectories import SCHEDULERS
+from serve.webui import Jobs
+from tests.fakes import generation
+from tests.unit.test_api import Call, FakeRouter
+
+TXT2IMG = "/sdapi/v1/txt2img"
+OPTIONS = "/sdapi/v1/options"
+# All that `webuiapi` sends, with its defaults, but for its sampler, which is an ancestral one.
+WEBUIAPI: dict[str, Any] = {
+    "enable_hr": False, "hr_scale": 2, "hr_upscaler": "Latent", "hr_second_pass_steps": 0,
+    "hr_resize_x": 0, "hr_resize_y": 0, "denoising_strength": 0.7, "firstphase_width": 0,
+    "firstphase_height": 0, "prompt": "a red star", "styles": [], "seed": -1, "subseed": -1,
+    "subseed_strength": 0.0, "seed_resize_from_h": 0, "seed_resize_from_w": 0, "batch_size": 1,
+    "n_iter": 1, "steps": 20, "cfg_scale": 7.0, "width": 96, "height": 96, "restore_faces": False,
+    "tiling": False, "do_not_save_samples": False, "do_not_save_grid": False,
+    "negative_prompt": "", "eta": 1.0, "s_churn": 0, "s_tmax": 0, "s_tmin": 0, "s_noise": 1,
+    "override_settings": {}, "override_settings_restore_afterwards": True,
+    "sampler_name": "Euler", "scheduler": None, "sampler_index": None, "script_name": None,
+    "script_args": [], "send_images": True, "save_images": False, "alwayson_scripts": {},
+}  # fmt: skip
+
+
+@asynccontextmanager
+async def client(
+    router: FakeRouter, limits: ClientLimits | None = None
+) -> AsyncIterator[httpx.AsyncClient]:
+    app = build_api(
+        router,
+        max_image_steps=400,
+        min_ready_replicas=1,
+        limits=limits or ClientLimits(),
+        a1111=True,
+    )
+    transport = httpx.ASGITransport(app)
+    async with httpx.AsyncClient(transport=transport, base_url="http://test") as one:
+        yield one
+
+
+@pytest.fixture
+def router() -> FakeRouter:
+    return FakeRouter()
+
+
+@pytest.fixture
+def call(router: FakeRouter) -> Call:
+    def send(method: str, url: str, **arguments: Any) -> httpx.Response:
+        async def request() -> httpx.Response:
+            async with client(router) as one:
+                return await one.request(method, url, **arguments)
+
+        return asyncio.run(request())
+
+    return send
+
+
+def assert_their_error(response: httpx.Response, status: int, error: str) -> str:
+    assert response.status_code == status, response.text
+    content = response.json()
+    assert set(content) == {"error", "detail", "body", "errors"}
+    assert content["error"] == error
+    detail: str = content["detail"]
+    return detail
+
+
+def test_they_are_off_unless_switched_on(router: FakeRouter) -> None:
+    app = build_api(router, max_image_steps=400, min_ready_replicas=1)
+    assert not [one for one in app.openapi()["paths"] if one.startswith("/sdapi")]
+
+
+def test_what_a_python_client_sends_is_drawn_and_answered_as_it_reads_it(
+    call: Call, router: FakeRouter
+) -> None:
+    response = call("POST", TXT2IMG, json={**WEBUIAPI, "seed": 7, "batch_size": 2, "n_iter": 2})
+    assert response.status_code == 200, response.text
+    reply = response.json()
+    assert set(reply) == {"images", "parameters", "info"}
+    assert reply["parameters"]["sampler_name"] == "Euler"
+    info = json.loads(reply["info"])
+    assert info["all_seeds"] == [7, 8, 9, 10]
+    assert (info["seed"], info["sd_model_name"], info["steps"]) == (7, "original", 20)
+    assert "Seed: 8" in info["infotexts"][1]
+    greys = [
+        Image.open(io.BytesIO(base64.b64decode(one))).getpixel((0, 0))[0]  # type: ignore[index]
+        for one in reply["images"]
+    ]
+    assert greys == info["all_seeds"]
+    ((_, asked, _),) = router.asked
+    assert (asked.width_px, asked.guidance_scale, asked.scheduler) == (96, 7.0, "euler")
+
+
+def test_a_seed_of_minus_one_is_drawn_and_told(call: Call) -> None:
+    seeds = {
+        json.loads(call("POST", TXT2IMG, json=WEBUIAPI).json()["info"])["seed"] for _ in range(3)
+    }
+    assert len(seeds) == 3
+
+
+def test_what_is_left_out_or_null_is_the_variants(call: Call, router: FakeRouter) -> None:
+    body = {"prompt": "x", "steps": None, "cfg_scale": None, "width": None, "height": 64}
+    assert call("POST", TXT2IMG, json=body).status_code == 200
+    ((variant, asked, _),) = router.asked
+    own = router.variants[variant]
+    assert asked.num_inference_steps == 25
+    assert asked.guidance_scale == own.guidance_scale
+    assert (asked.width_px, asked.height_px) == (own.default_size_px, 64)
+
+
+def test_open_webui_sets_the_checkpoint_and_draws(call: Call, router: FakeRouter) -> None:
+    async def story() -> None:
+        async with client(router) as one:
+            (first, *_, last) = (await one.get("/sdapi/v1/sd-models")).json()
+            assert (first["title"], last["title"]) == ("original", "auto")
+            # It sends back all that it has read.
+            options = (await one.get(OPTIONS)).json()
+            options["sd_model_checkpoint"] = "distilled"
+            assert (await one.post(OPTIONS, json=options)).json() == {}
+            assert (await one.get(OPTIONS)).json() == options
+            body = {"prompt": "x", "batch_size": 1, "width": 96, "height": 96, "steps": 9}
+            assert (await one.post(TXT2IMG, json=body)).status_code == 200
+
+    asyncio.run(story())
+    assert [variant for variant, *_ in router.asked] == ["distilled"]
+
+
+def test_a_request_may_name_its_own_checkpoint(call: Call, router: FakeRouter) -> None:
+    body = {"prompt": "x", "override_settings": {"sd_model_checkpoint": "auto"}}
+    info = json.loads(call("POST", TXT2IMG, json=body).json()["info"])
+    assert info["sd_model_name"] == "distilled"
+
+
+@pytest.mark.parametrize(
+    ("sent", "named"),
+    [
+        pytest.param({"enable_hr": True}, "enable_hr: True", id="hires-fix"),
+        pytest.param({"script_name": "x/y plot"}, "script_name", id="script"),
+        pytest.param({"alwayson_scripts": {"ControlNet": {}}}, "alwayson_scripts", id="controlnet"),
+        pytest.param({"styles": ["film"]}, "styles", id="styles"),
+        pytest.param({"subseed_strength": 0.5}, "subseed_strength", id="variation"),
+        pytest.param({"tiling": True}, "tiling", id="tiling"),
+        pytest.param({"scheduler": "Karras"}, "scheduler: 'Karras'", id="schedule"),
+        pytest.param({"sampler_name": "Euler a"}, "allowed: PLMS, DDIM, DPM++ 2M, Euler", id="a"),
+        pytest.param({"sampler_name": "DDIM", "eta": 1.0}, "eta: 1", id="eta"),
+        pytest.param({"override_settings": {"sd_vae": "x"}}, "'sd_vae'", id="override"),
+        pytest.param({"steps": 151}, "steps: num_inference_steps: 151", id="steps"),
+        pytest.param({"cfg_scale": 31}, "cfg_scale: ", id="cfg"),
+        pytest.param({"width": 97}, "width and height: ", id="size"),
+        pytest.param({"batch_size": 3, "n_iter": 3}, "batch_size and n_iter: ", id="images"),
+        pytest.param({"batch_size": 0}, "batch_size and n_iter: ", id="none"),
+        pytest.param({"seed": -2}, "seed: -2", id="seed"),
+        pytest.param({"steps": "many"}, "steps: 'many'", id="type"),
+        pytest.param({"prompt": ""}, "prompt: ", id="prompt"),
+    ],
+)
+def test_what_cannot_be_honoured_is_refused_by_name(
+    call: Call, router: FakeRouter, sent: dict[str, Any], named: str
+) -> None:
+    response = call("POST", TXT2IMG, json={**WEBUIAPI, "eta": None, **sent})
+    assert named in assert_their_error(response, 400, "invalid_value")
+    assert router.asked == []
+
+
+def test_what_has_no_effect_is_skipped(call: Call) -> None:
+    sent = '{"prompt": "x", "hr_upscaler": "Latent", "comments": {"a": 1}, "odd": 1e999}'
+    response = call("POST", TXT2IMG, content=sent)
+    assert response.status_code == 200
+    assert response.json()["parameters"]["odd"] is None
+
+
+def test_pictures_are_left_out_where_they_are_not_wanted(call: Call) -> None:
+    assert call("POST", TXT2IMG, json={**WEBUIAPI, "send_images": False}).json()["images"] == []
+
+
+def test_a_flagged_picture_is_left_out_and_told(call: Call, router: FakeRouter) -> None:
+    router.flagged, router.warnings = {8}, ("image 1 (seed 8): flagged",)
+    reply = call("POST", TXT2IMG, json={**WEBUIAPI, "seed": 7, "n_iter": 3}).json()
+    info = json.loads(reply["info"])
+    assert len(reply["images"]) == len(info["infotexts"]) == 2
+    assert info["all_seeds"] == [7, 9]
+    assert info["warnings"] == ["image 1 (seed 8): flagged"]
+
+
+def test_every_scheduler_has_a_sampler_and_is_found_by_it(call: Call, router: FakeRouter) -> None:
+    assert set(SAMPLERS) == set(SCHEDULERS)
+    for one in call("GET", "/sdapi/v1/samplers").json():
+        for name in (one["name"], *one["aliases"]):
+            body = {"prompt": "x", "sampler_name": name}
+            assert call("POST", TXT2IMG, json=body).status_code == 200
+    assert [asked.scheduler for _, asked, _ in router.asked] == [
+        one for one in SAMPLERS for _ in range(2)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("sent", "status", "named"),
+    [
+        pytest.param({"CLIP_stop_at_last_layers": 2}, 400, "CLIP_stop", id="unknown"),
+        pytest.param({"samples_format": "jpg"}, 400, "samples_format", id="fixed"),
+        pytest.param({"sd_model_checkpoint": "sdxl"}, 404, "'sdxl' was given", id="checkpoint"),
+        pytest.param({"sd_model_checkpoint": {}}, 404, "{} was given", id="no-name"),
+        pytest.param([], 400, "JSON object", id="list"),
+    ],
+)
+def test_other_options_are_refused(call: Call, sent: Any, status: int, named: str) -> None:
+    response = call("POST", OPTIONS, json=sent)
+    assert response.status_code == status
+    assert named in response.json()["detail"]
+
+
+@pytest.mark.parametrize(
+    ("fault", "status", "error", "retry_after"),
+    [
+        pytest.param(Overloaded("full", 4.2), 429, "overloaded", "5", id="overloaded"),
+        pytest.param(VariantUnavailable("gone", 5), 503, "variant_unavailable", "5", id="gone"),
+        pytest.param(RuntimeError("inside"), 500, "internal_error", None, id="unexpected"),
+    ],
+)
+def test_errors_have_their_shape(
+    call: Call, router: FakeRouter, fault: Exception, status: int, error: str, retry_after: str
+) -> None:
+    router.fault = fault
+    response = call("POST", TXT2IMG, json=WEBUIAPI)
+    assert "inside" not in assert_their_error(response, status, error)
+    assert response.headers.get("Retry-After") == retry_after
+
+
+def test_what_is_not_there_is_answered_in_their_shape_too(call: Call) -> None:
+    assert_their_error(call("POST", "/sdapi/v1/img2img", json={}), 404, "route_not_found")
+    assert_their_error(call("GET", TXT2IMG), 405, "method_not_allowed")
+    assert "error" in call("GET", "/v1/nothing").json()
+    assert "detail" not in call("GET", "/v1/nothing").json()
+
+
+KEY, LINE = new_key("alice", "original")
+OTHER, OTHER_LINE = new_key("bob")
+
+
+@pytest.fixture
+def limits(tmp_path: Path) -> ClientLimits:
+    file = tmp_path / "keys.txt"
+    file.write_text(f"{LINE}\n{OTHER_LINE}\n")
+    return ClientLimits(keys=KeyFile(file, ["original", "distilled"]))
+
+
+@pytest.mark.parametrize(
+    ("authorization", "status"),
+    [
+        pytest.param(None, 401, id="none"),
+        pytest.param(f"Bearer {KEY}", 200, id="bearer"),
+        pytest.param(f"Basic {base64.b64encode(f'me:{KEY}'.encode()).decode()}", 200, id="basic"),
+        pytest.param(f"Basic {base64.b64encode(b'me:x').decode()}", 401, id="another-password"),
+        pytest.param("Basic ?", 401, id="no-base64"),
+    ],
+)
+def test_keys_apply_and_may_be_a_password(
+    router: FakeRouter, limits: ClientLimits, authorization: str | None, status: int
+) -> None:
+    async def story() -> tuple[int, int]:
+        headers = {} if authorization is None else {"Authorization": authorization}
+        async with client(router, limits) as one:
+            drawn = await one.post(TXT2IMG, json=WEBUIAPI, headers=headers)
+            # A password is one only here.
+            other = await one.get("/v1/models", headers=headers)
+        return drawn.status_code, other.status_code
+
+    drawn, other = asyncio.run(story())
+    assert drawn == status
+    basic = authorization is not None and authorization.startswith("Basic")
+    assert other == (401 if basic else status)
+
+
+def test_a_key_for_one_variant_neither_draws_nor_sets_another(
+    router: FakeRouter, limits: ClientLimits
+) -> None:
+    async def story() -> None:
+        headers = {"Authorization": f"Bearer {KEY}"}
+        async with client(router, limits) as one:
+            body = {**WEBUIAPI, "override_settings": {"sd_model_checkpoint": "distilled"}}
+            refused = await one.post(TXT2IMG, json=body, headers=headers)
+            assert_their_error(refused, 403, "model_not_allowed")
+            options = {"sd_model_checkpoint": "distilled"}
+            refused = await one.post(OPTIONS, json=options, headers=headers)
+            assert_their_error(refused, 403, "model_not_allowed")
+            assert (await one.get(OPTIONS, headers=headers)).json()["sd_model_checkpoint"] == (
+                "original"
+            )
+
+    asyncio.run(story())
+
+
+class SlowRouter(FakeRouter):
+    """Draws once `go` is set."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.go = asyncio.Event()
+        self.drawing = asyncio.Event()
+        self.cancelled = 0
+
+    async def draw(self, generation: Generation, picture_format: PictureFormat) -> Drawing:
+        self.drawing.set()
+        try:
+            await self.go.wait()
+        except asyncio.CancelledError:
+            self.cancelled += 1
+            raise
+        return await super().draw(generation, picture_format)
+
+
+def test_an_interruption_ends_the_callers_own_requests_only(limits: ClientLimits) -> None:
+    async def story() -> None:
+        router = SlowRouter()
+        alice, bob = ({"Authorization": f"Bearer {key}"} for key in (KEY, OTHER))
+        async with client(router, limits) as one:
+            first = asyncio.create_task(one.post(TXT2IMG, json=WEBUIAPI, headers=alice))
+            second = asyncio.create_task(one.post(TXT2IMG, json=WEBUIAPI, headers=bob))
+            while router.drawing.is_set() is False or len(await busy(one, alice, bob)) < 2:
+                await asyncio.sleep(0.01)
+            assert (await one.post("/sdapi/v1/interrupt", headers=alice)).json() == {}
+            assert_their_error(await first, 409, "interrupted")
+            assert router.cancelled == 1
+            router.go.set()
+            assert (await second).status_code == 200
+
+    asyncio.run(asyncio.wait_for(story(), 30))
+
+
+async def busy(one: httpx.AsyncClient, *headers: dict[str, str]) -> list[dict[str, str]]:
+    found = []
+    for each in headers:
+        state = (await one.get("/sdapi/v1/progress", headers=each)).json()["state"]
+        if state["job_count"]:
+            found.append(each)
+    return found
+
+
+def test_progress_is_estimated_from_the_last_requests() -> None:
+    async def story() -> None:
+        now_s = 0.0
+        jobs = Jobs(lambda: now_s)
+        asked = generation(num_inference_steps=10, seeds=(1, 2))
+
+        def drawing(takes_s: float) -> Callable[[], Awaitable[Drawing]]:
+            async def draw() -> Drawing:
+                nonlocal now_s
+                now_s += takes_s
+                return Drawing((b"",), Timings(0, 0, 0, 0), ())
+
+            return draw
+
+        assert jobs.progress(None)["progress"] == 0
+        await jobs.run(None, asked, drawing(4.0))  # 0.2 s a step of an image.
+        release = asyncio.Event()
+
+        async def wait() -> Drawing:
+            await release.wait()
+            return Drawing((b"",), Timings(0, 0, 0, 0), ())
+
+        running = asyncio.create_task(jobs.run(None, asked, wait))
+        await asyncio.sleep(0)
+        now_s += 1.0
+        told = jobs.progress(None)
+        assert told["progress"] == pytest.approx(0.25)
+        assert told["eta_relative"] == pytest.approx(3.0)
+        assert told["state"]["sampling_step"] == 2
+        assert jobs.progress("somebody else")["progress"] == 0
+        now_s += 100
+        assert jobs.progress(None)["progress"] == 0.99
+        release.set()
+        await running
+        assert jobs.progress(None)["state"]["job_count"] == 0
+
+    asyncio.run(story())
+
+
+def test_a_client_that_leaves_ends_its_request_and_is_not_told_of_an_interruption() -> None:
+    async def story() -> None:
+        jobs, begun, ended = Jobs(), asyncio.Event(), asyncio.Event()
+
+        async def draw() -> Drawing:
+            begun.set()
+            try:
+                await asyncio.sleep(60)
+            finally:
+                ended.set()
+            raise AssertionError("it slept to its end")
+
+        request = asyncio.create_task(jobs.run(None, generation(), draw))
+        await begun.wait()
+        request.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await request
+        assert ended.is_set()
+        assert jobs.progress(None)["state"]["job_count"] == 0
+
+    asyncio.run(asyncio.wait_for(story(), 30))
+
+
+def test_an_interrupted_request_says_so() -> None:
+    async def story() -> None:
+        jobs = Jobs()
+        request = asyncio.create_task(jobs.run("a", generation(), lambda: asyncio.sleep(60)))
+        await asyncio.sleep(0)
+        jobs.interrupt("b")
+        jobs.interrupt("a")
+        with pytest.raises(RequestInterrupted):
+            await request
+
+    asyncio.run(asyncio.wait_for(story(), 30))
