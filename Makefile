@@ -15,7 +15,7 @@ BIN := .venv/bin
 PIP_INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test browser-test fuzz screenshots lint format weights bench loadtest rehearse chaos miniature measure image image-test clean
+.PHONY: help serve test browser-test fuzz screenshots lint format weights bench overhead loadtest rehearse chaos miniature measure image image-test clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -52,6 +52,9 @@ weights: .venv/.serve  ## download real weights (FAMILY=sd-v1, VARIANT=distilled
 
 bench: .venv/.serve  ## measure engine and policies against stock diffusers (ARGS="--quick", "--architecture")
 	$(BIN)/python -m loadtests.bench $(ARGS)
+
+overhead: .venv/.dev  ## measure what HTTP and Ray Serve cost, HAProxy and all (ARGS=--quick)
+	@$(BIN)/python -m loadtests.overhead $(ARGS)
 
 loadtest: .venv/.loadtest  ## compare the variants over an endpoint, its own or HOST=http://... (ARGS=--quick)
 	@$(BIN)/python -m loadtests.compare $(if $(HOST),--host $(HOST)) $(ARGS)

@@ -21,10 +21,16 @@ What they share:
     samples       one request as it went, and the exact figures of a run
     published     the published comparison and its workload
     machine       what a report names to be repeated; `markdown` makes its tables
+    local_serve   Ray and Serve on this machine
+    namespaces    what listens on all interfaces is kept to itself, as is Serve's `haproxy`
 
 The engine alone, without HTTP:
 
     bench         `make bench`: ours against diffusers' own, and the engine's policies
+
+And what comes on top of it:
+
+    overhead      `make overhead`: what HTTP and Ray Serve cost, and what others' servers do
 
 Only `locustfile` and `shapes` import Locust: it replaces the sockets of the whole process.
 """

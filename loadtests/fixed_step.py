@@ -66,17 +66,18 @@ class FixedStep:
         return 1
 
     def decode(self, trajectories: list[_Trajectory]) -> NDArray[np.uint8]:
-        """Two colours, so that the picture isn't blank; `(B, H, W, 3)`."""
-        first = trajectories[0].generation
-        pictures = np.zeros((len(trajectories), first.height_px, first.width_px, 3), np.uint8)
-        for picture, one in zip(pictures, trajectories, strict=True):
-            picture[: first.height_px // 2] = 1 + one.seed % 255
-        return pictures
+        """`picture` of each; `(B, H, W, 3)`."""
+        return np.stack([self.picture(one.generation, one.seed) for one in trajectories])
+
+    def picture(self, generation: Generation, seed: int) -> NDArray[np.uint8]:
+        """Two colours, so that it isn't blank; `(H, W, 3)`."""
+        picture = np.zeros((generation.height_px, generation.width_px, 3), np.uint8)
+        picture[: generation.height_px // 2] = 1 + seed % 255
+        return picture
 
     def preview(self, trajectory: _Trajectory) -> NDArray[np.uint8]:
         """The picture itself."""
-        picture: NDArray[np.uint8] = self.decode([trajectory])[0]
-        return picture
+        return self.picture(trajectory.generation, trajectory.seed)
 
     def flagged(self, pixels: NDArray[np.uint8]) -> list[bool]:
         """None of them."""
@@ -101,8 +102,10 @@ def build_app(args: FixedStepArgs) -> Application:
     return build_fixed_step_app(args, args.step_s)
 
 
-def build_fixed_step_app(args: AppArgs, step_s: float) -> Application:
+def build_fixed_step_app(
+    args: AppArgs, step_s: float, denoiser: type[FixedStep] = FixedStep
+) -> Application:
     """The whole application, but for the models; the weights' folder is still checked."""
     known = family(args.family)
     manifest = check_family(family_dir(args.family, args.weights_dir), known, args.served)
-    return compose(args, manifest, partial(FixedStep, step_s))
+    return compose(args, manifest, partial(denoiser, step_s))

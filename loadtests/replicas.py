@@ -17,11 +17,8 @@ A table goes to the terminal and to a report; the last line is the result as JSO
 import argparse
 import asyncio
 import contextlib
-import io
 import json
-import logging
 import os
-import socket
 import statistics
 import sys
 import time
@@ -33,11 +30,11 @@ from typing import Any, get_args
 import psutil
 
 from serve.errors import ServingError
-from serve.settings import prepare_ray_environment
 from serve.variants import FamilyName, family
 
 from . import arrivals, closedloop, openloop
 from .client import Client, connected
+from .local_serve import local_serve
 from .machine import commit, cpu_name
 from .markdown import table
 from .samples import Sample, summarize
@@ -88,7 +85,7 @@ def main() -> int:
     args = _parser().parse_args()
     try:
         counts = _counts(args)
-        with _ray(max(counts), args) as address:
+        with _ray_serve(max(counts), args) as address:
             rounds = asyncio.run(_measure(args, counts, address))
     except ServingError as fault:
         print(f"distilled-sd-serve: {fault}", file=sys.stderr)
@@ -116,36 +113,14 @@ def _counts(args: argparse.Namespace) -> list[int]:
 
 
 @contextlib.contextmanager
-def _ray(most: int, args: argparse.Namespace) -> Iterator[str]:
-    """Ray and Serve on this machine, with logical GPUs unless the real ones are wanted."""
-    prepare_ray_environment()
-    import ray
-    from ray import serve
+def _ray_serve(most: int, args: argparse.Namespace) -> Iterator[str]:
+    """With logical GPUs, unless the real ones are wanted."""
+    with local_serve(num_gpus=None if args.real else most) as address:
+        import ray
 
-    logging.getLogger("ray.serve").setLevel(logging.WARNING)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    try:
-        ray.init(
-            address="local",
-            include_dashboard=False,
-            log_to_driver=False,
-            logging_level="WARNING",
-            object_store_memory=200 * 1024**2,
-            num_cpus=max(4, os.cpu_count() or 1),
-            num_gpus=None if args.real else most,
-        )
         if args.real and most * args.num_gpus > ray.cluster_resources().get("GPU", 0):
             raise ServingError(f"counts: {most} replicas need {most * args.num_gpus:g} GPUs")
-        serve.start(http_options={"host": "127.0.0.1", "port": port, "request_timeout_s": 120})
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        # Serve ends its controller by killing it, which Ray prints as a failed task.
-        with contextlib.redirect_stdout(io.StringIO()):
-            if ray.is_initialized():
-                serve.shutdown()
-            ray.shutdown()
+        yield address
 
 
 def _deploy(args: argparse.Namespace, replicas: int) -> None:

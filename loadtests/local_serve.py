@@ -1,0 +1,45 @@
+"""Ray and Serve on this machine, on loopback, for as long as a load test takes."""
+
+import contextlib
+import io
+import logging
+import os
+import socket
+from collections.abc import Iterator
+
+from serve.settings import prepare_ray_environment
+
+
+@contextlib.contextmanager
+def local_serve(num_gpus: int | None = 0) -> Iterator[str]:
+    """Start both, and end them afterwards; yields Serve's address.
+
+    `num_gpus` are logical ones; with None those that are there. How Serve works, its environment
+    tells it.
+    """
+    prepare_ray_environment()
+    import ray
+    from ray import serve
+
+    logging.getLogger("ray.serve").setLevel(logging.WARNING)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    try:
+        ray.init(
+            address="local",
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level="WARNING",
+            object_store_memory=200 * 1024**2,
+            num_cpus=max(4, os.cpu_count() or 1),
+            num_gpus=num_gpus,
+        )
+        serve.start(http_options={"host": "127.0.0.1", "port": port, "request_timeout_s": 120})
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        # Serve ends its controller by killing it, which Ray prints as a failed task.
+        with contextlib.redirect_stdout(io.StringIO()):
+            if ray.is_initialized():
+                serve.shutdown()
+            ray.shutdown()
