@@ -91,6 +91,7 @@ class Ticket:
         self.warnings: tuple[str, ...] = ()
         self.previewed = False
         self.expected_s = 0.0
+        self._told_of_progress = False
         self._on_end = on_end
         self._pictures: dict[int, NDArray[np.uint8] | None] = {}
         self._future: Future[Result] = Future()
@@ -118,11 +119,14 @@ class Ticket:
             self.cancel()
             raise
 
-    async def events(self) -> AsyncIterator[Event]:
+    async def events(self, *, progress: bool = False) -> AsyncIterator[Event]:
         """Yield what happens until the job ends, to one reader.
 
-        A slow reader skips steps of `Progress`, but no `Preview` and no `Finished`.
+        A slow reader skips steps of `Progress`, but no `Preview` and no `Finished`. Without
+        `progress` every reader is slow: it is woken for the others only, since a wake-up at each
+        step takes as much of the event loop's time as all the rest.
         """
+        self._told_of_progress = progress
         while True:
             self._changed.clear()
             with self._lock:
@@ -152,8 +156,12 @@ class Ticket:
 
     def tell(self, event: Progress | Preview) -> None:
         """Hand an event to the reader."""
-        step = event.step if isinstance(event, Preview) else 0
-        self._put((type(event).__name__, event.image, step), event)
+        preview = isinstance(event, Preview)
+        self._put(
+            (type(event).__name__, event.image, event.step if preview else 0),
+            event,
+            wake=preview or self._told_of_progress,
+        )
 
     def hand_over(
         self, image: int, pixels: NDArray[np.uint8] | None, admitted_at: float, denoised_at: float
@@ -199,11 +207,12 @@ class Ticket:
             self._future.set_exception(outcome)
         self._notify()
 
-    def _put(self, key: tuple[str, int, int], event: Event) -> None:
+    def _put(self, key: tuple[str, int, int], event: Event, *, wake: bool = True) -> None:
         with self._lock:
             self._events.pop(key, None)  # So that the newest comes last.
             self._events[key] = event
-        self._notify()
+        if wake:
+            self._notify()
 
     def _notify(self) -> None:
         with contextlib.suppress(RuntimeError):  # The loop may be gone when the process ends.

@@ -143,7 +143,7 @@ def test_an_image_is_handed_over_while_the_others_of_its_request_go_on() -> None
         assert finished_at[0] < 8
         assert finished_at[1] == 8
 
-    run(scenario, denoiser=FakeDenoiser(step_s=0.01), cap=1)
+    run(scenario, denoiser=FakeDenoiser(step_s=0.05), cap=1)
 
 
 def test_a_slow_picture_does_not_hold_up_the_steps_of_others() -> None:
@@ -344,7 +344,8 @@ def test_a_picture_without_memory_is_decoded_in_smaller_slices() -> None:
 def test_progress_tells_every_image_and_ends_at_its_last_step() -> None:
     async def scenario(engine: FakeEngine, _: FakeDenoiser) -> None:
         ticket = engine.submit(generation(seeds=(1, 2), num_inference_steps=8))
-        seen = [event async for event in ticket.events() if isinstance(event, Progress)]
+        events = ticket.events(progress=True)
+        seen = [event async for event in events if isinstance(event, Progress)]
         for image in (0, 1):
             steps = [event.step for event in seen if event.image == image]
             assert steps == sorted(set(steps))
@@ -355,6 +356,17 @@ def test_progress_tells_every_image_and_ends_at_its_last_step() -> None:
         assert all(event.left_s > 0 for event in seen if event.step < 8)
 
     run(scenario, denoiser=FakeDenoiser(step_s=0.005), cap=2)
+
+
+def test_a_reader_is_not_woken_for_progress_that_it_does_not_want() -> None:
+    async def scenario(engine: FakeEngine, _: FakeDenoiser) -> None:
+        ticket = engine.submit(generation(num_inference_steps=20))
+        seen = [event async for event in ticket.events() if isinstance(event, Progress)]
+        # What was told before it began to read, and with the picture, the last.
+        assert len(seen) <= 2
+        assert seen[-1].step == 20
+
+    run(scenario, denoiser=FakeDenoiser(step_s=0.005))
 
 
 def test_a_slow_reader_skips_steps_but_no_picture() -> None:
