@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from ray.serve.request_router import PendingRequest
 
+from serve import routing
 from serve.routing import LeastWork
 from tests.fakes import generation
 
@@ -78,5 +79,22 @@ def test_what_nobody_waits_for_is_no_work(method: str) -> None:
         replicas = [replica("a", 0.0, now), replica("b", 0.5, now)]
         asked = [request(str(number), method) for number in range(3)]
         assert await first_choices(router(), replicas, *asked) == "aaa"
+
+    asyncio.run(scenario())
+
+
+def test_a_clock_that_is_put_back_does_not_leave_a_replica_loaded_for_hours(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def scenario() -> None:
+        made, now = router(), 1_000_000.0
+        replicas = [replica("a", 0, now), replica("b", 1, now)]
+        monkeypatch.setattr(routing, "time", SimpleNamespace(time=lambda: now + 0.5))
+        assert await first_choices(made, replicas, request("1", steps=150)) == "a"
+        put_back = now - 7200
+        monkeypatch.setattr(routing, "time", SimpleNamespace(time=lambda: put_back))
+        # Both have told since, that they have nothing to do but this.
+        replicas = [replica("a", 0, put_back), replica("b", 1, put_back)]
+        assert await first_choices(made, replicas, request("2", steps=1)) == "a"
 
     asyncio.run(scenario())
