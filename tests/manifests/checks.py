@@ -487,6 +487,47 @@ def nobody_reaches_more_than_needed(manifests: list[Manifest]) -> Iterator[str]:
         yield "headGroupSpec.enableIngress: the dashboard on the internet"
 
 
+# Where Ray takes code to run: the dashboard with its job API, the GCS, Ray's client and agents.
+RUNS_CODE = {8265, 6379, 10001, 52365}
+OPERATOR = {NAME_LABEL: "kuberay-operator"}
+
+
+def only_the_operator_reaches_the_dashboard(manifests: list[Manifest]) -> Iterator[str]:
+    ray = [group["template"]["metadata"]["labels"] for group in groups(manifests)]
+    for one in of_kind(manifests, "NetworkPolicy"):
+        if not any(_selects(one["spec"]["podSelector"], labels) for labels in ray):
+            continue
+        for rule in one["spec"].get("ingress", []):
+            ports = {port["port"] for port in rule.get("ports", [])}
+            ranges = any("endPort" in port for port in rule.get("ports", []))
+            if ports and not ports & RUNS_CODE and not ranges:
+                continue
+            for peer in rule.get("from", [{}]):
+                selector = peer.get("podSelector", {})
+                ours = selector and all(
+                    labels in ray
+                    for template in pod_templates(manifests).values()
+                    if _selects(selector, labels := template["metadata"]["labels"])
+                )
+                itself = ours and "namespaceSelector" not in peer
+                operator = ports == {8265} and selector.get("matchLabels") == OPERATOR
+                if not itself and not operator:
+                    yield f"{named(one)}: others than the operator reach {sorted(ports) or 'all'}"
+    for one in of_kind(manifests, "Service"):
+        if one["spec"].get("type", "ClusterIP") != "ClusterIP":
+            yield f"{named(one)}: {one['spec']['type']} opens it outside the cluster"
+    for one in of_kind(manifests, "Ingress"):
+        yield f"{named(one)}: a way in beside the Gateway"
+    for route in of_kind(manifests, "HTTPRoute"):
+        for rule in route["spec"]["rules"]:
+            paths = [match.get("path") for match in rule.get("matches", [{}])]
+            if paths != [{"type": "PathPrefix", "value": "/v1"}]:
+                yield f"HTTPRoute: lets more through than /v1: {paths}"
+            for backend in rule["backendRefs"]:
+                if backend["port"] != 8000:
+                    yield f"HTTPRoute: leads to port {backend['port']}"
+
+
 def the_head_can_restart_alone(manifests: list[Manifest]) -> Iterator[str]:
     spec = ray_service(manifests)["spec"]
     if spec.get("excludeHeadPodFromServeSvc") is not True:
@@ -694,6 +735,7 @@ CHECKS: list[Check] = [
     labels_and_selectors_meet,
     ports_are_named_and_open,
     nobody_reaches_more_than_needed,
+    only_the_operator_reaches_the_dashboard,
     the_head_can_restart_alone,
     workers_carry_the_replicas,
     the_weights_are_where_they_are_looked_for,

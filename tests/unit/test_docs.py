@@ -14,6 +14,7 @@ DOCUMENTS = [
     "README.md",
     "deploy/README.md",
     "deploy/REHEARSAL.md",
+    "deploy/SECURITY.md",
     "CONTRIBUTING.md",
     "docs/TRUST.md",
     "loadtests/README.md",
@@ -116,3 +117,11 @@ def test_links_and_pictures_in_the_documents_exist(document: str) -> None:
     for target in targets:
         if not target.startswith("http"):
             assert ((ROOT / document).parent / target.split("#")[0]).exists(), target
+
+
+def test_every_test_that_the_threat_model_names_is_there() -> None:
+    named = re.findall(r"`([\w/]+\.py)(?:::(\w+))?`", (ROOT / "deploy/SECURITY.md").read_text())
+    assert len(named) > 20
+    for file, function in named:
+        (path,) = (ROOT / "tests").rglob(Path(file).name)
+        assert f"def {function}" in path.read_text(), (file, function)

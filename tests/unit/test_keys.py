@@ -4,6 +4,7 @@ import os
 import re
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -107,6 +108,29 @@ def test_every_key_is_compared_whichever_was_presented(
     monkeypatch.setattr(keys_module, "hmac", type("", (), {"compare_digest": counting}))
     KeyFile(path, VARIANTS).find(presented)
     assert compared == [bytes.fromhex(sha256(name)) for name in "abc"]
+
+
+class Untouchable(bytes):
+    """Bytes that nobody may look at, but who takes them whole, as hashes and `hmac` do."""
+
+    def _looked_at(self, *_: object) -> bool:
+        raise AssertionError("compared, searched or cut")
+
+    __eq__ = __ne__ = __lt__ = __gt__ = __contains__ = __getitem__ = _looked_at  # type: ignore[assignment]
+    startswith = endswith = find = index = _looked_at  # type: ignore[assignment]
+    __hash__ = None  # type: ignore[assignment]
+
+
+def test_nothing_but_the_constant_time_comparison_looks_at_keys_and_hashes(path: Path) -> None:
+    path.write_text("".join(f"{name} {sha256(name)}\n" for name in "abc"))
+    keys = KeyFile(path, VARIANTS)
+    keys._keys = tuple(replace(one, digest=Untouchable(one.digest)) for one in keys._keys)
+    found = keys.find(Untouchable(b"b"))
+    assert found is not None
+    assert found.name == "b"
+    assert keys.find(Untouchable(b"d")) is None
+    with pytest.raises(AssertionError, match="compared"):
+        assert keys._keys[0].digest == b"x"
 
 
 def in_place(path: Path, content: str) -> None:

@@ -7,6 +7,7 @@ import pytest
 
 from serve.errors import WeightsError
 from serve.miniature import WEIGHTS_DIR
+from serve.pipelines import Pipeline
 from serve.variants import MINIATURE, SD_V1, Family
 from serve.weights.__main__ import main
 from serve.weights.check import check_family
@@ -96,6 +97,77 @@ def test_a_pickle_anywhere_is_refused_and_never_loaded(
     (folder / name).write_bytes(pickle.dumps(Canary(canary)))
     assert str(folder / name) in refusal(folder)
     assert not canary.exists()
+
+
+# As files that a family folder must hold are named, so that no suffix tells.
+@pytest.mark.parametrize(
+    "name",
+    [
+        UNET,
+        "vae/config.json",
+        "scheduler/scheduler_config.json",
+        "tokenizer/tokenizer.json",
+        "tokenizer/tokenizer_config.json",
+    ],
+)
+def test_a_pickle_that_is_named_and_pinned_as_what_is_needed_never_runs(
+    folder: Path, tmp_path: Path, name: str
+) -> None:
+    canary = tmp_path / "canary"
+    pickled = pickle.dumps(Canary(canary))
+    (folder / name).write_bytes(pickled)
+    assert str(folder / name) in refusal(folder)
+    (folder / "manifest.json").unlink()
+    assert cli("adopt", folder, "--family", "miniature") == 0
+    # Pinned as it is. What the check leaves to the loader, that must not unpickle.
+    if name == "tokenizer/tokenizer.json":
+        check_family(folder, MINIATURE, ALL, hashes=True)
+        with pytest.raises(Exception, match=r"utf-8|JSON"):
+            Pipeline.load([MINIATURE.variants["original"]], folder, "cpu")
+    else:
+        assert str(folder / name) in refusal(folder)
+    assert not canary.exists()
+    pickle.loads(pickled)
+    assert canary.exists()  # It would have shown.
+
+
+@pytest.mark.parametrize(
+    ("name", "other"),
+    [
+        pytest.param("unet", "unet_distilled", id="unet"),
+        pytest.param("vae", "vae_tiny", id="vae"),
+    ],
+)
+def test_swapped_weights_are_named(folder: Path, name: str, other: str) -> None:
+    weights = "diffusion_pytorch_model.fp16.safetensors"
+    (folder / name / weights).rename(folder / "held")
+    (folder / other / weights).rename(folder / name / weights)
+    (folder / "held").rename(folder / other / weights)
+    message = refusal(folder)
+    assert weights in message
+    assert "the manifest says" in message
+
+
+@pytest.mark.parametrize("name", ["unet/config.json", "scheduler/scheduler_config.json"])
+def test_a_config_without_a_bottom_is_named(folder: Path, name: str) -> None:
+    (folder / name).write_text("[" * 100_000)
+    assert f"{folder / name}: can't be read as JSON" in refusal(folder)
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        pytest.param(b"", id="none"),
+        pytest.param((2**63).to_bytes(8, "little") + b"{}", id="longer-than-any-file"),
+        pytest.param((2**24).to_bytes(8, "little") + b"{}", id="longer-than-the-file"),
+        pytest.param((2).to_bytes(8, "little") + b"{}", id="no-tensors"),
+        pytest.param((8).to_bytes(8, "little") + b'{"a": 1}', id="no-tensor"),
+        pytest.param((100_000).to_bytes(8, "little") + b"[" * 100_000, id="without-a-bottom"),
+    ],
+)
+def test_a_safetensors_header_that_is_none_is_named(folder: Path, header: bytes) -> None:
+    (folder / UNET).write_bytes(header)
+    assert str(folder / UNET) in refusal(folder)
 
 
 def test_a_file_that_the_manifest_does_not_know_is_refused(folder: Path) -> None:
