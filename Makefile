@@ -15,7 +15,7 @@ BIN := .venv/bin
 PIP_INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test browser-test fuzz screenshots lint format weights bench overhead loadtest rehearse chaos miniature measure image image-test clean
+.PHONY: help serve test browser-test fuzz audit screenshots lint format weights bench overhead loadtest rehearse chaos miniature measure image image-test clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -32,6 +32,9 @@ browser-test: .venv/.dev  ## the page in headless Chromium, all of it (ARGS="-k 
 fuzz: .venv/.dev  ## 10,000 requests from the OpenAPI document, hostile ones, and how fast they are refused
 	$(BIN)/python -m pytest tests/fuzz --hypothesis-profile=long --timeout=3000 $(ARGS)
 	$(BIN)/python -m tests.fuzz
+
+audit: .venv/.dev  ## known vulnerabilities of the pinned dependencies (exit 77: no data to be had)
+	@$(BIN)/python deploy/audit.py
 
 screenshots: .venv/.dev  ## the README's pictures of the page, drawn by the miniature
 	$(BIN)/python -m tests.browser.screenshots docs
@@ -71,7 +74,7 @@ miniature: .venv/.serve  ## train the embedded miniature from nothing (ARGS="--d
 measure: .venv/.serve  ## measure the shipped miniature (ARGS=--quick)
 	$(BIN)/python -m serve.miniature.measure $(ARGS)
 
-image: .venv/.serve  ## build the container image (TARGET=cuda, ARGS="--stand-in-base --host-pip")
+image: .venv/.serve  ## build the container image, with its SBOM (TARGET=cuda, ARGS="--stand-in-base --host-pip")
 	@$(BIN)/python deploy/image.py build --target $(TARGET) $(ARGS)
 
 image-test: .venv/.serve  ## run the image as the manifests do: read-only, pictures, SIGTERM

@@ -1,4 +1,4 @@
-"""`make image` builds the container image; `make image-test` runs it as the manifests do.
+"""`make image` builds the container image and its SBOM; `make image-test` runs it as pods do.
 
 `quick` does both for CI, with whichever base is to be had, and leaves no image but that base.
 
@@ -34,6 +34,8 @@ from PIL import Image
 ROOT = Path(__file__).parents[1]
 _NAME = "distilled-sd-serve"
 _STAND_IN = f"localhost/{_NAME}-base:stand-in"
+# Where the Dockerfile puts the list of what the image holds.
+_SBOM = "/usr/share/distilled-sd-serve/sbom.cdx.json"
 _VARIANTS = ("original", "distilled", "distilled-tiny-vae")
 _READY_S, _END_S = 180, 60
 # What test runners take for "skipped".
@@ -61,10 +63,13 @@ def main() -> int:
     parser.add_argument("--stand-in-base", action="store_true", help="debootstrap's Debian as base")
     parser.add_argument("--torch-index", help="in place of PyTorch's; empty: pip's default")
     parser.add_argument("--host-pip", action="store_true", help="use this machine's pip settings")
+    parser.add_argument("--sbom-dir", type=Path, default=ROOT / "sbom", help="where the SBOM goes")
     args = parser.parse_args()
     try:
         if args.action == "build":
             build(args, tag(args.target))
+            path = args.sbom_dir / f"{tag(args.target).replace(':', '-')}.cdx.json"
+            write_sbom(_first("podman", "docker"), tag(args.target), path)
         elif args.action == "test":
             try_it(_first("podman", "docker"), tag(args.target))
         else:
@@ -102,6 +107,8 @@ def quick(args: argparse.Namespace) -> None:
     args.stand_in_base = args.base is None and not _base_is_to_be_had(runner)
     try:
         build(args, image)
+        with tempfile.TemporaryDirectory(prefix="sbom-") as scratch:
+            write_sbom(runner, image, Path(scratch) / "sbom.cdx.json")
         try_it(runner, image)
     finally:
         subprocess.run([runner, "image", "rm", image], capture_output=True)
@@ -156,6 +163,29 @@ def build(args: argparse.Namespace, image: str) -> None:
     _tell(f"{image} built: {size_bytes / 1e6:,.0f} MB")
     if args.stand_in_base:
         _tell("Its base is a stand-in: try it, don't ship it.")
+
+
+def write_sbom(tool: str, image: str, path: Path) -> None:
+    """Write what an image says that it holds beside it: a CycloneDX document.
+
+    Raises:
+        ImageError: it says nothing, or leaves out what serves.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    container = _output([tool, "create", image])
+    try:
+        _output([tool, "cp", f"{container}:{_SBOM}", str(path)])
+    finally:
+        subprocess.run([tool, "rm", container], capture_output=True)
+    try:
+        content = json.loads(path.read_text())
+        held = {one["name"]: one["version"] for one in content["components"]}
+    except (ValueError, KeyError, TypeError) as fault:
+        raise ImageError(f"{path}: no SBOM: {fault!r}") from None
+    missing = {"torch", "diffusers", "ray", "fastapi"} - set(held)
+    if content.get("bomFormat") != "CycloneDX" or missing:
+        raise ImageError(f"{path}: no SBOM of this image; it lacks {sorted(missing)}")
+    _tell(f"{path}: {len(held)} components, torch {held['torch']}, ray {held['ray']}")
 
 
 def _stand_in_base() -> str:

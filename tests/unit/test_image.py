@@ -1,5 +1,6 @@
 """The image's test for CI, as far as it goes without anything that builds images."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -70,3 +71,45 @@ def test_a_build_that_fails_is_no_skip_and_leaves_no_image(tmp_path: Path) -> No
     assert "NOT BUILT" in done.stderr
     calls = (tmp_path / "calls").read_text().splitlines()
     assert calls[-1].startswith("image rm distilled-sd-serve:quick-")
+
+
+# Copies what stands in the variable SBOM out of a "container".
+PODMAN = """case $1 in
+  build) ;;
+  image) echo 1000000 ;;
+  create) echo container ;;
+  cp) printf '%s' "$SBOM" > "$3" ;;
+esac"""
+HELD = [{"name": name, "version": "1"} for name in ("torch", "diffusers", "ray", "fastapi")]
+
+
+@pytest.mark.parametrize(
+    ("content", "complaint"),
+    [
+        pytest.param(json.dumps({"bomFormat": "CycloneDX", "components": HELD}), "", id="whole"),
+        pytest.param(
+            json.dumps({"bomFormat": "CycloneDX", "components": HELD[1:]}),
+            "lacks ['torch']",
+            id="half",
+        ),
+        pytest.param(json.dumps({"bomFormat": "x", "components": HELD}), "no SBOM", id="another"),
+        pytest.param("", "no SBOM", id="empty"),
+    ],
+)
+def test_the_sbom_is_written_beside_the_image_or_the_build_fails(
+    tmp_path: Path, content: str, complaint: str
+) -> None:
+    tool(tmp_path, "podman", PODMAN)
+    tool(tmp_path, "git", "echo revision")
+    done = subprocess.run(
+        [sys.executable, str(SCRIPT), "build", "--sbom-dir", str(tmp_path / "sbom")],
+        env={"PATH": f"{tmp_path}", "SBOM": content},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == (1 if complaint else 0), done.stderr
+    assert complaint in done.stderr
+    (path,) = (tmp_path / "sbom").iterdir()
+    assert path.name.startswith("distilled-sd-serve-")
+    assert path.read_text() == content
