@@ -72,9 +72,10 @@ def send(url: str, raw: Raw) -> Answer:
                     ended = True
                     sending.join(HANG_S)
                     connection.shutdown(socket.SHUT_WR)
-        except OSError as fault:
-            if isinstance(fault, TimeoutError):
-                raise
+        except TimeoutError:
+            raise TimeoutError(f"{raw.name}: neither an end nor more than {received!r}") from None
+        except OSError:
+            pass  # It has hung up.
         finally:
             sending.join(HANG_S)
         assert not sending.is_alive()
@@ -97,5 +98,7 @@ def _is_whole(received: bytes) -> bool:
     head, end, body = received.partition(b"\r\n\r\n")
     if head.startswith(b"HTTP/1.1 100 "):
         return _is_whole(body)
+    if re.search(rb"\r\ntransfer-encoding: chunked", head, re.IGNORECASE):
+        return body.endswith(b"0\r\n\r\n")
     length = re.search(rb"\r\ncontent-length: (\d+)", head, re.IGNORECASE)
     return bool(end) and length is not None and len(body) >= int(length[1])

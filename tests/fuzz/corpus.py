@@ -269,8 +269,10 @@ class Raw:
 
 
 def _raw(name: str, head: str, *statuses: int, body: bytes = b"", host: str = "x") -> Raw:
-    """A head, ended by the host, and a body."""
-    lines = f"{head}\r\nHost: {host}\r\n\r\n"
+    """A head, ended by the host, and a body; a short one's connection is to be closed."""
+    # A long one would be cut off by that, and the answer with it.
+    end = "Connection: close\r\n\r\n" if len(body) < 1_000 else "\r\n"
+    lines = f"{head}\r\nHost: {host}\r\n{end}"
     return Raw(name, lines.encode("latin-1") + body, frozenset(statuses))
 
 
