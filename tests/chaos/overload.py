@@ -136,7 +136,11 @@ def _shares(samples: Sequence[Sample]) -> str:
     drawn = sum(one.outcome == "ok" for one in samples)
     told = [one.retry_after_s or 0.0 for one in samples if one.outcome == "rejected"]
     longest = max(told, default=0.0)
-    return f"{drawn} drawn, {len(told)} refused with Retry-After of at most {longest:.0f} s"
+    waited = sorted(one.queue_s for one in samples if one.queue_s is not None)
+    return (
+        f"{drawn} drawn, {len(told)} refused with Retry-After of at most {longest:.0f} s; p95 of "
+        f"waiting in the replica {percentile(waited, 95) or 0:.1f} s"
+    )
 
 
 def _words(returns: Sequence[Return]) -> str:

@@ -22,8 +22,9 @@ SCENARIOS: dict[str, Scenario] = {
     "clock jumps": Scenario(host.clock_jumps, 60, quick=True),
     "overload": Scenario(overload.overload, 260, quick=True),
     "clients leave": Scenario(leaving.clients_leave, 180, quick=True),
-    "replica killed": Scenario(killed.replica_killed, 700, quick=True),
+    # Before replicas are killed: a new one grows for a while.
     "soak": Scenario(soak.soak, 90, quick=True),
+    "replica killed": Scenario(killed.replica_killed, 700, quick=True),
     "stuck step": Scenario(hung.stuck_step, 120),
     "frozen process": Scenario(hung.frozen_process, 150),
     "router killed": Scenario(killed.router_killed, 90),
