@@ -17,8 +17,7 @@ from pathlib import Path
 
 import psutil
 
-from deploy.rehearsal import isolation
-from loadtests import closedloop
+from loadtests import closedloop, namespaces
 from loadtests.machine import commit, cpu_name
 
 from . import load
@@ -44,9 +43,9 @@ def main() -> int:
         args.soak_minutes = 0.5 if args.quick else _SOAK_MINUTES
     if args.minutes is None:
         args.minutes = 4.5 if args.quick else 30 + max(0.0, args.soak_minutes - _SOAK_MINUTES)
-    if not args.inside and not isolation.missing():
+    if not args.inside and not namespaces.missing():
         # Whatever happens in there ends with its first process.
-        return isolation.run([sys.executable, "-m", "tests.chaos", *sys.argv[1:], "--inside"])
+        return namespaces.run([sys.executable, "-m", "tests.chaos", *sys.argv[1:], "--inside"])
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.default_int_handler)
     outcomes: list[Outcome] = []
@@ -70,11 +69,10 @@ def _scratch(isolated: bool) -> Iterator[Path]:
         with tempfile.TemporaryDirectory(prefix="chaos", ignore_cleanup_errors=True) as folder:
             yield Path(folder)
         return
-    isolation.prepare()
+    namespaces.prepare()
     _SCRATCH.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", f"size={_SCRATCH_SIZE}", "tmpfs", str(_SCRATCH)]
     subprocess.run(mount, check=True)
-    subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
     yield _SCRATCH
 
 

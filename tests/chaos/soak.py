@@ -38,7 +38,7 @@ async def soak(stage: Stage) -> Found:
     refused = sum(one.outcome == "rejected" for one in samples)
     grown = growth(seen)
     return Found(
-        f"{stage.soak_s / 60:g} minutes at {_SHARE:.0%} of the capacity "
+        f"{stage.soak_s / 60:g} min at {_SHARE:.0%} of the capacity "
         f"({load.rate_per_s:.1f} requests/s)",
         [
             none_lost(samples),
