@@ -186,8 +186,12 @@ def test_every_key_that_a_file_holds_is_found_and_no_other(
 
 
 @unhurried
-@given(value=st.binary(max_size=60) | words("Bearer", "bearer", " ", "key").map(str.encode))
-def test_an_authorization_header_presents_bytes_or_nothing(value: bytes) -> None:
+@given(
+    value=st.binary(max_size=60)
+    | words("Bearer", "bearer", "Basic", " ", "key", "bmFtZTprZXk=").map(str.encode),
+    basic=st.booleans(),
+)
+def test_an_authorization_header_presents_bytes_or_nothing(value: bytes, basic: bool) -> None:
     presented: list[bytes] = []
 
     class Keys:
@@ -196,13 +200,14 @@ def test_an_authorization_header_presents_bytes_or_nothing(value: bytes) -> None
             return object()
 
     try:
-        _authenticated([(b"authorization", value)], Keys())  # type: ignore[arg-type]
+        _authenticated([(b"authorization", value)], Keys(), basic=basic)  # type: ignore[arg-type]
     except InvalidRequest as fault:
         assert fault.status == 401
         assert presented == []
     else:
-        assert value.strip().lower().startswith(b"bearer")
-        assert value.strip().endswith(presented[0])
+        if not (basic and value.strip().lower().startswith(b"basic")):
+            assert value.strip().lower().startswith(b"bearer")
+            assert value.strip().endswith(presented[0])
 
 
 # Weights ---------------------------------------------------------------------------------------
