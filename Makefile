@@ -15,7 +15,7 @@ BIN := .venv/bin
 PIP_INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test browser-test fuzz audit screenshots lint format weights bench overhead loadtest rehearse chaos miniature measure image image-test clean
+.PHONY: help serve test thorough browser-test fuzz audit screenshots lint format weights bench overhead loadtest rehearse chaos miniature measure image image-test clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -25,6 +25,9 @@ serve: .venv/.serve  ## serve the miniature on 127.0.0.1:8000 (PORT=..., ARGS="-
 
 test: .venv/.dev  ## run the tests (ARGS="-k engine")
 	$(BIN)/python -m pytest $(ARGS)
+
+thorough: .venv/.dev  ## the tests that take long and aren't in `make test`: 15 minutes
+	$(BIN)/python -m pytest -m thorough $(ARGS)
 
 browser-test: .venv/.dev  ## the page in headless Chromium, all of it (ARGS="-k curl")
 	$(BIN)/python -m pytest -m "" tests/browser tests/integration/test_page.py $(ARGS)

@@ -10,6 +10,8 @@ import pytest
 from loadtests.bench.report import regime, render
 from tests.integration.conftest import ROOT
 
+pytestmark = pytest.mark.thorough
+
 
 @pytest.fixture(scope="module")
 def result(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:

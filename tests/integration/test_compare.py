@@ -126,6 +126,7 @@ def test_the_report_tells_verdict_noise_and_how_to_repeat_it(whole: Path) -> Non
     assert "<" in (whole / "bars.txt").read_text()  # tqdm's time left.
 
 
+@pytest.mark.thorough
 def test_the_same_again_is_no_worse_and_a_slower_service_is(whole: Path, tmp_path: Path) -> None:
     baseline = ["--baseline", str(whole / "report.json"), "--quick", "--tolerance", "0.5"]
     with serving(FakeService(latency_s=0.0, serial_s=SPEEDS)) as service:
@@ -140,6 +141,7 @@ def test_the_same_again_is_no_worse_and_a_slower_service_is(whole: Path, tmp_pat
     assert "Against the baseline" in (tmp_path / "worse" / "report.md").read_text()
 
 
+@pytest.mark.thorough
 def test_a_plan_is_held_to_what_a_later_run_measures(whole: Path, tmp_path: Path) -> None:
     plan = tmp_path / "plan.json"
     planned = subprocess.run(
@@ -195,6 +197,7 @@ def test_a_wrong_picture_fails_the_run_and_is_named(tmp_path: Path) -> None:
     assert "another seed than was asked for" in (tmp_path / "report.md").read_text()
 
 
+@pytest.mark.thorough
 def test_auto_is_held_to_each_pinned_variant(tmp_path: Path) -> None:
     speeds = {"original": 0.05, "distilled": 0.025}
     fake = FakeService(latency_s=0.0, serial_s=speeds, auto_slo_s=0.2)
@@ -276,6 +279,7 @@ def test_somebody_elses_endpoint_is_told(tmp_path: Path) -> None:
     assert "is not this service" in done.stderr
 
 
+@pytest.mark.thorough
 @pytest.mark.skipif(shutil.which("make") is None, reason="needs make")
 def test_make_loadtest_starts_its_own_service_and_leaves_nothing_behind(tmp_path: Path) -> None:
     process = subprocess.Popen(

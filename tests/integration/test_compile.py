@@ -31,6 +31,7 @@ print(counters["inductor"]["fxgraph_cache_hit"], counters["inductor"]["fxgraph_c
 """
 
 
+@pytest.mark.thorough
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile on a CPU needs g++")
 def test_compiled_calls_agree_for_every_batch_and_the_next_start_finds_them(tmp_path: Path) -> None:
     # Whatever compiled in this process has named torch's folder of the whole machine here.

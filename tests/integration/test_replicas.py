@@ -20,6 +20,7 @@ def replicas(*arguments: str) -> "subprocess.CompletedProcess[str]":
     )
 
 
+@pytest.mark.thorough
 def test_two_replicas_draw_more_than_one_and_what_the_service_adds_is_told(tmp_path: Path) -> None:
     done = replicas(
         "--counts", "1,2", "--rounds", "1", "--steps", "10", "--step-ms", "8",

@@ -17,6 +17,7 @@ from deploy import audit
 ROOT = Path(__file__).parents[2]
 
 
+@pytest.mark.thorough
 def test_the_images_command_lists_what_is_installed_in_a_valid_document(tmp_path: Path) -> None:
     dockerfile = (ROOT / "deploy/Dockerfile").read_text().replace("\\\n", " ")
     commands = set(re.findall(r"/opt/sbom/bin/cyclonedx-py (.*)", dockerfile))

@@ -123,5 +123,5 @@ def test_every_test_that_the_threat_model_names_is_there() -> None:
     named = re.findall(r"`([\w/]+\.py)(?:::(\w+))?`", (ROOT / "deploy/SECURITY.md").read_text())
     assert len(named) > 20
     for file, function in named:
-        (path,) = (ROOT / "tests").rglob(Path(file).name)
-        assert f"def {function}" in path.read_text(), (file, function)
+        texts = [path.read_text() for path in (ROOT / "tests").rglob(Path(file).name)]
+        assert any(f"def {function}" in text for text in texts), (file, function)
