@@ -10,7 +10,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from tests.fuzz.answers import URL, fault_of
-from tests.fuzz.corpus import DRAWN, JSON, REFUSED
+from tests.fuzz.connections import send
+from tests.fuzz.corpus import DRAWN, JSON, RAW, REFUSED
+from tests.fuzz.test_connections import hold_raw
 from tests.pictures import TOLERANCE, difference
 
 ODD_PROMPTS = [
@@ -39,6 +41,8 @@ def test_after_all_of_it_the_same_seed_draws_the_same_picture(miniature: str) ->
             response = client.post(URL, content=one.body, headers=headers)
             error = fault_of(response, one.body[:200].decode("latin-1"))
             assert (response.status_code, error["param"]) == (one.status, one.param), one.name
+    for raw in RAW:
+        hold_raw(send(miniature, raw), raw)
     assert difference(before, pixels(drawn(miniature, asked))) <= TOLERANCE
 
 
