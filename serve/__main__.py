@@ -57,13 +57,16 @@ def _serve(settings: LaunchSettings) -> None:
     from .app import AppArgs, build_app
     from .policies import QualityFirstPolicy
 
+    auto: dict[str, Any] = {}
+    if settings.auto_slo_s is not None:
+        auto["auto"] = QualityFirstPolicy(kind="quality-first", slo_s=settings.auto_slo_s)
     args = AppArgs(
         family=settings.family,
         weights_dir=settings.weights_dir,
         variants=settings.variants,
         verify_hashes=settings.verify_hashes,
         safety_checker=settings.safety_checker,
-        auto=QualityFirstPolicy(kind="quality-first", slo_s=settings.auto_slo_s),
+        **auto,
         device=settings.device,
         num_gpus=settings.num_gpus,
         # The router's folder is another.

@@ -67,8 +67,9 @@ class Txt2Img(BaseModel):
     prompt: str = ""
     negative_prompt: str | None = None
     seed: int | None = Field(None, description="-1 draws one at random.")
-    batch_size: int | None = None
-    n_iter: int | None = None
+    # Whose product is held to the bounds of `n`.
+    batch_size: int | None = Field(None, ge=0, le=1000)
+    n_iter: int | None = Field(None, ge=0, le=1000)
     steps: int | None = None
     cfg_scale: float | None = None
     width: int | None = None

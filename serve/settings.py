@@ -49,8 +49,8 @@ class LaunchSettings(BaseSettings):
     safety_checker: bool = Field(
         False, description="keep back what the family's safety checker flags"
     )
-    auto_slo_s: float = Field(
-        5, gt=0, allow_inf_nan=False, description="seconds that model: auto tries to keep"
+    auto_slo_s: float | None = Field(
+        None, gt=0, allow_inf_nan=False, description="seconds that model: auto tries to keep"
     )
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where the models run")
     num_gpus: float = Field(0, ge=0, description="GPUs that each replica reserves")

@@ -5,7 +5,6 @@ way. With several routers each has its own, and a client can't choose which one 
 """
 
 import asyncio
-import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -14,9 +13,10 @@ from typing import Any, Protocol
 from fastapi import APIRouter, Request
 from fastapi.routing import APIRoute
 from pydantic import BaseModel
+from pydantic_core import from_json
 
 from .errors import InvalidRequest, MalformedBody, RequestInterrupted, VariantNotFound
-from .gate import read_body, require_allowed
+from .gate import read_json, require_allowed
 from .generation import Choice, Drawing, Generation, PictureFormat
 from .sdapi import (
     SAMPLERS,
@@ -169,7 +169,7 @@ def webui_routes(
     @routes.post("/txt2img", responses=drawn, openapi_extra=_body(Txt2Img.model_json_schema()))
     async def txt2img(request: Request) -> dict[str, Any]:
         """Draw; the variant is `override_settings`' checkpoint, or the one that is set here."""
-        asked = parse_txt2img(await read_body(request.stream(), body_timeout_s))
+        asked = parse_txt2img(await read_json(request.headers, request.stream(), body_timeout_s))
         model = asked.model(options["sd_model_checkpoint"])
         some = router.variants.get(model) or next(iter(router.variants.values()))
         ours = asked.as_ours(model, some)
@@ -211,9 +211,9 @@ def webui_routes(
     @routes.post("/options", responses=refused, openapi_extra=_body({"type": "object"}))
     async def set_options(request: Request) -> dict[str, Any]:
         """Set `sd_model_checkpoint` for all clients of this process, until it ends."""
-        body = await read_body(request.stream(), body_timeout_s)
+        body = await read_json(request.headers, request.stream(), body_timeout_s)
         try:
-            given = json.loads(body)
+            given = from_json(body)
         except ValueError:
             raise MalformedBody("body: must be a JSON object in UTF-8") from None
         changed = changed_options(given, options)

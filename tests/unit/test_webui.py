@@ -26,6 +26,7 @@ from tests.unit.test_api import Call, FakeRouter
 
 TXT2IMG = "/sdapi/v1/txt2img"
 OPTIONS = "/sdapi/v1/options"
+JSON = {"content-type": "application/json"}
 # All that `webuiapi` sends, with its defaults, but for its sampler, which is an ancestral one.
 WEBUIAPI: dict[str, Any] = {
     "enable_hr": False, "hr_scale": 2, "hr_upscaler": "Latent", "hr_second_pass_steps": 0,
@@ -180,9 +181,37 @@ def test_what_cannot_be_honoured_is_refused_by_name(
     assert router.asked == []
 
 
+@pytest.mark.parametrize("url", [TXT2IMG, OPTIONS])
+@pytest.mark.parametrize(
+    "headers",
+    [
+        pytest.param({"content-type": "text/plain"}, id="a-form-of-another-host"),
+        pytest.param({**JSON, "content-encoding": "gzip"}, id="encoded"),
+    ],
+)
+def test_a_body_that_is_not_said_to_be_plain_json_is_refused(
+    call: Call, router: FakeRouter, url: str, headers: dict[str, str]
+) -> None:
+    sent = b'{"prompt": "x", "sd_model_checkpoint": "distilled"}'
+    assert_their_error(call("POST", url, content=sent, headers=headers), 400, "invalid_value")
+    assert router.asked == []
+
+
+@pytest.mark.parametrize("url", [TXT2IMG, OPTIONS])
+def test_a_body_of_brackets_is_malformed(call: Call, url: str) -> None:
+    response = call("POST", url, content=b"[" * 60_000, headers=JSON)
+    assert_their_error(response, 400, "malformed_body")
+
+
+def test_numbers_of_thousands_of_digits_are_out_of_bounds(call: Call) -> None:
+    sent = '{"prompt": "x", "batch_size": 1%s, "n_iter": 1%s}' % (("0" * 4000,) * 2)
+    response = call("POST", TXT2IMG, content=sent, headers=JSON)
+    assert assert_their_error(response, 400, "invalid_value").startswith("batch_size: ")
+
+
 def test_what_has_no_effect_is_skipped(call: Call) -> None:
     sent = '{"prompt": "x", "hr_upscaler": "Latent", "comments": {"a": 1}, "odd": 1e999}'
-    response = call("POST", TXT2IMG, content=sent)
+    response = call("POST", TXT2IMG, content=sent, headers=JSON)
     assert response.status_code == 200
     assert response.json()["parameters"]["odd"] is None
 
