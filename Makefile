@@ -26,7 +26,7 @@ serve: .venv/.serve  ## serve the miniature on 127.0.0.1:8000 (PORT=..., ARGS="-
 test: .venv/.dev  ## run the tests (ARGS="-k engine")
 	$(BIN)/python -m pytest $(ARGS)
 
-thorough: .venv/.dev  ## the tests that take long and aren't in `make test`: 15 minutes
+thorough: .venv/.dev  ## the tests that take long and aren't in `make test`
 	$(BIN)/python -m pytest -m thorough $(ARGS)
 
 browser-test: .venv/.dev  ## the page in headless Chromium, all of it (ARGS="-k curl")
