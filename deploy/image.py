@@ -104,7 +104,9 @@ def quick(args: argparse.Namespace) -> None:
     """
     runner, image = _first("podman", "docker"), f"{_NAME}:quick-{os.getpid()}"
     args.host_pip = True
-    args.stand_in_base = args.base is None and not _base_is_to_be_had(runner)
+    base = args.base or _published_base()
+    args.stand_in_base = args.base is None and not _is_to_be_had(runner, base)
+    _has_to_run_containers(runner, _stand_in_base() if args.stand_in_base else base)
     try:
         build(args, image)
         with tempfile.TemporaryDirectory(prefix="sbom-") as scratch:
@@ -114,10 +116,21 @@ def quick(args: argparse.Namespace) -> None:
         subprocess.run([runner, "image", "rm", image], capture_output=True)
 
 
-def _base_is_to_be_had(runner: str) -> bool:
-    """Whether the Dockerfile's base image is here, or its registry answers."""
+def _has_to_run_containers(runner: str, image: str) -> None:
+    """Raise Missing where the engine answers, but its runtime can't start anything."""
+    done = subprocess.run([runner, "run", "--rm", image, "true"], capture_output=True, text=True)
+    if done.returncode:
+        raise Missing(f"{runner} can't run a container here: {done.stderr.strip()}")
+
+
+def _published_base() -> str:
+    """The Dockerfile's base image."""
     lines = (ROOT / "deploy" / "Dockerfile").read_text().splitlines()
-    base = next(line.partition("=")[2] for line in lines if line.startswith("ARG BASE="))
+    return next(line.partition("=")[2] for line in lines if line.startswith("ARG BASE="))
+
+
+def _is_to_be_had(runner: str, base: str) -> bool:
+    """Whether a base image is here, or its registry answers."""
     if subprocess.run([runner, "image", "inspect", base], capture_output=True).returncode == 0:
         return True
     registry = base.partition("/")[0].replace("docker.io", "registry-1.docker.io")

@@ -59,6 +59,17 @@ def test_without_any_base_the_quick_test_is_skipped_and_says_what_is_missing(
     assert "debootstrap" in done.stderr
 
 
+def test_where_the_engine_can_start_no_container_the_quick_test_is_skipped_and_says_why(
+    tmp_path: Path,
+) -> None:
+    tool(tmp_path, "podman", 'case $1 in run) echo "no cgroups" >&2; exit 126 ;; esac')
+    done = run("quick", tmp_path)
+    assert done.returncode == 77
+    assert done.stderr == (
+        "The image's test skipped: podman can't run a container here: no cgroups\n"
+    )
+
+
 def test_a_build_that_fails_is_no_skip_and_leaves_no_image(tmp_path: Path) -> None:
     tool(
         tmp_path,
