@@ -4,6 +4,7 @@ The replica decides, not the router: it alone knows all the work ahead of a requ
 router that came through.
 """
 
+import heapq
 import math
 from dataclasses import dataclass
 
@@ -29,21 +30,47 @@ class Refusal:
     retry_after_s: int
 
 
-def refusal(start_s: float, waiting: int, limits: Limits, draw: float) -> Refusal | None:
+class Returns:
+    """The work of those who were told to come back and aren't due yet; times are on one clock."""
+
+    def __init__(self) -> None:
+        self._due: list[tuple[float, float]] = []
+        self._work_s = 0.0
+
+    def expect(self, due_at: float, work_s: float) -> None:
+        """Somebody was told to come back then, with so many seconds of work."""
+        heapq.heappush(self._due, (due_at, work_s))
+        self._work_s += work_s
+
+    def work_s(self, now: float) -> float:
+        """Seconds of work that are still to come back."""
+        while self._due and self._due[0][0] <= now:
+            self._work_s -= heapq.heappop(self._due)[1]
+        return self._work_s if self._due else 0.0
+
+
+def refusal(
+    start_s: float, waiting: int, limits: Limits, returns_s: float, draw: float
+) -> Refusal | None:
     """Why not to take on a request that would begin in `start_s`, with so many waiting before it.
+
+    Others were refused before it and come back before it, with `returns_s` of work (`Returns`): it
+    is told to come after them. But for at most as long as a whole queue takes: by then all that
+    waits now has begun, and of a long overload nobody knows how many do come back.
 
     `draw`, from 0 to 1, spreads the answers. None where it is welcome.
     """
+    others_s = min(returns_s, limits.queue_s)
     if start_s > limits.queue_s:
         return Refusal(
             f"a request would wait about {start_s:.1f} s before it begins; at most "
             f"{limits.queue_s:g} s are allowed",
-            retry_after_s(start_s - limits.queue_s, draw),
+            retry_after_s(start_s - limits.queue_s + others_s, draw),
         )
     if waiting >= limits.queue_requests and start_s > 0:
         return Refusal(
             f"{waiting} requests wait already; at most {limits.queue_requests} are allowed",
-            retry_after_s(start_s / (waiting + 1), draw),
+            retry_after_s(start_s / (waiting + 1) + others_s, draw),
         )
     return None
 

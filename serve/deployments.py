@@ -13,7 +13,7 @@ from typing import Any, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from .admission import Limits, refusal
+from .admission import Limits, Returns, refusal
 from .denoiser import Denoiser
 from .engine.forecast import Pace
 from .engine.loop import Engine, Settings
@@ -77,6 +77,7 @@ class VariantReplica:
         self._notes = notes
         self._stuck_after_s = settings.stuck_after_s
         self._limits = settings.limits
+        self._returns = Returns()
         self._png_parameters = settings.png_parameters
         self._safety_checker = settings.safety_checker
         self._metrics = ReplicaMetrics()
@@ -252,11 +253,19 @@ class VariantReplica:
         self._encoder.close()
 
     def _admit(self, generation: Generation) -> Ticket:
-        expected = self._engine.forecast(generation)
-        refused = refusal(expected.start_s, self._engine.waiting, self._limits, random.random())
+        start_s, now = self._engine.forecast(generation).start_s, time.perf_counter()
+        refused = refusal(
+            start_s,
+            self._engine.waiting,
+            self._limits,
+            self._returns.work_s(now),
+            random.random(),
+        )
         try:
             if refused is not None:
                 self._metrics.overloaded(generation)
+                work_s = self._engine.work_s(generation)
+                self._returns.expect(now + refused.retry_after_s, work_s)
                 raise Overloaded(f"{generation.variant}: {refused.reason}", refused.retry_after_s)
             return self._engine.submit(generation, _on_own_clock(generation.deadline_at))
         except RetryLater as fault:

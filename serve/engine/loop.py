@@ -110,6 +110,12 @@ class Engine(Generic[JobT, TrajectoryT]):
         """When a job would begin and be done if it were submitted now."""
         return self._forecast(self._denoiser.plan(job), self._ahead())
 
+    def work_s(self, job: JobT) -> float:
+        """Seconds of the device that a job takes, with all slots in use."""
+        plan = self._denoiser.plan(job)
+        call_s = self._pace.call_s(self._slots.cap, plan.step_cost)
+        return plan.images * plan.steps * call_s / self._slots.cap
+
     @property
     def ahead_s(self) -> float:
         """Seconds until all that was submitted is done."""

@@ -26,7 +26,7 @@ VARIANTS = ("original", "distilled", "distilled-tiny-vae")
 # The service's promise here: a request that is let in is drawn within this. So long may it wait by
 # the forecast; the rest is for what three replicas take from each other on a few cores.
 SLO_S = 10.0
-MAX_QUEUE_S = 4.0
+MAX_QUEUE_S = 3.0
 # Of the sleeping device.
 STEP_S = 0.02
 STUCK_AFTER_S = 3.0
