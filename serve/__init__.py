@@ -2,9 +2,10 @@
 
 The way of a request, one line per module; each imports only what stands below it:
 
-    api          HTTP routes; errors to statuses
+    api          HTTP routes
     browsers     round everything: what a browser is told with every answer
     webui        routes under /sdapi/v1 for AUTOMATIC1111's clients, where they are switched on
+    answers      what every route answers where it fails: errors to statuses
     gate         before any route: headers, API keys, places; the body's arrival
     docs         the page at `/docs`: Swagger UI over the API's description
     playground   the page at `/`: static files that use the API from the browser

@@ -1,4 +1,4 @@
-"""The HTTP face, behind the gate: routes, `Accept`, and errors turned into statuses.
+"""The HTTP face, behind the gate: routes, and what `Accept` asks of them.
 
 Knows the router as a protocol and no Ray, so that it can be tested in one process.
 """
@@ -7,32 +7,22 @@ import asyncio
 import base64
 import hashlib
 import logging
-import math
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, MutableMapping, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import asdict
 from typing import Any, Protocol, get_args
 
 from fastapi import FastAPI, Request, Security
 from fastapi.responses import JSONResponse, Response, StreamingResponse
-from fastapi.routing import APIRoute
 from fastapi.security import HTTPBearer
 from fastapi_offline import FastAPIOffline
 from pydantic import BaseModel
-from starlette.exceptions import HTTPException
 
+from .answers import Route, add_error_handlers, internal_error, refusal
 from .browsers import BrowserHeaders
 from .docs import docs_routes
-from .errors import (
-    HeadersTooLarge,
-    InvalidApiKey,
-    InvalidRequest,
-    MethodNotAllowed,
-    RequestTimeout,
-    RouteNotFound,
-    ServingError,
-)
-from .gate import App, ClientLimits, Gate, is_sdapi, read_json, require_allowed
+from .errors import InvalidRequest, ServingError
+from .gate import ClientLimits, Gate, read_json, require_allowed
 from .generation import (
     Choice,
     Drawing,
@@ -46,7 +36,6 @@ from .negotiation import Answer, negotiate, picture_answers
 from .playground import page_routes
 from .schemas import (
     SIZE_STEP_PX,
-    ErrorBody,
     ErrorResponse,
     GenerationRequest,
     Image,
@@ -54,7 +43,6 @@ from .schemas import (
     bounds,
     parse_request,
 )
-from .sdapi import error_body
 from .streaming import DONE, sse, sse_error, with_heartbeats
 from .variants import Family, Variant
 from .webui import webui_routes
@@ -145,9 +133,9 @@ def build_api(
         # A redirect would lead to whatever host the request names.
         redirect_slashes=False,
     )
-    api.router.route_class = _Route
-    _add_error_handlers(api)
-    api.add_middleware(Gate, refuse=_refusal, limits=limits)
+    api.router.route_class = Route
+    add_error_handlers(api)
+    api.add_middleware(Gate, refuse=refusal, limits=limits)
     api.add_middleware(BrowserHeaders)
     api.include_router(docs_routes(api.title))
     # Only tells the OpenAPI document of the keys; the gate has checked them.
@@ -156,9 +144,7 @@ def build_api(
         api.include_router(page_routes())
     if a1111:
         api.include_router(
-            webui_routes(
-                router, max_image_steps, max_request_s, limits.body_timeout_s, locks, _Route
-            )
+            webui_routes(router, max_image_steps, max_request_s, limits.body_timeout_s, locks)
         )
 
     @api.post(
@@ -245,68 +231,6 @@ def build_api(
     return api
 
 
-def _add_error_handlers(api: FastAPI) -> None:
-    @api.exception_handler(ServingError)
-    async def serving_error(request: Request, fault: Exception) -> JSONResponse:
-        known = fault if isinstance(fault, ServingError) else _internal_error()
-        return _error_response(known, request.scope)
-
-    @api.exception_handler(HTTPException)
-    async def http_error(request: Request, fault: Exception) -> JSONResponse:
-        # Not `request.url`: a query that is no UTF-8 raises there.
-        path, method = ascii(request.scope["path"])[:80], request.method[:80]
-        if isinstance(fault, HTTPException) and fault.status_code == 405:
-            not_allowed = MethodNotAllowed(f"{method} is not allowed on {path}")
-            refused = _error_response(not_allowed, request.scope)
-            refused.headers.update(fault.headers or {})  # Allow.
-            return refused
-        unknown = RouteNotFound(f"{path}: no such route; GET /docs lists them")
-        return _error_response(unknown, request.scope)
-
-
-class _Route(APIRoute):
-    """A route whose unexpected errors are logged here and never shown to the client."""
-
-    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        handle = super().get_route_handler()
-
-        async def guarded(request: Request) -> Response:
-            try:
-                return await handle(request)
-            except (ServingError, HTTPException):
-                raise
-            except Exception:
-                _log.exception("unexpected error on %s %r", request.method, request.scope["path"])
-                return _error_response(_internal_error(), request.scope)
-
-        return guarded
-
-
-def _internal_error() -> ServingError:
-    return ServingError("internal error; the server's log has it under this reply's x-request-id")
-
-
-def _refusal(fault: ServingError) -> App:
-    async def answer(scope: Any, receive: Any, send: Any) -> None:
-        await _error_response(fault, scope)(scope, receive, send)
-
-    return answer
-
-
-def _error_response(fault: ServingError, scope: MutableMapping[str, Any]) -> JSONResponse:
-    """In the dialect of the request."""
-    body = ErrorBody(message=fault.message, type=fault.type, param=fault.param, code=fault.code)
-    content = error_body(fault) if is_sdapi(scope) else ErrorResponse(error=body).model_dump()
-    headers = {}
-    if fault.retry_after_s is not None:
-        headers["Retry-After"] = str(math.ceil(fault.retry_after_s))
-    if isinstance(fault, InvalidApiKey):
-        headers["WWW-Authenticate"] = "Bearer"
-    if isinstance(fault, RequestTimeout | HeadersTooLarge):
-        headers["Connection"] = "close"  # Else the client holds on to it.
-    return JSONResponse(content, fault.status, headers)
-
-
 def _negotiate(accept: str, asked: GenerationRequest) -> Answer:
     if asked.stream:
         # Clients that stream say either; what they get is a stream.
@@ -338,7 +262,7 @@ async def _stream_response(
             yield sse_error(fault)
         except Exception:
             _log.exception("unexpected error in a stream")
-            yield sse_error(_internal_error())
+            yield sse_error(internal_error())
         finally:
             await events.aclose()
 

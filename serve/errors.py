@@ -1,11 +1,11 @@
 """Every error that a request can end in, beside the whole way of a request.
 
     api ── schemas ── router ── deployments ── engine ── pipelines ── images
-     └────────────────── turns each class into a status ──────────────────┘
+     └────────────── answers: each class turned into a status ────────────┘
 
-Whoever finds the fault raises the class; only `api` turns it into HTTP. The classes import neither
-Ray nor HTTP. An error crosses a Ray handle by pickling, which rebuilds it from `args`: so every
-class hands its positional, primitive arguments on to `Exception.__init__` unchanged.
+Whoever finds the fault raises the class; only `answers` turns it into HTTP. The classes import
+neither Ray nor HTTP. An error crosses a Ray handle by pickling, which rebuilds it from `args`: so
+every class hands its positional, primitive arguments on to `Exception.__init__` unchanged.
 """
 
 from typing import ClassVar

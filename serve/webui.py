@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from fastapi import APIRouter, Request
-from fastapi.routing import APIRoute
 from pydantic import BaseModel
 from pydantic_core import from_json
 
+from .answers import Route
 from .errors import InvalidRequest, MalformedBody, RequestInterrupted, VariantNotFound
 from .gate import read_json, require_allowed
 from .generation import Choice, Drawing, Generation, PictureFormat
@@ -149,14 +149,13 @@ def webui_routes(
     max_request_s: float | None,
     body_timeout_s: float,
     locks: Sequence[Any],
-    route_class: type[APIRoute],
 ) -> APIRouter:
     """The routes, with `locks` as their dependencies where keys are needed."""
     routes = APIRouter(
         prefix="/sdapi/v1",
         tags=["AUTOMATIC1111"],
         dependencies=list(locks),
-        route_class=route_class,
+        route_class=Route,
     )
     jobs = Jobs()
     options: dict[str, Any] = {

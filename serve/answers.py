@@ -1,0 +1,97 @@
+"""What every route answers where it fails: an error to a status, in the request's dialect.
+
+Beside the routes of `api` and `webui`, whose class is `Route`; the gate, which knows no HTTP
+framework, is handed `refusal`.
+"""
+
+import logging
+import math
+from collections.abc import Callable, Coroutine, MutableMapping
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.responses import JSONResponse, Response
+from fastapi.routing import APIRoute
+from starlette.exceptions import HTTPException
+
+from .errors import (
+    HeadersTooLarge,
+    InvalidApiKey,
+    MethodNotAllowed,
+    RequestTimeout,
+    RouteNotFound,
+    ServingError,
+)
+from .gate import App, is_sdapi
+from .schemas import ErrorBody, ErrorResponse
+from .sdapi import error_body
+
+_log = logging.getLogger("ray.serve")  # Serve adds the request's id to this logger's lines.
+
+
+class Route(APIRoute):
+    """A route whose unexpected errors are logged here and never shown to the client."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        """FastAPI's handler, with what it doesn't expect answered as `internal_error`."""
+        handle = super().get_route_handler()
+
+        async def guarded(request: Request) -> Response:
+            try:
+                return await handle(request)
+            except (ServingError, HTTPException):
+                raise
+            except Exception:
+                _log.exception("unexpected error on %s %r", request.method, request.scope["path"])
+                return _error_response(internal_error(), request.scope)
+
+        return guarded
+
+
+def add_error_handlers(api: FastAPI) -> None:
+    """Answer what routes raise, and requests that no route takes."""
+
+    @api.exception_handler(ServingError)
+    async def serving_error(request: Request, fault: Exception) -> JSONResponse:
+        known = fault if isinstance(fault, ServingError) else internal_error()
+        return _error_response(known, request.scope)
+
+    @api.exception_handler(HTTPException)
+    async def http_error(request: Request, fault: Exception) -> JSONResponse:
+        # Not `request.url`: a query that is no UTF-8 raises there.
+        path, method = ascii(request.scope["path"])[:80], request.method[:80]
+        if isinstance(fault, HTTPException) and fault.status_code == 405:
+            not_allowed = MethodNotAllowed(f"{method} is not allowed on {path}")
+            refused = _error_response(not_allowed, request.scope)
+            refused.headers.update(fault.headers or {})  # Allow.
+            return refused
+        unknown = RouteNotFound(f"{path}: no such route; GET /docs lists them")
+        return _error_response(unknown, request.scope)
+
+
+def refusal(fault: ServingError) -> App:
+    """An application that answers with the error, whatever is asked."""
+
+    async def answer(scope: Any, receive: Any, send: Any) -> None:
+        await _error_response(fault, scope)(scope, receive, send)
+
+    return answer
+
+
+def internal_error() -> ServingError:
+    """What a client is told of an error that nobody expected: where to look it up."""
+    return ServingError("internal error; the server's log has it under this reply's x-request-id")
+
+
+def _error_response(fault: ServingError, scope: MutableMapping[str, Any]) -> JSONResponse:
+    """In the dialect of the request."""
+    body = ErrorBody(message=fault.message, type=fault.type, param=fault.param, code=fault.code)
+    content = error_body(fault) if is_sdapi(scope) else ErrorResponse(error=body).model_dump()
+    headers = {}
+    if fault.retry_after_s is not None:
+        headers["Retry-After"] = str(math.ceil(fault.retry_after_s))
+    if isinstance(fault, InvalidApiKey):
+        headers["WWW-Authenticate"] = "Bearer"
+    if isinstance(fault, RequestTimeout | HeadersTooLarge):
+        headers["Connection"] = "close"  # Else the client holds on to it.
+    return JSONResponse(content, fault.status, headers)
