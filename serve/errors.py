@@ -8,7 +8,21 @@ neither Ray nor HTTP. An error crosses a Ray handle by pickling, which rebuilds 
 every class hands its positional, primitive arguments on to `Exception.__init__` unchanged.
 """
 
-from typing import ClassVar
+import json
+from typing import Any, ClassVar
+
+_SHOWN_CHARACTERS = 80
+
+
+def shown(value: Any) -> str:
+    """A value as messages repeat it: the JSON that a client would write, cut to 80 characters.
+
+    What JSON has no word for becomes `NaN` or `Infinity`, or a string of what Python calls it.
+    """
+    # ASCII, so that no bidirectional or zero-width character can change how the message reads.
+    text = json.dumps(value, default=ascii)
+    cut = f"{text[: _SHOWN_CHARACTERS - 3]}..."
+    return text if len(text) <= _SHOWN_CHARACTERS else cut
 
 
 class ServingError(Exception):

@@ -32,6 +32,7 @@ from .errors import (
     RequestTimeout,
     ServingError,
     TooManyRequests,
+    shown,
 )
 from .keys import Key, KeyFile
 from .schemas import MAX_BODY_BYTES
@@ -114,8 +115,8 @@ class Gate:
         most = self._limits.max_requests_per_key
         if most is not None and self._under_way[key.name] >= most:
             raise TooManyRequests(
-                f"key {key.name!r} has {most} requests under way, the most that are allowed at "
-                "once; retry when one has ended",
+                f"key {shown(key.name)} has {most} requests under way, the most that are allowed "
+                "at once; retry when one has ended",
                 self._limits.retry_after_s,
             )
         self._under_way[key.name] += 1
@@ -136,7 +137,7 @@ def require_allowed(scope: MutableMapping[str, Any], variant: str) -> None:
     key: Key | None = scope.get("state", {}).get("key")
     if key is not None and key.variants is not None and not key.allows(variant):
         raise ModelNotAllowed(
-            f"model: {variant!r} was given; key {key.name!r} allows: "
+            f"model: {shown(variant)} was given; key {shown(key.name)} allows: "
             f"{', '.join(sorted(key.variants))}",
             "model",
         )

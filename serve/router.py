@@ -17,7 +17,7 @@ from ray.serve.exceptions import (
 from ray.serve.handle import DeploymentHandle
 from ray.serve.schema import ReplicaState
 
-from .errors import EngineClosed, Overloaded, VariantNotFound, VariantUnavailable
+from .errors import EngineClosed, Overloaded, VariantNotFound, VariantUnavailable, shown
 from .generation import Choice, Drawing, Generation, PictureEvent, PictureFormat
 from .metrics import RouterMetrics
 from .policies import QualityFirst, QualityFirstPolicy, Weighted, WeightedPolicy
@@ -68,8 +68,8 @@ class Router:
         variant = self.variants.get(model)
         if variant is None:
             names = [*self.variants, *([AUTO] if self.auto else [])]
-            known = ", ".join(repr(name) for name in names)
-            raise VariantNotFound(f"model: {model!a} was given; allowed: {known}", "model")
+            known = ", ".join(shown(name) for name in names)
+            raise VariantNotFound(f"model: {shown(model)} was given; allowed: {known}", "model")
         return variant
 
     async def choose(self, model: str, resolve: Callable[[Variant], Generation]) -> Choice:
@@ -172,7 +172,7 @@ class Router:
         match fault:
             case BackPressureError():
                 raise Overloaded(
-                    f"the queue of {variant!r} is full; retry later",
+                    f"the queue of {shown(variant)} is full; retry later",
                     fault.retry_after_s or self._retry_after_s,
                 ) from None
             case RayActorError() | ReplicaUnavailableError() | EngineClosed():
@@ -189,7 +189,7 @@ class Router:
 
     def _unavailable(self, variant: str) -> VariantUnavailable:
         return VariantUnavailable(
-            f"no replica of {variant!r} could answer; retry later", self._retry_after_s
+            f"no replica of {shown(variant)} could answer; retry later", self._retry_after_s
         )
 
     async def warm_replicas(self) -> dict[str, int]:

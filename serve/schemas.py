@@ -22,7 +22,7 @@ from pydantic import (
 )
 from pydantic_core import ErrorDetails, PydanticCustomError
 
-from .errors import InvalidRequest, MalformedBody, UnknownField
+from .errors import InvalidRequest, MalformedBody, UnknownField, shown
 from .generation import Generation, OutputFormat, PictureFormat, SchedulerName, Timings
 from .variants import Variant
 
@@ -163,8 +163,8 @@ class GenerationRequest(Strict):
         """
         if accepted and self.output_format and accepted != self.output_format:
             raise InvalidRequest(
-                f"output_format: {self.output_format!r} was given, but the Accept header asks for "
-                f"image/{accepted}; leave one of them out, or make them agree",
+                f"output_format: {shown(self.output_format)} was given, but the Accept header asks "
+                f"for image/{accepted}; leave one of them out, or make them agree",
                 "output_format",
             )
         output_format = accepted or self.output_format or "png"
@@ -223,9 +223,9 @@ class GenerationRequest(Strict):
         for side_px in (width_px, height_px):
             if side_px % SIZE_STEP_PX or not variant.min_size_px <= side_px <= variant.max_size_px:
                 raise InvalidRequest(
-                    f"size: {self.size!r} was given; {variant.name!r} allows WIDTHxHEIGHT with "
-                    f"both sides multiples of {SIZE_STEP_PX} from {variant.min_size_px} to "
-                    f"{variant.max_size_px}",
+                    f"size: {shown(self.size)} was given; {shown(variant.name)} allows "
+                    f"WIDTHxHEIGHT with both sides multiples of {SIZE_STEP_PX} from "
+                    f"{variant.min_size_px} to {variant.max_size_px}",
                     "size",
                 )
         return width_px, height_px
@@ -342,21 +342,15 @@ def _as_invalid_request(detail: ErrorDetails) -> InvalidRequest:
     field = str(detail["loc"][0])
     if detail["type"] == "extra_forbidden":
         return UnknownField(
-            f"{_shown(field)}: unknown field; allowed: {', '.join(GenerationRequest.model_fields)}",
+            f"{shown(field)}: unknown field; allowed: {', '.join(GenerationRequest.model_fields)}",
             field[:64],
         )
     if detail["type"] == "missing":
         return InvalidRequest(f"{field}: missing; it must be {_allowed(field)}", field)
     problem = detail["msg"] if detail["type"] in ("control_character", "blank") else "was given"
     return InvalidRequest(
-        f"{field}: {_shown(detail['input'])} {problem}; it must be {_allowed(field)}", field
+        f"{field}: {shown(detail['input'])} {problem}; it must be {_allowed(field)}", field
     )
-
-
-def _shown(value: Any) -> str:
-    # ASCII, so that no bidirectional or zero-width character can change how the message reads.
-    text = ascii(value)
-    return text if len(text) <= 80 else f"{text[:77]}..."
 
 
 def _allowed(field: str) -> str:
@@ -365,11 +359,11 @@ def _allowed(field: str) -> str:
     choices = [one for one in schema.get("anyOf", [schema]) if one.get("type") != "null"]
     rule = choices[0]
     if "const" in rule:
-        return f"{rule['const']!r} ({schema['description']})"
+        return f"{shown(rule['const'])} ({schema['description']})"
     if "enum" in rule:
-        return "one of " + ", ".join(repr(value) for value in rule["enum"])
+        return "one of " + ", ".join(shown(value) for value in rule["enum"])
     if "pattern" in rule:
-        return "'auto', or a string such as '512x512', WIDTHxHEIGHT in pixels"
+        return '"auto", or a string such as "512x512", WIDTHxHEIGHT in pixels'
     if rule["type"] == "string":
         low, high = rule.get("minLength", 0), rule["maxLength"]
         return f"a string of {low} to {high} characters, none of them a control character"

@@ -11,7 +11,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from .errors import InvalidRequest, MalformedBody, ServingError
+from .errors import InvalidRequest, MalformedBody, ServingError, shown
 from .generation import Drawing, Generation, SchedulerName
 from .infotext import infotext
 from .schemas import GenerationRequest, parse_request
@@ -86,16 +86,24 @@ class Txt2Img(BaseModel):
         """The variant that the request names.
 
         Raises:
-            InvalidRequest: another setting is overridden.
+            InvalidRequest: another setting is overridden, or the variant isn't named by a string.
         """
         overridden = dict(self.override_settings or {})
         named = overridden.pop("sd_model_checkpoint", None)
         for setting in overridden:
             raise InvalidRequest(
-                f"override_settings: {setting!a} was given; only sd_model_checkpoint is known",
+                f"override_settings: {shown(setting)} was given; only sd_model_checkpoint is known",
                 "override_settings",
             )
-        return otherwise if named is None else str(named)
+        if named is None:
+            return otherwise
+        if not isinstance(named, str):
+            raise InvalidRequest(
+                f"override_settings: sd_model_checkpoint: {shown(named)} was given; it must be a "
+                "string",
+                "override_settings",
+            )
+        return named
 
     def as_ours(self, model: str, variant: Variant) -> GenerationRequest:
         """The same request in the Images API's words, with `variant`'s side for a missing one.
@@ -133,14 +141,14 @@ class Txt2Img(BaseModel):
                 return ours
         known = ", ".join(name for name, _ in SAMPLERS.values())
         raise InvalidRequest(
-            f"sampler_name: {named[:64]!a} was given; allowed: {known}", "sampler_name"
+            f"sampler_name: {shown(named)} was given; allowed: {known}", "sampler_name"
         )
 
     def _refuse_what_has_no_like(self) -> None:
         for name, value in (self.model_extra or {}).items():
             if name in _NEUTRAL and value is not None and value not in _NEUTRAL[name]:
                 raise InvalidRequest(
-                    f"{name}: {ascii(value)[:80]} was given; this service has nothing like it",
+                    f"{name}: {shown(value)} was given; this service has nothing like it",
                     name,
                 )
 
@@ -164,7 +172,7 @@ def parse_txt2img(body: bytes) -> Txt2Img:
             raise MalformedBody("body: must be a JSON object in UTF-8") from None
         field = str(detail["loc"][0])
         raise InvalidRequest(
-            f"{field}: {ascii(detail['input'])[:80]} was given: {detail['msg']}", field
+            f"{field}: {shown(detail['input'])} was given: {detail['msg']}", field
         ) from None
 
 
@@ -231,6 +239,6 @@ def changed_options(given: Any, options: Mapping[str, Any]) -> dict[str, Any]:
     for name in changed:
         if name != "sd_model_checkpoint":
             raise InvalidRequest(
-                f"{name[:64]!a}: can't be set here; only sd_model_checkpoint can", name[:64]
+                f"{shown(name)}: can't be set here; only sd_model_checkpoint can", name[:64]
             )
     return changed

@@ -15,7 +15,7 @@ from pydantic import BaseModel
 from pydantic_core import from_json
 
 from .answers import Route
-from .errors import InvalidRequest, MalformedBody, RequestInterrupted, VariantNotFound
+from .errors import InvalidRequest, MalformedBody, RequestInterrupted, VariantNotFound, shown
 from .gate import read_json, require_allowed
 from .generation import Choice, Drawing, Generation, PictureFormat
 from .sdapi import (
@@ -220,8 +220,7 @@ def webui_routes(
         for model in changed.values():
             if model not in known:
                 raise VariantNotFound(
-                    f"sd_model_checkpoint: {ascii(model)[:80]} was given; allowed: "
-                    f"{', '.join(known)}",
+                    f"sd_model_checkpoint: {shown(model)} was given; allowed: {', '.join(known)}",
                     "sd_model_checkpoint",
                 )
             require_allowed(request.scope, model)

@@ -23,6 +23,7 @@ from serve.errors import (
     ServingError,
     VariantNotFound,
     VariantUnavailable,
+    shown,
 )
 from serve.generation import (
     Choice,
@@ -68,7 +69,7 @@ class FakeRouter:
         if model == "auto":
             return Choice(resolve(self.variants["distilled"]), "degraded under load")
         if model not in self.variants:
-            raise VariantNotFound(f"model: {model!a} was given", "model")
+            raise VariantNotFound(f"model: {shown(model)} was given", "model")
         return Choice(resolve(self.variants[model]), None)
 
     async def draw(self, generation: Generation, picture_format: PictureFormat) -> Drawing:

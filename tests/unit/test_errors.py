@@ -1,10 +1,11 @@
 import inspect
 import pickle
+from typing import Any
 
 import pytest
 
 from serve import errors
-from serve.errors import InvalidRequest, RetryLater, ServingError
+from serve.errors import InvalidRequest, RetryLater, ServingError, shown
 
 CLASSES = [
     one for _, one in inspect.getmembers(errors, inspect.isclass) if issubclass(one, ServingError)
@@ -34,3 +35,22 @@ def test_an_error_survives_pickling_with_its_type_and_fields(
 def test_codes_tell_the_errors_apart() -> None:
     leaves = [one for one in CLASSES if not one.__subclasses__()]
     assert len({one.code for one in leaves}) == len(leaves)
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        pytest.param(None, "null", id="null"),
+        pytest.param({"a": [True, 1.5]}, '{"a": [true, 1.5]}', id="nested"),
+        pytest.param("a\u202eb", r'"a\u202eb"', id="bidirectional"),
+        pytest.param("\ud800", r'"\ud800"', id="half-a-surrogate-pair"),
+        pytest.param("\x1b\x7f", r'"\u001b\u007f"', id="control-characters"),
+        pytest.param(float("inf"), "Infinity", id="infinity"),
+        pytest.param({1j}, '"{1j}"', id="no-json"),
+        pytest.param("x" * 78, f'"{"x" * 78}"', id="just-short-enough"),
+        pytest.param("x" * 79, f'"{"x" * 76}...', id="cut"),
+    ],
+)
+def test_a_value_is_shown_as_json_in_80_printable_ascii_characters(value: Any, text: str) -> None:
+    assert shown(value) == text
+    assert len(text) <= 80

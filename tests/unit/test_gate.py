@@ -187,7 +187,7 @@ def test_a_key_is_held_to_its_variants(guarded: FastAPI, router: FakeRouter) -> 
     error = assert_openai_error(response, 403, "model_not_allowed")
     assert (error["param"], error["message"]) == (
         "model",
-        "model: 'original' was given; key 'batch' allows: distilled",
+        'model: "original" was given; key "batch" allows: distilled',
     )
     assert router.asked == []
     for key, model in ((BATCH, "distilled"), (ALICE, "original"), (ALICE, "distilled")):
