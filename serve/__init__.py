@@ -24,7 +24,7 @@ The way of a request, one line per module; each imports only what stands below i
 
 What the pipelines are made of, each importing only what stands below it:
 
-    decoding       latents to pixels: finished images and previews, on a thread of their own
+    vae            latents to pixels: finished images and previews, beside the steps
     safety         which pictures nobody may see: the published safety checker, where it is on
     compile        what makes a UNet fast before the first request, and the report of it
     graphs         a UNet call recorded per batch size and replayed, with the padding hidden

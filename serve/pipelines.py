@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 
 from .compile import Readiness, prepare_unet, use_channels_last
 from .components import Components, load_components
-from .decoding import Decoder
 from .denoiser import Plan
 from .devices import DeviceName, StepClock, clock_s, name_memory_errors, resolve_device, to_device
 from .embeddings import EmbeddingCache, PromptEncoder
@@ -23,6 +22,7 @@ from .generation import Generation
 from .graphs import UNetCall
 from .optimisations import DEFAULTS, Optimisations
 from .trajectories import SCHEDULERS, Trajectory, guided_calls, plan
+from .vae import Decoder
 from .variants import Variant
 
 if TYPE_CHECKING:

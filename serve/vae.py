@@ -1,4 +1,7 @@
-"""Latents to pixels: finished images and previews, beside the steps and on another thread."""
+"""Latents to pixels through a VAE, for finished images and previews.
+
+What is decoded when, and on which thread, is `engine.decoding`'s to say.
+"""
 
 import numpy as np
 import torch
