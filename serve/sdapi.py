@@ -179,7 +179,7 @@ def parse_txt2img(body: bytes) -> Txt2Img:
 def in_their_words(fault: InvalidRequest) -> InvalidRequest:
     """The same error, led by the field as their clients call it."""
     theirs = _THEIRS.get(fault.param or "")
-    return fault if theirs is None else InvalidRequest(f"{theirs}: {fault.message}", theirs)
+    return fault if theirs is None else type(fault)(f"{theirs}: {fault.message}", theirs)
 
 
 def reply(asked: Txt2Img, generation: Generation, drawing: Drawing) -> dict[str, Any]:

@@ -150,6 +150,13 @@ def test_a_request_may_name_its_own_checkpoint(call: Call, router: FakeRouter) -
     assert info["sd_model_name"] == "distilled"
 
 
+def test_an_unknown_checkpoint_is_not_found_wherever_it_is_named(call: Call) -> None:
+    body = {"prompt": "x", "override_settings": {"sd_model_checkpoint": "sdxl"}}
+    response = call("POST", TXT2IMG, json=body)
+    told = assert_their_error(response, 404, "model_not_found")
+    assert told.startswith('sd_model_checkpoint: model: "sdxl" was given')
+
+
 @pytest.mark.parametrize(
     ("sent", "named"),
     [
