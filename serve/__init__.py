@@ -11,6 +11,7 @@ The way of a request, one line per module; each imports only what stands below i
     playground   the page at `/`: static files that use the API from the browser
     negotiation  what an Accept header asks for
     streaming    pictures as server-sent events, with heartbeats
+    base64_json  pictures inside JSON, copied once
     sdapi        AUTOMATIC1111's dialect: its txt2img request to `schemas`' and back
     schemas      a body to a checked request; a request and a variant to a `Generation`
     policies     which variant answers for `auto`

@@ -3,8 +3,6 @@
 Knows the router as a protocol and no Ray, so that it can be tested in one process.
 """
 
-import asyncio
-import base64
 import hashlib
 import logging
 import time
@@ -19,6 +17,7 @@ from fastapi_offline import FastAPIOffline
 from pydantic import BaseModel
 
 from .answers import Route, add_error_handlers, internal_error, refusal
+from .base64_json import PICTURE, with_pictures
 from .browsers import BrowserHeaders
 from .docs import docs_routes
 from .errors import InvalidRequest, ServingError
@@ -186,8 +185,8 @@ def build_api(
         headers = _headers(choice, drawing.timings, drawing.warnings)
         if answer in _OUTPUT_FORMATS:
             return Response(drawing.pictures[0], media_type=answer, headers=headers)
-        # Base64 of megabytes takes milliseconds: not on the event loop.
-        reply = await asyncio.to_thread(_json, choice, picture_format, drawing)
+        # Not on a thread: base64 holds the interpreter's lock all the same.
+        reply = _json(choice, picture_format, drawing)
         return Response(reply, media_type="application/json", headers=headers)
 
     @api.get(
@@ -256,7 +255,7 @@ async def _stream_response(
         try:
             yield sse(first, choice, picture_format)
             async for event in events:
-                yield await asyncio.to_thread(sse, event, choice, picture_format)
+                yield sse(event, choice, picture_format)
             yield DONE
         except ServingError as fault:
             yield sse_error(fault)
@@ -309,7 +308,7 @@ def _json(choice: Choice, picture_format: PictureFormat, drawing: Drawing) -> by
         data=[
             Image(b64_json=None, seed=seed, flagged=True)
             if picture is None
-            else Image(b64_json=base64.b64encode(picture).decode("ascii"), seed=seed)
+            else Image(b64_json=PICTURE, seed=seed)
             for picture, seed in pairs
         ],
         output_format=picture_format.output_format,
@@ -317,7 +316,8 @@ def _json(choice: Choice, picture_format: PictureFormat, drawing: Drawing) -> by
         timings=drawing.timings,
         warnings=list(drawing.warnings),
     )
-    return reply.model_dump_json().encode()
+    drawn = (picture for picture in drawing.pictures if picture is not None)
+    return with_pictures(reply.model_dump_json(), drawn)
 
 
 def _model(family: Family, variant: Variant, manifest: Manifest) -> dict[str, Any]:

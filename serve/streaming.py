@@ -1,13 +1,13 @@
 """A stream of pictures as server-sent events, in the Images API's words, with heartbeats."""
 
 import asyncio
-import base64
 import contextlib
 import json
 import time
 from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Any
 
+from .base64_json import PICTURE, with_pictures
 from .errors import ServingError
 from .generation import Choice, FinishedPicture, PartialPicture, PictureEvent, PictureFormat
 from .schemas import ErrorBody
@@ -61,7 +61,7 @@ def sse(event: PictureEvent | None, choice: Choice, picture_format: PictureForma
         return b": waiting\n\n"
     generation = choice.generation
     fields: dict[str, Any] = {
-        "b64_json": base64.b64encode(event.picture).decode("ascii"),
+        "b64_json": PICTURE,
         "created_at": int(time.time()),
         "size": f"{generation.width_px}x{generation.height_px}",
         "quality": "auto",
@@ -92,17 +92,17 @@ def sse(event: PictureEvent | None, choice: Choice, picture_format: PictureForma
                 "output_tokens": 0,
                 "total_tokens": 0,
             }
-    return _message(kind, {"type": kind, **fields})
+    return with_pictures(_message(kind, {"type": kind, **fields}), [event.picture])
 
 
 def sse_error(fault: ServingError) -> bytes:
     """What ends a stream that has begun; clients raise on it."""
     body = ErrorBody(message=fault.message, type=fault.type, param=fault.param, code=fault.code)
-    return _message("error", {"type": "error", "error": body.model_dump()})
+    return _message("error", {"type": "error", "error": body.model_dump()}).encode()
 
 
 DONE = b"data: [DONE]\n\n"
 
 
-def _message(kind: str, fields: dict[str, Any]) -> bytes:
-    return f"event: {kind}\ndata: {json.dumps(fields)}\n\n".encode()
+def _message(kind: str, fields: dict[str, Any]) -> str:
+    return f"event: {kind}\ndata: {json.dumps(fields)}\n\n"
