@@ -114,6 +114,13 @@ class ModelNotAllowed(InvalidRequest):
     code = "model_not_allowed"
 
 
+class CrossSiteRequest(InvalidRequest):
+    """A page of another host had a visitor's browser send it."""
+
+    status = 403
+    code = "cross_site_request"
+
+
 class Flagged(ServingError):
     """Every picture of the request was flagged by the safety checker."""
 

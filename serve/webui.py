@@ -15,7 +15,14 @@ from pydantic import BaseModel
 from pydantic_core import from_json
 
 from .answers import Route
-from .errors import InvalidRequest, MalformedBody, RequestInterrupted, VariantNotFound, shown
+from .errors import (
+    CrossSiteRequest,
+    InvalidRequest,
+    MalformedBody,
+    RequestInterrupted,
+    VariantNotFound,
+    shown,
+)
 from .gate import read_json, require_allowed
 from .generation import Choice, Drawing, Generation, PictureFormat
 from .sdapi import (
@@ -232,13 +239,25 @@ def webui_routes(
         """Of the caller's oldest request in this process, estimated."""
         return jobs.progress(_owner(request))
 
-    @routes.post("/interrupt", responses=refused)
+    @routes.post("/interrupt", responses=refused | _errors(403))
     async def interrupt(request: Request) -> dict[str, Any]:
         """End the caller's requests in this process; they are answered with 409."""
+        _require_own_site(request)
         jobs.interrupt(_owner(request))
         return {}
 
     return routes
+
+
+def _require_own_site(request: Request) -> None:
+    """Without a body that must be said to be JSON, a form of any page could send a request.
+
+    Raises:
+        CrossSiteRequest: a browser says that one did; clients that are none say nothing.
+    """
+    site = request.headers.get("sec-fetch-site", "none")
+    if site not in ("same-origin", "none"):
+        raise CrossSiteRequest("Sec-Fetch-Site: pages of other hosts may not interrupt requests")
 
 
 def _owner(request: Request) -> str | None:

@@ -298,6 +298,15 @@ KEY, LINE = new_key("alice", "original")
 OTHER, OTHER_LINE = new_key("bob")
 
 
+@pytest.mark.parametrize(
+    ("site", "status"),
+    [("cross-site", 403), ("same-site", 403), ("same-origin", 200), ("none", 200), (None, 200)],
+)
+def test_no_page_of_another_host_can_interrupt(call: Call, site: str | None, status: int) -> None:
+    headers = {} if site is None else {"Sec-Fetch-Site": site}
+    assert call("POST", "/sdapi/v1/interrupt", headers=headers).status_code == status
+
+
 @pytest.fixture
 def limits(tmp_path: Path) -> ClientLimits:
     file = tmp_path / "keys.txt"
