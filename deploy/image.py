@@ -275,13 +275,15 @@ def try_it(tool: str, image: str) -> None:
         probe.bind(("127.0.0.1", 0))
         port = int(probe.getsockname()[1])
     url = f"http://127.0.0.1:{port}"
-    container = _output(
-        [tool, "run", "--detach", "--read-only", "--user", "1000:1000", "--cap-drop", "all",
-         "--security-opt", "no-new-privileges", "--memory", _MEMORY, "--shm-size", "1g",
-         "--tmpfs", "/tmp:mode=1777", "--tmpfs", "/home/serve:mode=1777",
-         "--publish", f"127.0.0.1:{port}:8000", image]
-    )  # fmt: skip
+    container = f"{_NAME}-{os.getpid()}"
+    command = [
+        tool, "run", "--detach", "--name", container, "--read-only", "--user", "1000:1000",
+        "--cap-drop", "all", "--security-opt", "no-new-privileges", "--memory", _MEMORY,
+        "--shm-size", "1g", "--tmpfs", "/tmp:mode=1777", "--tmpfs", "/home/serve:mode=1777",
+        "--publish", f"127.0.0.1:{port}:8000", image,
+    ]  # fmt: skip
     try:
+        _output(command)
         began = time.monotonic()
         _wait_until_ready(url, tool, container)
         _tell(
@@ -292,7 +294,10 @@ def try_it(tool: str, image: str) -> None:
             _tell(f"{variant} drew a picture")
         _drain(url, tool, container)
     except ImageError:
-        print(_output([tool, "logs", "--tail", "30", container]), file=sys.stderr)
+        logs = subprocess.run(
+            [tool, "logs", "--tail", "30", container], capture_output=True, text=True
+        )
+        print(logs.stdout + logs.stderr, file=sys.stderr)
         raise
     finally:
         subprocess.run([tool, "rm", "--force", container], capture_output=True)

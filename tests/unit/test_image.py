@@ -84,6 +84,17 @@ def test_a_build_that_fails_is_no_skip_and_leaves_no_image(tmp_path: Path) -> No
     assert calls[-1].startswith("image rm distilled-sd-serve:quick-")
 
 
+def test_a_container_that_cannot_start_is_removed_and_the_reason_told(tmp_path: Path) -> None:
+    script = 'case "$1 $2" in "run --detach") echo "no port" >&2; exit 126 ;; esac'
+    tool(tmp_path, "podman", f'echo "$@" >> {tmp_path}/calls; {script}')
+    done = run("test", tmp_path)
+    assert done.returncode == 1
+    assert "no port" in done.stderr
+    calls = (tmp_path / "calls").read_text().splitlines()
+    (started,) = (one.split() for one in calls if one.startswith("run --detach"))
+    assert calls[-1] == f"rm --force {started[started.index('--name') + 1]}"
+
+
 # Copies what stands in the variable SBOM out of a "container".
 PODMAN = """case $1 in
   build) ;;
