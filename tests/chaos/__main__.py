@@ -17,7 +17,7 @@ from pathlib import Path
 
 import psutil
 
-from loadtests import closedloop, namespaces
+from loadtests import closedloop, haproxy, namespaces
 from loadtests.machine import commit, cpu_name
 
 from . import load
@@ -34,18 +34,24 @@ _USERS = 12
 # With less time left, no scenario is begun.
 _ASIDE_S = 20.0
 _SOAK_MINUTES = 10.0
+# What test runners take for "skipped".
+_CANNOT = 77
 
 
 def main() -> int:
-    """0 where nothing is broken, 1 where something is, or where the service doesn't start."""
+    """0: nothing is broken; 1: something is, or the service doesn't start; 77: not played."""
     args = _parser().parse_args()
     if args.soak_minutes is None:
         args.soak_minutes = 0.5 if args.quick else _SOAK_MINUTES
     if args.minutes is None:
         args.minutes = 4.5 if args.quick else 30 + max(0.0, args.soak_minutes - _SOAK_MINUTES)
+    if args.haproxy and not args.inside and (reason := haproxy.missing()):
+        print(f"Not played: {reason}", file=sys.stderr)
+        return _CANNOT
     if not args.inside and not namespaces.missing():
         # Whatever happens in there ends with its first process.
-        return namespaces.run([sys.executable, "-m", "tests.chaos", *sys.argv[1:], "--inside"])
+        command = [sys.executable, "-m", "tests.chaos", *sys.argv[1:], "--inside"]
+        return namespaces.run(command, haproxy.environment() if args.haproxy else {})
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.default_int_handler)
     outcomes: list[Outcome] = []
@@ -223,6 +229,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="NAME",
         help=f"these: {', '.join(SCENARIOS)}",
     )
+    add("--haproxy", action="store_true", help="behind HAProxy, as clusters are")
     add("--soak-minutes", type=float, help="default: 10, half a minute with --quick")
     add(
         "--minutes", type=float, help="what comes later isn't played; default: 30 and what a soak "
