@@ -12,6 +12,8 @@ from dataclasses import dataclass
 _BOUNDS_S = 1, 600
 # So that clients that were refused together don't come back together.
 _JITTER = 0.25
+# Of others who were refused, nobody waits for more than so many queues' lengths.
+_MOST_QUEUES = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,12 +57,13 @@ def refusal(
     """Why not to take on a request that would begin in `start_s`, with so many waiting before it.
 
     Others were refused before it and come back before it, with `returns_s` of work (`Returns`): it
-    is told to come after them. But for at most as long as a whole queue takes: by then all that
-    waits now has begun, and of a long overload nobody knows how many do come back.
+    is told to come after them, up to two queues' lengths: by then all that waits now has begun,
+    even where half of the device's time goes to newcomers, and of a long overload nobody knows how
+    many do come back.
 
     `draw`, from 0 to 1, spreads the answers. None where it is welcome.
     """
-    others_s = min(returns_s, limits.queue_s)
+    others_s = min(returns_s, _MOST_QUEUES * limits.queue_s)
     if start_s > limits.queue_s:
         return Refusal(
             f"a request would wait about {start_s:.1f} s before it begins; at most "

@@ -51,13 +51,13 @@ def test_who_is_refused_together_is_let_in_as_told(draw: float) -> None:
     assert max(due) <= 2 * 20 * work_s  # Nor are they told to wait for longer than they must.
 
 
-def test_a_long_overload_tells_at_most_a_whole_queue_more() -> None:
+def test_a_long_overload_tells_at_most_two_queues_more() -> None:
     limits, returns = Limits(queue_s=4, queue_requests=100), Returns()
     for _ in range(1000):
         refused = refusal(4.5, 0, limits, returns.work_s(0.0), 0)
         assert refused is not None
         returns.expect(refused.retry_after_s, 0.2)
-    assert refused.retry_after_s == 5  # What is too long, a queue of 4 s, rounded up.
+    assert refused.retry_after_s == 9  # What is too long, two queues of 4 s, rounded up.
 
 
 def test_who_is_due_is_expected_no_longer() -> None:
