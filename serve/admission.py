@@ -4,7 +4,6 @@ The replica decides, not the router: it alone knows all the work ahead of a requ
 router that came through.
 """
 
-import heapq
 import math
 from dataclasses import dataclass
 
@@ -36,19 +35,18 @@ class Returns:
     """The work of those who were told to come back and aren't due yet; times are on one clock."""
 
     def __init__(self) -> None:
-        self._due: list[tuple[float, float]] = []
-        self._work_s = 0.0
+        # By the second in which it is due: a flood of refusals doesn't fill the memory.
+        self._work_s: dict[int, float] = {}
 
     def expect(self, due_at: float, work_s: float) -> None:
         """Somebody was told to come back then, with so many seconds of work."""
-        heapq.heappush(self._due, (due_at, work_s))
-        self._work_s += work_s
+        second = math.ceil(due_at)
+        self._work_s[second] = self._work_s.get(second, 0.0) + work_s
 
     def work_s(self, now: float) -> float:
         """Seconds of work that are still to come back."""
-        while self._due and self._due[0][0] <= now:
-            self._work_s -= heapq.heappop(self._due)[1]
-        return self._work_s if self._due else 0.0
+        self._work_s = {second: work_s for second, work_s in self._work_s.items() if second > now}
+        return sum(self._work_s.values())
 
 
 def refusal(
