@@ -1,7 +1,7 @@
 """What every route answers where it fails: an error to a status, in the request's dialect.
 
 Beside the routes of `api` and `webui`, whose class is `Route`; the gate, which knows no HTTP
-framework, is handed `refusal`.
+framework, is handed `refuse`.
 """
 
 import logging
@@ -69,7 +69,7 @@ def add_error_handlers(api: FastAPI) -> None:
         return _error_response(unknown, request.scope)
 
 
-def refusal(fault: ServingError) -> App:
+def refuse(fault: ServingError) -> App:
     """An application that answers with the error, whatever is asked."""
 
     async def answer(scope: Any, receive: Any, send: Any) -> None:

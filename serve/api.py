@@ -16,7 +16,7 @@ from fastapi.security import HTTPBearer
 from fastapi_offline import FastAPIOffline
 from pydantic import BaseModel
 
-from .answers import Route, add_error_handlers, internal_error, refusal
+from .answers import Route, add_error_handlers, internal_error, refuse
 from .base64_json import PICTURE, with_pictures
 from .browsers import BrowserHeaders
 from .docs import docs_routes
@@ -134,7 +134,7 @@ def build_api(
     )
     api.router.route_class = Route
     add_error_handlers(api)
-    api.add_middleware(Gate, refuse=refusal, limits=limits)
+    api.add_middleware(Gate, refuse=refuse, limits=limits)
     api.add_middleware(BrowserHeaders)
     api.include_router(docs_routes(api.title))
     # Only tells the OpenAPI document of the keys; the gate has checked them.

@@ -189,7 +189,7 @@ def webui_routes(
         drawing = await jobs.run(
             _owner(request), choice.generation, lambda: router.draw(choice.generation, _PNG)
         )
-        return await asyncio.to_thread(reply, asked, choice.generation, drawing)
+        return reply(asked, choice.generation, drawing)
 
     @routes.get("/sd-models", responses=refused)
     async def sd_models() -> list[dict[str, Any]]:

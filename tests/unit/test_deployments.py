@@ -285,6 +285,34 @@ def test_what_refused_requests_are_told_to_wait_is_measured_by_code(
     asyncio.run(scenario())
 
 
+def test_who_is_refused_is_told_to_come_after_those_refused_before(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("serve.deployments.random.random", lambda: 0.0)
+
+    async def scenario() -> list[float]:
+        denoiser = FakeDenoiser(step_s=0.01)
+        replica = await replica_over(denoiser)
+        denoiser.gate.clear()
+        asked = job(num_inference_steps=100)  # About a second of work each.
+        drawings = [
+            asyncio.create_task(replica.draw(asked, PictureFormat("png", 90))) for _ in range(9)
+        ]
+        async with asyncio.timeout(5):
+            while sum(drawing.done() for drawing in drawings) < 6:
+                await asyncio.sleep(0.002)
+        denoiser.gate.set()
+        told = [one.exception() for one in drawings if one.done()]
+        for drawing in drawings:
+            drawing.cancel()
+        await asyncio.gather(*drawings, return_exceptions=True)
+        return [one.retry_after_s for one in told if isinstance(one, Overloaded)]
+
+    told = asyncio.run(scenario())
+    assert told == sorted(told)
+    assert told[5] > told[0] + 3
+
+
 def test_a_replica_tells_routers_how_much_work_is_ahead() -> None:
     async def scenario() -> None:
         denoiser = FakeDenoiser(step_s=0.01)
