@@ -9,8 +9,6 @@ from importlib.metadata import version
 from pathlib import Path
 
 import pytest
-from cyclonedx.schema import SchemaVersion
-from cyclonedx.validation.json import JsonStrictValidator
 
 from deploy import audit
 
@@ -18,23 +16,28 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.thorough
-def test_the_images_command_lists_what_is_installed_in_a_valid_document(tmp_path: Path) -> None:
+def test_the_images_commands_list_what_is_installed_in_a_valid_document(tmp_path: Path) -> None:
     dockerfile = (ROOT / "deploy/Dockerfile").read_text().replace("\\\n", " ")
-    commands = set(re.findall(r"/opt/sbom/bin/cyclonedx-py (.*)", dockerfile))
-    (command,) = commands  # Both targets' the same.
-    path = tmp_path / "sbom.cdx.json"
-    places = {"/opt/sbom.cdx.json": str(path), "/opt/venv/bin/python": sys.executable}
-    arguments = [places.get(one, one) for one in shlex.split(command)]
-    subprocess.run([sys.executable, "-m", "cyclonedx_py", *arguments], cwd=ROOT, check=True)
-    content = json.loads(path.read_text())
-    schema = SchemaVersion.from_version(content["specVersion"])
-    assert JsonStrictValidator(schema).validate_str(path.read_text()) is None
+    # Both targets' are the same: a virtual environment, the tool, and the document, validated.
+    (commands,) = set(re.findall(r"RUN (python3 -m venv /opt/sbom .*)", dockerfile))
+    places = {
+        "/opt/sbom": str(tmp_path / "sbom"),
+        "/opt/sbom/bin/pip": str(tmp_path / "sbom/bin/pip"),
+        "/opt/sbom/bin/cyclonedx-py": str(tmp_path / "sbom/bin/cyclonedx-py"),
+        "/opt/sbom.cdx.json": str(tmp_path / "sbom.cdx.json"),
+        "/opt/venv/bin/python": sys.executable,
+    }
+    for command in commands.split("&&"):
+        arguments = [places.get(one, one) for one in shlex.split(command)]
+        subprocess.run(arguments, cwd=ROOT, check=True)
+    text = (tmp_path / "sbom.cdx.json").read_text()
+    content = json.loads(text)
     held = {one["name"]: one["version"] for one in content["components"]}
     for name in ("torch", "diffusers", "ray", "fastapi", "pydantic"):
         assert held[name] == version(name)
     assert content["metadata"]["component"]["name"] == "distilled-sd-serve"
     # No path of the machine that built it.
-    assert str(ROOT) not in path.read_text()
+    assert str(ROOT) not in text
 
 
 def answering(output: str, error: str = "", status: int = 0) -> audit.Audit:
