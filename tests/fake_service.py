@@ -5,16 +5,18 @@ import base64
 import io
 import json
 import threading
-import time
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from aiohttp import web
 from PIL import Image
+
+from loadtests.client import Answer, Client
+from loadtests.replies import judge
 
 
 def reply_to(asked: dict[str, Any], size: str = "64x64") -> dict[str, Any]:
@@ -45,8 +47,11 @@ class FakeService:
     latency_s: float = 0.02
     # Between these two moments after the first request, nothing is answered.
     stall_s: tuple[float, float] = (0.0, 0.0)
+    # Nothing is answered before so many requests have come.
+    answer_from: int = 0
     # Every so many requests are refused with 429, or answered with another request's seed.
     reject_every: int = 0
+    retry_after_s: int = 7
     wrong_every: int = 0
     # Seconds an image by variant, one after another, as a replica draws them.
     serial_s: dict[str, float] = field(default_factory=dict)
@@ -61,6 +66,9 @@ class FakeService:
     url: str = ""
     asked: list[dict[str, Any]] = field(default_factory=list)
     arrived_s: list[float] = field(default_factory=list)
+    # Who answered for `auto`, and how many requests were under way at once.
+    answered: Counter[str] = field(default_factory=Counter)
+    most_at_once: int = 0
     keys: set[str | None] = field(default_factory=set)
     _picture: str = field(
         default_factory=lambda: reply_to({"model": "", "seed": 0})["data"][0]["b64_json"]
@@ -68,6 +76,7 @@ class FakeService:
 
     _locks: dict[str, asyncio.Lock] = field(default_factory=dict)
     _under_way: Counter[str] = field(default_factory=Counter)
+    _at_once: int = 0
 
     async def models(self, _: web.Request) -> web.Response:
         models = [
@@ -96,19 +105,30 @@ class FakeService:
         return name, "none in time, the fastest"
 
     async def generate(self, request: web.Request) -> web.StreamResponse:
+        self._at_once += 1
+        self.most_at_once = max(self.most_at_once, self._at_once)
+        try:
+            return await self._answer(request)
+        finally:
+            self._at_once -= 1
+
+    async def _answer(self, request: web.Request) -> web.StreamResponse:
         asked = await request.json()
         self.asked.append(asked)
         reason = None
         if asked["model"] == "auto" and self.auto_slo_s:
             name, reason = self.choose()
             asked = {**asked, "model": name}
-        self.arrived_s.append(time.monotonic())
+            self.answered[name] += 1
+        self.arrived_s.append(asyncio.get_running_loop().time())
         self.keys.add(request.headers.get("Authorization"))
         count, since_first_s = len(self.asked), self.arrived_s[-1] - self.arrived_s[0]
         begin_s, end_s = self.stall_s
         if begin_s <= since_first_s < end_s:
             await asyncio.sleep(end_s - since_first_s)
         await asyncio.sleep(self.latency_s)
+        while len(self.asked) < self.answer_from:
+            await asyncio.sleep(0.01)
         if asked["model"] in self.serial_s:
             self._under_way[asked["model"]] += 1
             async with self._locks.setdefault(asked["model"], asyncio.Lock()):
@@ -116,7 +136,9 @@ class FakeService:
             self._under_way[asked["model"]] -= 1
         if self.reject_every and count % self.reject_every == 0:
             error = {"message": "full", "type": "rate_limit_error", "param": None, "code": "x"}
-            return web.json_response({"error": error}, status=429, headers={"Retry-After": "7"})
+            return web.json_response(
+                {"error": error}, status=429, headers={"Retry-After": str(self.retry_after_s)}
+            )
         if asked.get("stream"):
             return await self._stream(request, asked)
         # The same picture each time: drawing one would take longer than the latency.
@@ -158,7 +180,8 @@ def serving(service: FakeService) -> Iterator[FakeService]:
     app.router.add_post("/v1/images/generations", service.generate)
     app.router.add_get("/v1/models", service.models)
     app.router.add_get("/readyz", service.ready)
-    runner = web.AppRunner(app, access_log=None)
+    # At its end it waits for nobody.
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
 
     async def start() -> int:
         await runner.setup()
@@ -168,12 +191,49 @@ def serving(service: FakeService) -> Iterator[FakeService]:
 
     thread = threading.Thread(target=loop.run_forever, daemon=True)
     thread.start()
-    port = asyncio.run_coroutine_threadsafe(start(), loop).result(10)
+    port = asyncio.run_coroutine_threadsafe(start(), loop).result(120)
     service.url = f"http://127.0.0.1:{port}"
     try:
         yield service
     finally:
-        asyncio.run_coroutine_threadsafe(runner.cleanup(), loop).result(10)
+        asyncio.run_coroutine_threadsafe(runner.cleanup(), loop).result(120)
         loop.call_soon_threadsafe(loop.stop)
         thread.join()
         loop.close()
+
+
+@dataclass
+class _Request:
+    """What the service reads of a request."""
+
+    asked: dict[str, Any]
+    headers: dict[str, str] = field(default_factory=dict)
+
+    async def json(self) -> dict[str, Any]:
+        return self.asked
+
+
+class DirectClient(Client):
+    """A load test's client that calls the service without HTTP, so that time can be virtual."""
+
+    def __init__(self, service: FakeService) -> None:
+        self.service = service
+
+    async def draw(self, asked: dict[str, Any]) -> Answer:
+        response = await self.service.generate(cast("web.Request", _Request(asked)))
+        done_s = asyncio.get_running_loop().time()
+        assert isinstance(response, web.Response)
+        content = bytes(response.body)  # type: ignore[arg-type]
+        verdict = judge(response.status, response.headers, content, asked)
+        return Answer(response.status, content, done_s, verdict)
+
+    async def get(self, path: str) -> Any:
+        route = {"/v1/models": self.service.models, "/readyz": self.service.ready}[path]
+        response = await route(cast("web.Request", _Request({})))
+        return json.loads(cast("str", response.text))
+
+
+@asynccontextmanager
+async def direct(service: FakeService) -> AsyncIterator[Client]:
+    """In place of `loadtests.client.connected`."""
+    yield DirectClient(service)

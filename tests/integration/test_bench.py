@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from loadtests.bench.report import regime, render
-from tests.integration.conftest import ROOT
+from tests.machine import ROOT
 
 pytestmark = pytest.mark.thorough
 

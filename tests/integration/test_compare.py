@@ -1,5 +1,6 @@
 """The comparison against a service whose speeds are known, and against the miniature."""
 
+import asyncio
 import csv
 import json
 import os
@@ -8,31 +9,29 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
 
-from tests.fake_service import FakeService, serving
-from tests.integration.conftest import ROOT
+from loadtests import plan
+from loadtests.compare import __main__ as compare_main
+from tests import virtual_time
+from tests.commands import Done, run_main
+from tests.fake_service import FakeService, direct, serving
+from tests.machine import HANG_S, ROOT, free_port, wait_for
 
 SPEEDS = {"original": 0.040, "distilled": 0.020, "distilled-tiny-vae": 0.0195}
 
 
-def command(*arguments: str) -> list[str]:
-    return [sys.executable, "-m", "loadtests.compare", *arguments]
-
-
-def compare(service: FakeService, out: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
-    return subprocess.run(
-        command("--host", service.url, "--out", str(out), *arguments),
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=200,
-    )
+def compare(service: FakeService, out: Path, *arguments: str) -> Done:
+    """In virtual time, where a reply takes as long as the service says, and no longer."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(asyncio, "run", virtual_time.run)
+        patch.setattr(compare_main, "connected", lambda *_: direct(service))
+        host = ["--host", "http://a-service", "--out", str(out)]
+        return run_main(compare_main.main, *host, *arguments)
 
 
 @pytest.fixture(scope="module")
@@ -41,11 +40,10 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("whole")
     config = out / "config.yaml"
     config.write_text("applications: <the file>\n")
-    with serving(FakeService(latency_s=0.0, serial_s=SPEEDS)) as service:
-        done = compare(
-            service, out, "--price-per-hour", "2", "--device", "a fake", "--serve-config",
-            str(config), "--minutes", "1",
-        )  # fmt: skip
+    done = compare(
+        FakeService(latency_s=0.0, serial_s=SPEEDS), out, "--price-per-hour", "2",
+        "--device", "a fake", "--serve-config", str(config),
+    )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     (out / "words.txt").write_text(done.stdout)
     (out / "bars.txt").write_text(done.stderr)
@@ -60,22 +58,22 @@ def report(whole: Path) -> dict[str, Any]:
 
 def test_it_finds_the_speeds_that_are_there(report: dict[str, Any]) -> None:
     for name, serial_s in SPEEDS.items():
-        assert min(report["variants"][name]["single_s"]["by_round"].values()) >= serial_s
+        single_s = list(report["variants"][name]["single_s"]["by_round"].values())
+        assert single_s == pytest.approx([serial_s] * 4)
     ratios = {(one["variant"], one["against"]): one["throughput"] for one in report["comparisons"]}
-    # Twice as fast, less what HTTP takes; a busy machine may hide it in its noise.
-    assert 1.2 < ratios["distilled", "original"]["value"] < 2.2
-    assert ratios["distilled", "original"]["outcome"] in ("better", "tie")
+    assert ratios["distilled", "original"]["value"] == pytest.approx(2)
+    assert ratios["distilled", "original"]["outcome"] == "better"
 
 
 def test_the_rate_within_the_slo_lies_below_the_capacity(report: dict[str, Any]) -> None:
-    # The last ones are left out where a busy machine takes the time.
-    assert report["variants"]["original"]["rungs"]
     for name, serial_s in SPEEDS.items():
         figures = report["variants"][name]
-        assert (figures["carried"]["met_per_s"] or 0) < 1.1 / serial_s
+        assert 0.3 / serial_s < figures["carried"]["met_per_s"] < 1 / serial_s
+        assert len(figures["rungs"]) > 2
         for rung in figures["rungs"]:
             assert rung["slo"] != "met" or rung["p95_s"] <= report["slo_s"]
-            assert rung["slo"] != "not decided" or rung["void"] or rung["requests"] < 100
+            assert rung["slo"] != "not decided" or rung["requests"] < 100
+            assert not rung["void"]
 
 
 def test_every_request_is_in_the_samples(whole: Path, report: dict[str, Any]) -> None:
@@ -126,36 +124,30 @@ def test_the_report_tells_verdict_noise_and_how_to_repeat_it(whole: Path) -> Non
     assert "<" in (whole / "bars.txt").read_text()  # tqdm's time left.
 
 
-@pytest.mark.thorough
 def test_the_same_again_is_no_worse_and_a_slower_service_is(whole: Path, tmp_path: Path) -> None:
-    baseline = ["--baseline", str(whole / "report.json"), "--quick", "--tolerance", "0.5"]
-    with serving(FakeService(latency_s=0.0, serial_s=SPEEDS)) as service:
-        same = compare(service, tmp_path / "same", *baseline)
+    baseline = ["--baseline", str(whole / "report.json"), "--quick"]
+    same = compare(FakeService(latency_s=0.0, serial_s=SPEEDS), tmp_path / "same", *baseline)
     assert same.returncode == 0, same.stdout
     slow = {**SPEEDS, "distilled": 0.2}
-    with serving(FakeService(latency_s=0.0, serial_s=slow)) as service:
-        worse = compare(service, tmp_path / "worse", *baseline)
+    worse = compare(FakeService(latency_s=0.0, serial_s=slow), tmp_path / "worse", *baseline)
     assert worse.returncode == 1
     assert "WORSE than the baseline: distilled, one picture" in worse.stdout
     assert "WORSE than the baseline: original" not in worse.stdout
     assert "Against the baseline" in (tmp_path / "worse" / "report.md").read_text()
 
 
-@pytest.mark.thorough
 def test_a_plan_is_held_to_what_a_later_run_measures(whole: Path, tmp_path: Path) -> None:
-    plan = tmp_path / "plan.json"
-    planned = subprocess.run(
-        [sys.executable, "-m", "loadtests.plan", str(whole / "report.json"), "--rate", "20",
-         "--slo-p95", "0.3", "--out", str(plan)],
-        cwd=ROOT, capture_output=True, text=True, timeout=60,
-    )  # fmt: skip
+    path = tmp_path / "plan.json"
+    planned = run_main(
+        plan.main, whole / "report.json", "--rate", "20", "--slo-p95", "0.3", "--out", path
+    )
     assert planned.returncode == 0, planned.stderr
     assert "autoscaling_config" in planned.stdout
-    with serving(FakeService(latency_s=0.0, serial_s=SPEEDS)) as service:
-        done = compare(service, tmp_path / "later", "--plan", str(plan), "--quick")
+    fake = FakeService(latency_s=0.0, serial_s=SPEEDS)
+    done = compare(fake, tmp_path / "later", "--plan", str(path), "--quick")
     assert done.returncode == 0, done.stderr
     checks = json.loads((tmp_path / "later" / "report.json").read_text())["plan_checks"]
-    assert {one["variant"] for one in checks} == set(json.loads(plan.read_text())["variants"])
+    assert {one["variant"] for one in checks} == set(json.loads(path.read_text())["variants"])
     assert all(one["measured_p95_s"] is not None and "%" in one["error"] for one in checks)
     assert "How right the plan was" in (tmp_path / "later" / "report.md").read_text()
 
@@ -166,18 +158,16 @@ def test_an_interruption_writes_a_partial_report_that_says_so(
 ) -> None:
     with serving(FakeService(latency_s=0.0, serial_s=SPEEDS)) as service:
         process = subprocess.Popen(
-            command("--host", service.url, "--out", str(tmp_path)),
+            [sys.executable, "-m", "loadtests.compare", "--host", service.url,
+             "--out", str(tmp_path)],
             cwd=ROOT,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             text=True,
-        )
-        deadline = time.monotonic() + 60
-        while len(service.asked) < 100:
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
+        )  # fmt: skip
+        wait_for(lambda: len(service.asked) >= 100)
         os.kill(process.pid, number)
-        words, _ = process.communicate(timeout=60)
+        words, _ = process.communicate(timeout=HANG_S)
     assert process.returncode == 1
     assert "INTERRUPTED: the report is partial" in words
     report = json.loads((tmp_path / "report.json").read_text())
@@ -190,19 +180,17 @@ def test_an_interruption_writes_a_partial_report_that_says_so(
 
 def test_a_wrong_picture_fails_the_run_and_is_named(tmp_path: Path) -> None:
     speeds = {"original": 0.01, "distilled": 0.01}
-    with serving(FakeService(latency_s=0.0, serial_s=speeds, wrong_every=40)) as service:
-        done = compare(service, tmp_path, "--quick")
+    fake = FakeService(latency_s=0.0, serial_s=speeds, wrong_every=40)
+    done = compare(fake, tmp_path, "--quick")
     assert done.returncode == 1
     assert "requests FAILED" in done.stdout
     assert "another seed than was asked for" in (tmp_path / "report.md").read_text()
 
 
-@pytest.mark.thorough
 def test_auto_is_held_to_each_pinned_variant(tmp_path: Path) -> None:
     speeds = {"original": 0.05, "distilled": 0.025}
     fake = FakeService(latency_s=0.0, serial_s=speeds, auto_slo_s=0.2)
-    with serving(fake) as service:
-        done = compare(service, tmp_path, "--minutes", "1", "--rounds", "2")
+    done = compare(fake, tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
     report = json.loads((tmp_path / "report.json").read_text())
     auto = report["auto"]
@@ -235,8 +223,7 @@ def test_auto_is_held_to_each_pinned_variant(tmp_path: Path) -> None:
 def test_pictures_of_random_weights_are_not_judged(tmp_path: Path) -> None:
     speeds = {"original": 0.01, "distilled": 0.005}
     fake = FakeService(latency_s=0.0, serial_s=speeds, random_weights=True)
-    with serving(fake) as service:
-        done = compare(service, tmp_path, "--quick")
+    done = compare(fake, tmp_path, "--quick")
     assert done.returncode == 0
     assert "SSIM" not in done.stdout
     assert "Random weights" in (tmp_path / "report.md").read_text()
@@ -245,7 +232,6 @@ def test_pictures_of_random_weights_are_not_judged(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
-        pytest.param(["--host", "http://127.0.0.1:9"], "does not answer", id="nobody"),
         pytest.param(["--variants", "huge"], "variants: 'huge' was given; ", id="variant"),
         pytest.param(["--steps", "0"], "0 was given; allowed: 1 to 150", id="steps"),
         pytest.param(["--minutes", "nan"], "nan was given; it must be", id="minutes"),
@@ -257,24 +243,27 @@ def test_pictures_of_random_weights_are_not_judged(tmp_path: Path) -> None:
 def test_what_it_cannot_do_is_one_clear_line(
     arguments: list[str], complaint: str, tmp_path: Path
 ) -> None:
-    with serving(FakeService(serial_s={"original": 0.01})) as service:
-        done = compare(service, tmp_path, *arguments)
+    done = compare(FakeService(serial_s={"original": 0.01}), tmp_path, *arguments)
     assert done.returncode == 2
     assert complaint in done.stderr.splitlines()[-1]
-    assert "Traceback" not in done.stderr
+
+
+def test_an_address_where_nobody_answers_is_one_clear_line(tmp_path: Path) -> None:
+    nowhere = f"http://127.0.0.1:{free_port()}"
+    done = run_main(compare_main.main, "--host", nowhere, "--out", tmp_path)
+    assert done.returncode == 2
+    assert "does not answer" in done.stderr.splitlines()[-1]
 
 
 def test_a_service_that_refuses_from_the_start_is_told_at_once(tmp_path: Path) -> None:
-    with serving(FakeService(serial_s={"original": 0.01}, reject_every=1)) as service:
-        done = compare(service, tmp_path)
+    done = compare(FakeService(serial_s={"original": 0.01}, reject_every=1), tmp_path)
     assert done.returncode == 2
     assert "original: not drawn when warmed up: 429" in done.stderr
     assert not (tmp_path / "report.json").exists()
 
 
 def test_somebody_elses_endpoint_is_told(tmp_path: Path) -> None:
-    with serving(FakeService(serial_s={"original": 0.01}, family="flux")) as service:
-        done = compare(service, tmp_path)
+    done = compare(FakeService(serial_s={"original": 0.01}, family="flux"), tmp_path)
     assert done.returncode == 2
     assert "is not this service" in done.stderr
 
@@ -296,7 +285,7 @@ def test_make_loadtest_starts_its_own_service_and_leaves_nothing_behind(tmp_path
     for line in process.stdout:
         words += line
         seen |= set(psutil.Process(process.pid).children(recursive=True))
-    assert process.wait(60) == 0, words
+    assert process.wait(HANG_S) == 0, words
     assert len(seen) > 5
     report = json.loads((tmp_path / "report.json").read_text())
     assert report["endpoint"]["family"] == "miniature"
@@ -306,7 +295,4 @@ def test_make_loadtest_starts_its_own_service_and_leaves_nothing_behind(tmp_path
     (vaes,) = report["quality"]["vaes_on_identical_latents"]
     assert (vaes["kl"], vaes["other"]) == ("distilled", "distilled-tiny-vae")
     assert vaes["psnr_db"] > 25
-    gone_by = time.monotonic() + 20
-    while any(one.is_running() and one.status() != "zombie" for one in seen):
-        assert time.monotonic() < gone_by
-        time.sleep(0.1)
+    wait_for(lambda: not any(one.is_running() and one.status() != "zombie" for one in seen))

@@ -18,11 +18,13 @@ from serve.errors import WeightsError
 from serve.miniature import WEIGHTS_DIR
 from serve.pipelines import Pipeline
 from serve.variants import MINIATURE, SD_V1
+from serve.weights.__main__ import main
 from serve.weights.check import check_family
 from serve.weights.manifest import read_manifest
+from tests.commands import run_main
 from tests.fakes import generation
 from tests.hub import Hub, Repository, published_from, serving
-from tests.integration.conftest import ROOT, free_port
+from tests.machine import HANG_S, ROOT, free_port
 from tests.pictures import difference, finish
 from tests.safety import ALWAYS, sd_v1_with_checker
 from tests.unit.test_weights import Canary
@@ -43,14 +45,12 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "sd-v1"
 
 
-def command(
-    hub: Hub, name: str, folder: Path, *arguments: str, **environment: str
-) -> dict[str, Any]:
+def command(hub: Hub, folder: Path, *arguments: str, **environment: str) -> dict[str, Any]:
     """The command line with a cache of its own, as a user of this hub would have it."""
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
     home = {"HF_ENDPOINT": hub.url, "HF_HOME": str(folder.with_name("hf"))}
     return {
-        "args": [sys.executable, "-m", "serve.weights", name, str(folder), *arguments],
+        "args": [sys.executable, "-m", "serve.weights", "download", str(folder), *arguments],
         "cwd": ROOT,
         "env": {**inherited, **home, **environment},
         "stdout": subprocess.PIPE,
@@ -58,24 +58,22 @@ def command(
     }
 
 
-def weights(
-    hub: Hub, name: str, folder: Path, *arguments: str, **environment: str
+def download(
+    hub: Hub, folder: Path, *arguments: str, **environment: str
 ) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        **command(hub, name, folder, *arguments, **environment),
-        stderr=subprocess.PIPE,
-        timeout=120,
+        **command(hub, folder, *arguments, **environment), stderr=subprocess.PIPE, timeout=HANG_S
     )
 
 
 def downloaded(hub: Hub, folder: Path, *arguments: str, **environment: str) -> str:
-    done = weights(hub, "download", folder, *arguments, **environment)
+    done = download(hub, folder, *arguments, **environment)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
 
 def refused(hub: Hub, folder: Path, *arguments: str, **environment: str) -> str:
-    done = weights(hub, "download", folder, *arguments, **environment)
+    done = download(hub, folder, *arguments, **environment)
     assert done.returncode == 1, done.stdout
     assert "Traceback" not in done.stderr
     return done.stderr.splitlines()[-1]
@@ -154,7 +152,7 @@ def test_the_safety_checker_comes_only_when_asked_for_and_is_held_to_the_manifes
         assert origins == {hub.repositories[name].sha for name in (SD, BK, TAESD)}
         path = folder / "safety_checker/model.fp16.safetensors"
         path.write_bytes(path.read_bytes()[:-1] + b"x")
-        assert f"{path}: its sha256 is" in weights(hub, "verify", folder).stderr
+        assert f"{path}: its sha256 is" in run_main(main, "verify", folder).stderr
         with pytest.raises(WeightsError, match=r"safety_checker.*its sha256 is"):
             check_family(folder, SD_V1, ALL, safety_checker=True, hashes=True)
         # Who doesn't ask for it isn't held up by it.
@@ -200,8 +198,8 @@ def test_a_connection_that_is_cut_goes_on_where_it_stopped(hub: Hub, folder: Pat
 
 def test_a_run_that_is_killed_keeps_what_is_complete(hub: Hub, folder: Path) -> None:
     hub.stalled = {UNET}
-    with subprocess.Popen(**command(hub, "download", folder), stderr=subprocess.PIPE) as process:
-        assert hub.stalling.wait(60)
+    with subprocess.Popen(**command(hub, folder), stderr=subprocess.PIPE) as process:
+        assert hub.stalling.wait(HANG_S)
         process.kill()
     hub.stalled, complete = set(), set(hub.gets) - {UNET, "unet/config.json"}
     assert "text_encoder/model.fp16.safetensors" in complete
@@ -212,8 +210,8 @@ def test_a_run_that_is_killed_keeps_what_is_complete(hub: Hub, folder: Path) -> 
 
 def test_one_download_at_a_time_into_a_folder(hub: Hub, folder: Path) -> None:
     hub.stalled = {UNET}
-    with subprocess.Popen(**command(hub, "download", folder), stderr=subprocess.PIPE) as process:
-        assert hub.stalling.wait(60)
+    with subprocess.Popen(**command(hub, folder), stderr=subprocess.PIPE) as process:
+        assert hub.stalling.wait(HANG_S)
         assert "another download into this folder runs" in refused(hub, folder)
         process.kill()
 
@@ -338,25 +336,37 @@ def test_what_cannot_be_had_is_told_with_what_to_do(
         pytest.param(["--mirror", "x"], "mirror: 'x' was given", id="mirror"),
         pytest.param(["--mirror", "a/b=c/d"], "mirror: 'a/b' was given; sd-v1 uses", id="unknown"),
         pytest.param(["--mirror", f"{SD}=../x/y"], "mirror: '../x/y' was given", id="path"),
-        pytest.param(["--mirror", f"{SD}=a/b@gone"], "not found", id="mirror-missing"),
         pytest.param(["--variants", "huge"], "variants: 'huge' was given", id="variant"),
         pytest.param(["--family", "miniature"], "nothing to download", id="shipped"),
     ],
 )
 def test_bad_arguments_are_refused_by_name(
-    hub: Hub, folder: Path, arguments: list[str], complaint: str
+    folder: Path, arguments: list[str], complaint: str
 ) -> None:
-    assert complaint in refused(hub, folder, *arguments)
+    done = run_main(main, "download", folder, *arguments)
+    assert done.returncode == 1
+    assert complaint in done.stderr.splitlines()[-1]
 
 
-def test_bad_mirrors_in_the_environment_are_refused_by_name(hub: Hub, folder: Path) -> None:
-    assert "DSD_MIRRORS: must be a JSON object" in refused(hub, folder, DSD_MIRRORS="{")
-    assert "DSD_MIRRORS: must be a JSON object" in refused(hub, folder, DSD_MIRRORS='{"a": 1}')
+def test_a_mirror_that_is_missing_is_named(hub: Hub, folder: Path) -> None:
+    assert "not found" in refused(hub, folder, "--mirror", f"{SD}=a/b@gone")
 
 
-def test_a_folder_that_cannot_be_made_is_named(hub: Hub, tmp_path: Path) -> None:
+@pytest.mark.parametrize("mirrors", ["{", '{"a": 1}'])
+def test_bad_mirrors_in_the_environment_are_refused_by_name(
+    folder: Path, mirrors: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DSD_MIRRORS", mirrors)
+    done = run_main(main, "download", folder)
+    assert done.returncode == 1
+    assert "DSD_MIRRORS: must be a JSON object" in done.stderr
+
+
+def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
-    assert f"{tmp_path / 'file'}" in refused(hub, tmp_path / "file" / "sd-v1")
+    done = run_main(main, "download", tmp_path / "file" / "sd-v1")
+    assert done.returncode == 1
+    assert f"{tmp_path / 'file'}" in done.stderr
 
 
 def test_a_hub_that_is_not_there_is_told(hub: Hub, folder: Path) -> None:
@@ -398,7 +408,7 @@ def test_a_canary_pickle_is_neither_downloaded_nor_loaded(
     (folder / "unet/diffusion_pytorch_model.bin").write_bytes(bomb)
     with pytest.raises(WeightsError, match="looks like a pickle"):
         check_family(folder, SD_V1, ALL)
-    done = weights(hub, "verify", folder)
+    done = run_main(main, "verify", folder)
     assert done.returncode == 1
     assert "diffusion_pytorch_model.bin: looks like a pickle" in done.stderr
     assert not canary.exists()
@@ -406,13 +416,13 @@ def test_a_canary_pickle_is_neither_downloaded_nor_loaded(
 
 def test_verify_names_what_differs(hub: Hub, folder: Path) -> None:
     downloaded(hub, folder)
-    assert weights(hub, "verify", folder).returncode == 0
+    assert run_main(main, "verify", folder).returncode == 0
     with (folder / UNET).open("r+b") as content:
         content.seek(-1, os.SEEK_END)
         content.write(b"\xff")
     (folder / "vae/config.json").unlink()
     (folder / "notes.txt").write_text("x")
-    done = weights(hub, "verify", folder)
+    done = run_main(main, "verify", folder)
     assert done.returncode == 1
     assert f"{folder / UNET}: its sha256 is" in done.stderr
     assert f"{folder / 'vae/config.json'}: missing" in done.stderr

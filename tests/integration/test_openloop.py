@@ -6,23 +6,33 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
-import httpx
 import pytest
 
-from loadtests import arrivals, openloop
+from loadtests import arrivals, closedloop, openloop
 from loadtests.client import connected
 from loadtests.samples import Sample, percentile, summarize
 from loadtests.workload import Workload
-from tests.fake_service import FakeService, serving
-from tests.integration.conftest import ROOT, free_port
+from tests import virtual_time
+from tests.commands import run_main
+from tests.fake_service import FakeService, direct, serving
+from tests.machine import HANG_S, ROOT, free_port, wait_for
 
 WORKLOAD = Workload.shipped("miniature")
 
 
-def fire(url: str, schedule_s: list[float], timeout_s: float = 120) -> list[Sample]:
+def fire(service: FakeService, schedule_s: list[float]) -> list[Sample]:
+    """In virtual time, so that latencies are exact."""
+
+    async def run() -> list[Sample]:
+        async with direct(service) as client:
+            return await openloop.run(client, schedule_s, WORKLOAD, "distilled")
+
+    return virtual_time.run(run())
+
+
+def fire_at(url: str, schedule_s: list[float], timeout_s: float = HANG_S) -> list[Sample]:
     async def run() -> list[Sample]:
         async with connected(url, timeout_s) as client:
             return await openloop.run(client, schedule_s, WORKLOAD, "distilled")
@@ -31,45 +41,40 @@ def fire(url: str, schedule_s: list[float], timeout_s: float = 120) -> list[Samp
 
 
 def test_it_measures_the_latency_that_is_there() -> None:
-    with serving(FakeService(latency_s=0.05)) as service:
-        summary = summarize(fire(service.url, arrivals.constant(20, 3)), 3, slo_s=0.5)
-    assert (summary.ok, summary.failed) == (60, 0)
-    assert summary.p50_s is not None
-    assert 0.05 <= summary.p50_s < 0.3
-    assert summary.achieved_per_s == pytest.approx(20, rel=0.1)
+    service = FakeService(latency_s=0.05)
+    summary = summarize(fire(service, arrivals.constant(20, 3)), 3, slo_s=0.06)
+    assert (summary.ok, summary.failed, summary.within_slo) == (60, 0, 1.0)
+    assert summary.p50_s == pytest.approx(0.05)
+    assert summary.worst_s == pytest.approx(0.05)
+    assert summary.achieved_per_s == pytest.approx(20)
 
 
 def test_a_stall_shows_in_the_open_loop_and_hides_in_a_closed_one() -> None:
-    rate_per_s, duration_s, stall_s = 20, 5, (2.0, 3.5)
-    with serving(FakeService(latency_s=0.02, stall_s=stall_s)) as service:
-        samples = fire(service.url, arrivals.constant(rate_per_s, duration_s))
+    service = FakeService(latency_s=0.02, stall_s=(2.0, 3.5))
+    samples = fire(service, arrivals.constant(20, 5))
     in_time_order = sorted(samples, key=lambda one: one.scheduled_s)
     # Requests went on during the stall, and each waited for its end.
-    stalled = [one for one in in_time_order if 2.1 < one.scheduled_s < 3.4]
-    assert len(stalled) == pytest.approx(1.3 * rate_per_s, abs=2)
+    stalled = [one for one in in_time_order if 2.01 < one.scheduled_s < 3.49]
+    assert len(stalled) == 29
     for one in stalled:
-        assert 0 < one.latency_s - (3.5 - one.scheduled_s) < 0.5
+        assert one.latency_s == pytest.approx(3.5 - one.scheduled_s + 0.02)
     open_p90_s = percentile([one.latency_s for one in samples], 90)
 
-    with serving(FakeService(latency_s=0.02, stall_s=stall_s)) as service:
-        latencies_s, end = [], time.monotonic() + duration_s
-        with httpx.Client() as client:
-            while time.monotonic() < end:
-                began = time.monotonic()
-                client.post(f"{service.url}/v1/images/generations", json=WORKLOAD.body(0, "x"))
-                latencies_s.append(time.monotonic() - began)
-    closed_p90_s = percentile(latencies_s, 90)
+    async def one_user() -> list[Sample]:
+        async with direct(FakeService(latency_s=0.02, stall_s=(2.0, 3.5))) as client:
+            return await closedloop.run(client, 1, 175, WORKLOAD, "distilled")  # Five seconds.
+
+    closed_p90_s = percentile([one.latency_s for one in virtual_time.run(one_user())], 90)
     assert open_p90_s is not None
     assert closed_p90_s is not None
-    assert open_p90_s > 0.5
-    assert closed_p90_s < 0.2
+    assert open_p90_s > 0.9
+    assert closed_p90_s < 0.03
 
 
 def test_requests_arrive_as_scheduled_whatever_has_come_back() -> None:
-    with serving(FakeService(latency_s=1.5)) as service:
-        fire(service.url, arrivals.constant(20, 1))
-    assert len(service.arrived_s) == 20
-    assert service.arrived_s[-1] - service.arrived_s[0] < 1.4  # Before the first answer.
+    service, schedule_s = FakeService(latency_s=1.5), arrivals.constant(20, 1)
+    fire(service, schedule_s)
+    assert service.arrived_s == pytest.approx(schedule_s)
     assert [one["seed"] for one in service.asked] == [
         WORKLOAD.body(index, "distilled")["seed"] for index in range(20)
     ]
@@ -77,7 +82,7 @@ def test_requests_arrive_as_scheduled_whatever_has_come_back() -> None:
 
 def test_rejections_and_wrong_pictures_are_told_apart() -> None:
     with serving(FakeService(reject_every=5, wrong_every=4)) as service:
-        samples = fire(service.url, arrivals.constant(40, 0.5))
+        samples = fire_at(service.url, arrivals.constant(40, 0.5))
     by = {one.outcome for one in samples}
     rejected = [one for one in samples if one.outcome == "rejected"]
     failed = [one for one in samples if one.outcome == "failed"]
@@ -89,15 +94,14 @@ def test_rejections_and_wrong_pictures_are_told_apart() -> None:
 
 
 def test_a_service_that_is_not_there_is_a_failure_of_each_request() -> None:
-    url = f"http://127.0.0.1:{free_port()}"
-    samples = fire(url, [0, 0.01])
+    samples = fire_at(f"http://127.0.0.1:{free_port()}", [0, 0.01])
     assert [one.outcome for one in samples] == ["failed", "failed"]
     assert "Connect" in samples[0].reason
 
 
 def test_a_request_that_takes_too_long_is_a_failure() -> None:
-    with serving(FakeService(latency_s=2)) as service:
-        samples = fire(service.url, [0.0], timeout_s=0.2)
+    with serving(FakeService(latency_s=60)) as service:
+        samples = fire_at(service.url, [0.0], timeout_s=0.2)
     assert samples[0].outcome == "failed"
     assert "Timeout" in samples[0].reason
 
@@ -108,18 +112,20 @@ def command(service: FakeService, *arguments: str) -> list[str]:
 
 def test_the_command_prints_a_summary_and_keeps_raw_samples(tmp_path: Path) -> None:
     out = tmp_path / "samples.jsonl"
-    arguments = ["--rate", "20", "--duration", "1", "--slo", "1", "--out", str(out)]
+    arguments = ["--rate", "20", "--duration", "1", "--slo", "100", "--out", str(out)]
     with serving(FakeService()) as service:
         done = subprocess.run(
             command(service, *arguments),
             cwd=ROOT,
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=HANG_S,
             env={**os.environ, "DSD_API_KEY": "k"},
         )
-    assert done.returncode == 0, done.stderr
+    assert done.stdout, done.stderr
     summary = json.loads(done.stdout.splitlines()[-1])
+    # On a busy machine requests may be fired late, which it says.
+    assert done.returncode == (1 if summary["void"] else 0)
     samples = [json.loads(line) for line in out.read_text().splitlines()]
     assert summary["ok"] == summary["requests"] == len(samples) > 5
     assert "is not decided" in done.stdout  # Fewer than a hundred samples.
@@ -131,17 +137,14 @@ def test_the_command_prints_a_summary_and_keeps_raw_samples(tmp_path: Path) -> N
 def test_ctrl_c_keeps_what_was_measured() -> None:
     with serving(FakeService(latency_s=0.3)) as service:
         process = subprocess.Popen(
-            command(service, "--rate", "20", "--duration", "60"),
+            command(service, "--rate", "20", "--duration", "600"),
             cwd=ROOT,
             stdout=subprocess.PIPE,
             text=True,
         )
-        deadline = time.monotonic() + 30
-        while len(service.asked) < 20:
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
+        wait_for(lambda: len(service.asked) >= 20)
         os.kill(process.pid, signal.SIGINT)
-        output, _ = process.communicate(timeout=20)
+        output, _ = process.communicate(timeout=HANG_S)
     summary = json.loads(output.splitlines()[-1])
     assert process.returncode == 1
     assert summary["interrupted"] is True
@@ -160,12 +163,6 @@ def test_ctrl_c_keeps_what_was_measured() -> None:
     ],
 )
 def test_bad_arguments_are_one_clear_line(arguments: list[str], complaint: str) -> None:
-    done = subprocess.run(
-        command(FakeService(url="http://127.0.0.1:9"), *arguments),
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
+    done = run_main(openloop.main, "--host", "http://127.0.0.1:9", *arguments)
     assert done.returncode == 2
     assert complaint in done.stderr.splitlines()[-1]

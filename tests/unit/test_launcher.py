@@ -1,5 +1,9 @@
+"""What `make serve` refuses before anything is started, and how it is told."""
+
 import os
+import shutil
 import socket
+import subprocess
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -10,6 +14,8 @@ from serve import __main__ as launcher
 from serve.app import AppArgs
 from serve.errors import ServingError
 from serve.settings import prepare_ray_environment
+from tests.commands import run_main
+from tests.machine import free_port
 
 ROOT = Path(__file__).parents[2]
 
@@ -20,18 +26,48 @@ def test_too_little_memory_is_told_with_both_figures(monkeypatch: pytest.MonkeyP
         launcher._check_memory(AppArgs())
 
 
-def test_main_reports_an_obstacle_and_starts_nothing(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_fewer_gpus_than_are_asked_for_are_told_with_both_figures(
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr("sys.argv", ["serve", "--num-gpus", "50"])
+    settings = launcher.LaunchSettings()
+    with pytest.raises(ServingError, match="num_gpus: 50 for each variant are 150, but 2 are here"):
+        launcher._check_gpus(settings, 3, 2)
+    launcher._check_gpus(settings, 3, 150)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        pytest.param(["--port", "99999"], "port: '99999' was given", id="port"),
+        pytest.param(["--family", "sd-v1"], "weights_dir: not given", id="no-weights"),
+        pytest.param(["--family", "sd-v9"], "family: 'sd-v9' was given", id="family"),
+        pytest.param(["--weights-dir", "/nowhere"], "'/nowhere' is not a folder", id="folder"),
+        pytest.param(["--variants", "huge"], "variants: 'huge' was given; allowed", id="variant"),
+        pytest.param(
+            ["--api-keys-file", "nowhere"], "api_keys_file: 'nowhere' was given", id="keys"
+        ),
+    ],
+)
+def test_what_it_cannot_serve_is_one_clear_line(arguments: list[str], complaint: str) -> None:
+    if "--port" not in arguments:
+        arguments = [*arguments, "--port", str(free_port())]
+    done = run_main(launcher.main, *arguments)
+    assert done.returncode == 1
+    assert "Ready" not in done.stdout
+    assert done.stderr.count("\n") == 1
+    assert done.stderr.startswith("distilled-sd-serve: ")
+    assert complaint in done.stderr
+
+
+def test_a_taken_port_is_told_and_nothing_started() -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        monkeypatch.setattr("sys.argv", ["serve", "--port", str(port)])
-        assert launcher.main() == 1
-    output = capsys.readouterr()
-    assert output.out == ""
-    assert output.err.startswith("distilled-sd-serve: port: ")
+        done = run_main(launcher.main, "--port", port)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith(f"distilled-sd-serve: port: can't listen on 127.0.0.1:{port}")
 
 
 def test_settings_come_from_the_environment_too(
@@ -42,16 +78,6 @@ def test_settings_come_from_the_environment_too(
     monkeypatch.setenv("DSD_LOG_ENCODING", "JSON")
     settings = launcher.LaunchSettings()
     assert (settings.port, settings.log_encoding) == (8123, "JSON")
-
-
-def test_a_missing_file_of_keys_is_told_before_anything_starts(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr("sys.argv", ["serve", "--api-keys-file", "nowhere"])
-    assert launcher.main() == 1
-    output = capsys.readouterr()
-    assert output.out == ""
-    assert output.err.startswith("distilled-sd-serve: api_keys_file: 'nowhere' was given")
 
 
 def test_the_example_sends_a_key_only_where_one_is_needed(
@@ -71,3 +97,14 @@ def test_unhealthy_replicas_are_killed_here_as_on_a_cluster(
     monkeypatch.delenv(name, raising=False)
     prepare_ray_environment()
     assert f"{name}={os.environ[name]}" in (ROOT / "deploy/base/ray.env").read_text().splitlines()
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="needs make")
+def test_a_missing_python_is_one_clear_line(tmp_path: Path) -> None:
+    for name in ("Makefile", "pyproject.toml", "constraints.txt"):
+        shutil.copy(ROOT / name, tmp_path)
+    refused = subprocess.run(
+        ["make", "--silent", "serve", "PYTHON="], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert refused.returncode != 0
+    assert "needs Python 3.11 or newer" in refused.stderr

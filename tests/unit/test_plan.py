@@ -1,8 +1,6 @@
 """Replicas for a rate: from a report's curve to configuration that Ray accepts."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +15,12 @@ from loadtests.plan import (
     VariantPlan,
     _mix,
     configuration,
+    main,
     plan_variant,
     read_measured,
 )
+from tests.commands import Done, run_main
 
-ROOT = Path(__file__).parents[2]
 # p95 of a queue: 0.5 s at 1/s, 1 s at 1.5/s, 3 s at 1.8/s.
 CURVE = Measured(
     p95_s=((1.0, 0.5), (1.5, 1.0), (1.8, 3.0)),
@@ -124,16 +123,10 @@ def test_shares_that_are_none_are_named(text: str) -> None:
         _mix(text, ["a", "b"])
 
 
-def plan(tmp_path: Path, report: Any, *arguments: str) -> "subprocess.CompletedProcess[str]":
+def plan(tmp_path: Path, report: Any, *arguments: str) -> Done:
     path = tmp_path / "report.json"
     path.write_text(report if isinstance(report, str) else json.dumps(report))
-    return subprocess.run(
-        [sys.executable, "-m", "loadtests.plan", str(path), *arguments],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
+    return run_main(main, path, *arguments)
 
 
 def test_the_command_plans_every_variant_and_a_mix(tmp_path: Path) -> None:
