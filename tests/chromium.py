@@ -7,6 +7,8 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from tests.machine import HANG_S
+
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 
@@ -27,7 +29,7 @@ def browser() -> Iterator["Browser"]:
     path = chromium_path()
     if path is None:
         pytest.skip(f"needs a Chromium; found none of {', '.join(_NAMES)}")
-    expect.set_options(timeout=20_000)
+    expect.set_options(timeout=1000 * HANG_S)
     with sync_playwright() as playwright:
         # Without a sandbox, which containers don't allow: it sees only what the tests serve.
         browser = playwright.chromium.launch(
@@ -56,6 +58,7 @@ def open_page(browser: "Browser") -> Iterator[Open]:
 
     def run(url: str, **options: Any) -> "Page":
         context = browser.new_context(**options)
+        context.set_default_timeout(1000 * HANG_S)
         contexts.append(context)
         context.on("request", lambda request: asked.append((url, request.url)))
         context.on("console", lambda message: said(message.type, message.text))

@@ -22,6 +22,7 @@ from serve.generation import (
     Timings,
 )
 from serve.images import encode
+from tests.machine import HANG_S
 from tests.unit.test_api import FakeRouter
 
 # By variant: none is another's.
@@ -123,14 +124,14 @@ class Service:
 
     def stop(self) -> None:
         self._server.should_exit = self._server.force_exit = True
-        self._thread.join(20)
+        self._thread.join(HANG_S)
         assert not self._thread.is_alive()
 
     def await_left(self, variants: list[str]) -> None:
         """Until the streams of these, and of no others, were closed before their end."""
         self._await(lambda: sorted(self.router.left) == sorted(variants))
 
-    def _await(self, fact: object, deadline_s: float = 20) -> None:
+    def _await(self, fact: object, deadline_s: float = HANG_S) -> None:
         end = time.monotonic() + deadline_s
         while not fact():  # type: ignore[operator]
             assert time.monotonic() < end

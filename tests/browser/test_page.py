@@ -19,6 +19,7 @@ from serve.errors import Overloaded, VariantUnavailable
 from serve.variants import MINIATURE
 from tests.browser.service import TIMINGS, Service, colour, serving
 from tests.chromium import Open
+from tests.machine import HANG_S
 
 VARIANTS = list(TIMINGS)
 KEY = "sk-test-1"
@@ -373,7 +374,7 @@ def test_the_commands_shown_draw_the_very_picture(
             env={"PATH": os.environ["PATH"], "API_KEY": key or ""},
             check=True,
             capture_output=True,
-            timeout=60,
+            timeout=HANG_S,
         )
         return ran.stdout.decode()
 

@@ -11,8 +11,9 @@ import time
 import httpx
 
 from tests.fuzz.answers import URL
-from tests.fuzz.connections import HANG_S, serving
+from tests.fuzz.connections import serving
 from tests.fuzz.corpus import REFUSED
+from tests.machine import HANG_S
 
 BOUND_MS = 100.0
 ROUNDS = 5

@@ -14,10 +14,8 @@ import uvicorn
 
 from serve.api import build_api
 from tests.fuzz.corpus import Raw
+from tests.machine import HANG_S
 from tests.unit.test_api import FakeRouter
-
-# Against hangs only; an answer takes milliseconds.
-HANG_S = 30.0
 
 
 @dataclass(frozen=True)

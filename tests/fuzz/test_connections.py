@@ -8,6 +8,7 @@ import pytest
 
 from tests.fuzz.connections import Answer, send, serving
 from tests.fuzz.corpus import RAW, Raw
+from tests.machine import HANG_S
 from tests.unit.test_api import FakeRouter
 
 Service = tuple[str, FakeRouter]
@@ -38,5 +39,5 @@ def test_it_is_refused_and_the_next_request_is_answered(raw: Raw, service: Servi
     router.asked.clear()
     hold_raw(send(url, raw), raw)
     assert router.asked == []
-    reply = httpx.get(f"{url}/healthz", timeout=30)
+    reply = httpx.get(f"{url}/healthz", timeout=HANG_S)
     assert (reply.status_code, reply.json()) == (200, {"status": "ok"})

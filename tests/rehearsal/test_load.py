@@ -8,6 +8,7 @@ from aiohttp import web
 
 from deploy.rehearsal.load import Load
 from tests.fake_service import FakeService, serving
+from tests.machine import HANG_S, wait_for
 
 
 @dataclass
@@ -29,7 +30,7 @@ def test_a_span_of_the_clock_holds_exactly_the_requests_scheduled_in_it() -> Non
         time.sleep(1.5)
         asked = load.between(began_s, time.monotonic())
         load.stop()
-        load.join(10)
+        load.join(HANG_S)
     assert not load.is_alive()
     assert 10 < len(asked) < len(service.asked)
     assert {one.sample.variant for one in asked} == {"original", "distilled"}
@@ -42,10 +43,9 @@ def test_each_request_has_a_connection_of_its_own() -> None:
     with serving(CountingService()) as service:
         load = Load(service.url, ["original"], 20, (1,))
         load.start()
-        time.sleep(1)
+        wait_for(lambda: len(service.peers) > 5)
         load.stop()
-        load.join(10)
-    assert len(service.peers) > 5
+        load.join(HANG_S)
     assert len(set(service.peers)) == len(service.peers)
 
 
@@ -54,10 +54,10 @@ def test_a_lost_request_is_asked_again_with_the_same_seed() -> None:
         load = Load(service.url, ["original"], 20, (1,))
         load.start()
         began_s = time.monotonic()
-        time.sleep(1)
+        wait_for(lambda: len(service.asked) > 6)
         asked = load.between(began_s, time.monotonic())
         load.stop()
-        load.join(10)
+        load.join(HANG_S)
         lost = [one for one in asked if one.lost]
         assert lost
         service.wrong_every = 0

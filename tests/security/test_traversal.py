@@ -13,6 +13,7 @@ from serve import playground
 from serve.api import build_api
 from tests.unit.test_api import FakeRouter
 
+APP = build_api(FakeRouter(), max_image_steps=400, min_ready_replicas=1)
 FOLDERS = {
     "/playground": Path(playground.__file__).parent,
     "/static-offline-docs": Path(fastapi_offline.__file__).parent / "static",
@@ -27,10 +28,9 @@ TARGETS = ["api.py", "core.py", "__init__.py", "etc/passwd", "proc/self/environ"
 
 def get(path: str) -> httpx.Response:
     """The path as a client spells it: unquoted once, as servers do, and not tidied up."""
-    app = build_api(FakeRouter(), max_image_steps=400, min_ready_replicas=1)
 
     async def spelt(scope: Any, receive: Any, send: Any) -> None:
-        await app({**scope, "path": unquote(path), "raw_path": path.encode()}, receive, send)
+        await APP({**scope, "path": unquote(path), "raw_path": path.encode()}, receive, send)
 
     async def request() -> httpx.Response:
         transport = httpx.ASGITransport(spelt)

@@ -5,6 +5,7 @@ import base64
 import hashlib
 import io
 import json
+import time
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
@@ -332,6 +333,32 @@ def test_whose_request_it_is_goes_hashed_into_the_log(
         call("POST", URL, json={"prompt": "x", "user": "jane@example.org"})
     assert "jane" not in caplog.text
     assert f"user {hashlib.sha256(b'jane@example.org').hexdigest()[:16]}" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("asked", "allowed_s"),
+    [
+        pytest.param({}, 5, id="none-given"),
+        pytest.param({"deadline_s": 600}, 5, id="a-later-one"),
+        pytest.param({"deadline_s": 2}, 2, id="an-earlier-one"),
+    ],
+)
+def test_the_servers_latest_deadline_counts_for_everyone(
+    router: FakeRouter, asked: dict[str, float], allowed_s: float
+) -> None:
+    app = build_api(router, max_image_steps=400, min_ready_replicas=1, max_request_s=5)
+
+    async def request() -> tuple[float, float]:
+        transport = httpx.ASGITransport(app)
+        async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+            before = time.time()
+            await client.post(URL, json={"prompt": "x", **asked})
+            return before, time.time()
+
+    before, after = asyncio.run(request())
+    ((_, generation, _),) = router.asked
+    assert generation.deadline_at is not None
+    assert before + allowed_s <= generation.deadline_at <= after + allowed_s
 
 
 def test_bytes_are_for_one_picture_only(call: Call, router: FakeRouter) -> None:

@@ -3,7 +3,7 @@
 import asyncio
 import io
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import pytest
 from PIL import Image
@@ -21,6 +21,7 @@ from serve.generation import FinishedPicture, Generation, PartialPicture, Pictur
 from serve.metrics import ReplicaMetrics
 from serve.variants import MINIATURE, Variant
 from tests.fakes import FakeDenoiser, generation
+from tests.machine import HANG_S
 
 VARIANT = MINIATURE.variants["distilled"]
 
@@ -49,6 +50,12 @@ async def replica_over(
         {variant.name: note for variant in variants},
     )
     return replica
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(HANG_S):
+        while not condition():
+            await asyncio.sleep(0.002)
 
 
 def job(**changes: object) -> Generation:
@@ -138,17 +145,18 @@ def test_a_drawing_holds_encoded_pictures_and_every_time() -> None:
 
 def test_a_cancelled_drawing_frees_the_device() -> None:
     async def scenario() -> None:
-        denoiser = FakeDenoiser(step_s=0.01)
+        denoiser = FakeDenoiser(step_s=0.05)
         replica = await replica_over(denoiser)
+        steps = denoiser.steps
         drawing = asyncio.create_task(
             replica.draw(job(num_inference_steps=150), PictureFormat("png", 90))
         )
-        await asyncio.sleep(0.05)
+        await until(lambda: denoiser.steps > steps)
         drawing.cancel()
         with pytest.raises(asyncio.CancelledError):
             await drawing
         await replica.draw(job(num_inference_steps=1), PictureFormat("png", 90))
-        assert denoiser.steps < 50
+        assert denoiser.steps < steps + 150
 
     asyncio.run(scenario())
 
@@ -156,12 +164,12 @@ def test_a_cancelled_drawing_frees_the_device() -> None:
 def test_health_fails_while_a_device_call_hangs() -> None:
     async def scenario() -> None:
         denoiser = FakeDenoiser()
-        replica = await replica_over(denoiser, stuck_after_s=0.2)
+        replica = await replica_over(denoiser, stuck_after_s=2)
         denoiser.gate.clear()
         drawing = asyncio.create_task(replica.draw(job(), PictureFormat("png", 90)))
-        await asyncio.sleep(0.02)
+        await until(lambda: replica._engine.call_age_s > 0)
         replica.check_health()  # A step may take its time.
-        await asyncio.sleep(0.3)
+        await until(lambda: replica._engine.call_age_s > 2)
         with pytest.raises(RuntimeError, match="has lasted"):
             replica.check_health()
         denoiser.gate.set()
@@ -239,7 +247,7 @@ def test_a_request_over_the_limits_is_refused_before_any_work() -> None:
         drawings = []
         for _ in range(4):
             drawings.append(asyncio.create_task(replica.draw(job(), PictureFormat("png", 90))))
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(HANG_S):
                 while denoiser.begun == begun:  # The first one has the slot.
                     await asyncio.sleep(0.002)
         with pytest.raises(Overloaded, match="2 requests wait already"):
@@ -271,7 +279,7 @@ def test_what_refused_requests_are_told_to_wait_is_measured_by_code(
         drawings = [
             asyncio.create_task(replica.draw(job(), PictureFormat("png", 90))) for _ in range(9)
         ]
-        await asyncio.wait(drawings, timeout=5, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait(drawings, timeout=HANG_S, return_when=asyncio.FIRST_COMPLETED)
         denoiser.gate.set()
         outcomes = await asyncio.gather(*drawings, return_exceptions=True)
         refused = [one for one in outcomes if isinstance(one, Overloaded)]
@@ -298,7 +306,7 @@ def test_who_is_refused_is_told_to_come_after_those_refused_before(
         drawings = [
             asyncio.create_task(replica.draw(asked, PictureFormat("png", 90))) for _ in range(9)
         ]
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(HANG_S):
             while sum(drawing.done() for drawing in drawings) < 6:
                 await asyncio.sleep(0.002)
         denoiser.gate.set()
@@ -323,7 +331,7 @@ def test_a_replica_tells_routers_how_much_work_is_ahead() -> None:
         drawing = asyncio.create_task(
             replica.draw(job(num_inference_steps=100), PictureFormat("png", 90))
         )
-        await asyncio.sleep(0.05)
+        await until(lambda: replica._engine.occupied != (0, 0))
         told = replica.record_routing_stats()
         assert told["ahead_s"] >= 100 * told["image_step_s"] >= 0.9
         denoiser.gate.set()
@@ -334,7 +342,7 @@ def test_a_replica_tells_routers_how_much_work_is_ahead() -> None:
 
 def test_a_shadow_is_drawn_only_while_nobody_else_wants_the_device() -> None:
     async def scenario() -> None:
-        denoiser = FakeDenoiser(step_s=0.01)
+        denoiser = FakeDenoiser(step_s=0.05)
         replica = await replica_over(denoiser)
         png = PictureFormat("png", 90)
         drawn = await replica.shadow(job(), png)
@@ -343,14 +351,16 @@ def test_a_shadow_is_drawn_only_while_nobody_else_wants_the_device() -> None:
         # Somebody comes while it is drawn.
         steps = denoiser.steps
         shadow = asyncio.create_task(replica.shadow(job(num_inference_steps=150), png))
-        await asyncio.sleep(0.05)
+        await until(lambda: denoiser.steps > steps)
         assert (await replica.draw(job(num_inference_steps=3), png)).pictures
         assert await shadow is None
-        assert denoiser.steps - steps < 60
+        assert denoiser.steps - steps < 150
         # Somebody is there already.
-        drawing = asyncio.create_task(replica.draw(job(num_inference_steps=20), png))
-        await asyncio.sleep(0.02)
+        denoiser.gate.clear()
+        drawing = asyncio.create_task(replica.draw(job(num_inference_steps=3), png))
+        await until(lambda: replica._engine.occupied != (0, 0))
         assert await replica.shadow(job(), png) is None
+        denoiser.gate.set()
         await drawing
 
     asyncio.run(scenario())

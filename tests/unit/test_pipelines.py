@@ -342,6 +342,7 @@ def test_where_it_is_deterministic_a_picture_is_the_same_bytes_in_any_company(
         assert np.array_equal(deterministic.decode([one])[0], picture)
 
 
+@pytest.mark.thorough
 def test_where_it_is_deterministic_other_processes_draw_the_same_bytes(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

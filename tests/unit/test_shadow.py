@@ -8,6 +8,7 @@ from serve.generation import Drawing, Generation, PictureFormat, Timings
 from serve.images import encode
 from serve.shadow import Shadow, ShadowPolicy, likeness_db
 from tests.fakes import generation
+from tests.machine import HANG_S
 
 PNG = PictureFormat("png", 90)
 
@@ -42,10 +43,9 @@ def play(share: float, requests: list[Generation], answer: object) -> tuple[Coun
         shadow = Shadow(ShadowPolicy(variant="distilled", share=share), draw, counts)
         for index, job in enumerate(requests):
             shadow.consider(f"request-{index}", job, drawing(100))
-            for _ in range(50):
-                await asyncio.sleep(0.001)
-                if not shadow._under_way:
-                    break
+            async with asyncio.timeout(HANG_S):
+                while shadow._under_way:
+                    await asyncio.sleep(0.001)
 
     asyncio.run(scenario())
     assert all(job.variant == "distilled" and job.seeds == (7,) for job in asked)

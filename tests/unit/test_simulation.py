@@ -104,6 +104,7 @@ def test_unmeasured_numbers_of_images_lie_on_the_line_between_the_measured() -> 
     assert Device({1: 1.0, 4: 2.5}).times(4) == pytest.approx({1: 1.0, 2: 1.5, 3: 2.0, 4: 2.5})
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("policy", ["serial", "batch", "step"])
 def test_an_independent_simulation_of_an_h200_is_reproduced(policy: Policy) -> None:
     # Its call times are derived from its own column for one at a time.

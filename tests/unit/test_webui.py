@@ -22,6 +22,7 @@ from serve.sdapi import SAMPLERS
 from serve.trajectories import SCHEDULERS
 from serve.webui import Jobs
 from tests.fakes import generation
+from tests.machine import HANG_S
 from tests.unit.test_api import Call, FakeRouter
 
 TXT2IMG = "/sdapi/v1/txt2img"
@@ -394,7 +395,7 @@ def test_an_interruption_ends_the_callers_own_requests_only(limits: ClientLimits
             router.go.set()
             assert (await second).status_code == 200
 
-    asyncio.run(asyncio.wait_for(story(), 30))
+    asyncio.run(asyncio.wait_for(story(), HANG_S))
 
 
 async def busy(one: httpx.AsyncClient, *headers: dict[str, str]) -> list[dict[str, str]]:
@@ -452,7 +453,7 @@ def test_a_client_that_leaves_ends_its_request_and_is_not_told_of_an_interruptio
         async def draw() -> Drawing:
             begun.set()
             try:
-                await asyncio.sleep(60)
+                await asyncio.sleep(2 * HANG_S)
             finally:
                 ended.set()
             raise AssertionError("it slept to its end")
@@ -465,17 +466,19 @@ def test_a_client_that_leaves_ends_its_request_and_is_not_told_of_an_interruptio
         assert ended.is_set()
         assert jobs.progress(None)["state"]["job_count"] == 0
 
-    asyncio.run(asyncio.wait_for(story(), 30))
+    asyncio.run(asyncio.wait_for(story(), HANG_S))
 
 
 def test_an_interrupted_request_says_so() -> None:
     async def story() -> None:
         jobs = Jobs()
-        request = asyncio.create_task(jobs.run("a", generation(), lambda: asyncio.sleep(60)))
+        request = asyncio.create_task(
+            jobs.run("a", generation(), lambda: asyncio.sleep(2 * HANG_S))
+        )
         await asyncio.sleep(0)
         jobs.interrupt("b")
         jobs.interrupt("a")
         with pytest.raises(RequestInterrupted):
             await request
 
-    asyncio.run(asyncio.wait_for(story(), 30))
+    asyncio.run(asyncio.wait_for(story(), HANG_S))

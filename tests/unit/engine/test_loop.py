@@ -1,6 +1,6 @@
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 
 import numpy as np
 import pytest
@@ -19,12 +19,13 @@ from serve.errors import (
 )
 from serve.generation import Generation
 from tests.fakes import FakeDenoiser, FakeTrajectory, generation
+from tests.machine import HANG_S
 
 FakeEngine = Engine[Generation, FakeTrajectory]
 
 
-async def until(condition: Callable[[], bool], deadline_s: float = 5.0) -> None:
-    async with asyncio.timeout(deadline_s):
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(HANG_S):
         while not condition():
             await asyncio.sleep(0.002)
 
@@ -41,7 +42,7 @@ def run(
         fake = denoiser or FakeDenoiser()
         engine: FakeEngine = Engine(fake, Settings(**settings), pace)  # type: ignore[arg-type]
         try:
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(HANG_S):
                 await scenario(engine, fake)
         finally:
             engine.close()
@@ -390,10 +391,26 @@ def test_events_of_a_cancelled_request_end() -> None:
         reader = asyncio.create_task(collect(ticket))
         await asyncio.sleep(0.01)
         ticket.cancel()
-        async with asyncio.timeout(2):
+        async with asyncio.timeout(HANG_S):
             assert await reader == []
 
     run(scenario)
+
+
+class AwaitsPreviews(FakeDenoiser):
+    """Begins no step before what is to be shown of the steps before has been: none is skipped."""
+
+    def __init__(self, shown_at: Collection[int]) -> None:
+        super().__init__()
+        self.shown_at = shown_at
+
+    def step(self, trajectories: list[FakeTrajectory]) -> None:
+        due = sum(step <= one.steps_done for one in trajectories for step in self.shown_at)
+        deadline = time.monotonic() + HANG_S
+        while self.previews < due:
+            assert time.monotonic() < deadline
+            time.sleep(0.001)
+        super().step(trajectories)
 
 
 def test_previews_show_the_chosen_steps_of_each_image() -> None:
@@ -404,7 +421,7 @@ def test_previews_show_the_chosen_steps_of_each_image() -> None:
             (image, step) for image in (0, 1) for step in (2, 4, 6)
         }
 
-    run(scenario, denoiser=FakeDenoiser(step_s=0.02), cap=2)
+    run(scenario, denoiser=AwaitsPreviews((2, 4, 6)), cap=2)
 
 
 def test_previews_cost_other_requests_at_most_a_twentieth() -> None:
@@ -425,7 +442,7 @@ def test_a_request_that_is_alone_pays_for_all_its_previews() -> None:
         events = [event async for event in ticket.events() if isinstance(event, Preview)]
         assert [event.step for event in events] == list(range(1, 20))
 
-    run(scenario, denoiser=FakeDenoiser(step_s=0.02, preview_s=0.002))
+    run(scenario, denoiser=AwaitsPreviews(range(1, 20)))
 
 
 def test_a_forecast_counts_the_work_ahead_and_queues_nothing() -> None:
@@ -451,9 +468,9 @@ def test_a_deadline_that_the_queue_makes_unreachable_is_refused_at_once() -> Non
         ) as fault:
             engine.submit(generation(num_inference_steps=10), time.perf_counter() + 50)
         # 210 steps of a second each, and 50 s to spare.
-        assert fault.value.retry_after_s == pytest.approx(160, abs=1)
+        assert fault.value.retry_after_s == pytest.approx(160, abs=20)
         assert engine.unfinished == 2
-        engine.submit(generation(num_inference_steps=10), time.perf_counter() + 215).cancel()
+        engine.submit(generation(num_inference_steps=10), time.perf_counter() + 230).cancel()
         for ticket in ahead:
             ticket.cancel()
 
@@ -462,7 +479,7 @@ def test_a_deadline_that_the_queue_makes_unreachable_is_refused_at_once() -> Non
 
 def test_nothing_is_refused_for_want_of_a_measurement() -> None:
     async def scenario(engine: FakeEngine, _: FakeDenoiser) -> None:
-        assert await engine.submit(generation(), time.perf_counter() + 5).result()
+        assert await engine.submit(generation(), time.perf_counter() + HANG_S).result()
 
     run(scenario)
 
@@ -484,10 +501,10 @@ def test_work_that_would_be_late_in_the_best_case_is_dropped_before_its_deadline
         denoiser.gate.clear()
         blocker = engine.submit(generation(num_inference_steps=1))
         await until(lambda: engine.call_age_s > 0)
-        # 20 steps of at least a twentieth of a second fit; then the blocker's step outlasts them.
-        deadline = time.perf_counter() + 1.3
+        # 20 steps of at least a second fit; then the blocker's step outlasts what is left.
+        deadline = time.perf_counter() + 21.5
         hopeless = engine.submit(generation(num_inference_steps=20), deadline)
-        await asyncio.sleep(0.5)
+        await asyncio.sleep(2)
         denoiser.gate.set()
         with pytest.raises(DeadlineExceeded, match="out of reach"):
             await hopeless.result()
@@ -495,16 +512,17 @@ def test_work_that_would_be_late_in_the_best_case_is_dropped_before_its_deadline
         await blocker.result()
         assert denoiser.begun == 1
 
-    run(scenario, pace=Pace({1: 0.05}))
+    run(scenario, pace=Pace({1: 1.0}))
 
 
 def test_a_picture_that_comes_too_late_is_not_decoded() -> None:
     async def scenario(engine: FakeEngine, denoiser: FakeDenoiser) -> None:
         denoiser.decode_gate.clear()
         first = engine.submit(generation(num_inference_steps=1))
-        late = engine.submit(generation(num_inference_steps=1), time.perf_counter() + 0.2)
+        deadline = time.perf_counter() + 3
+        late = engine.submit(generation(num_inference_steps=1), deadline)
         await until(lambda: denoiser.steps == 2)
-        await asyncio.sleep(0.25)
+        await until(lambda: time.perf_counter() > deadline)
         denoiser.decode_gate.set()
         with pytest.raises(DeadlineExceeded, match="last picture"):
             await late.result()

@@ -13,6 +13,7 @@ from serve.engine.tickets import Finished, Ticket
 from serve.errors import NotFinite
 from serve.generation import Generation
 from tests.fakes import FakeDenoiser, FakeTrajectory, generation
+from tests.machine import HANG_S
 
 _FAULTS = {"poison": ValueError, "poisoned step": ValueError, "poisoned latents": NotFinite}
 
@@ -69,13 +70,13 @@ def test_every_mix_of_requests_ends_as_each_would_alone(
 
     async def scenario() -> None:
         engine = Engine(denoiser, Settings(policy, cap, beside))
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(HANG_S):
             tickets = await asyncio.gather(*(behave(client, engine) for client in mix))
             for client, ticket in zip(mix, tickets, strict=True):
                 await check(client, ticket)
         assert engine.unfinished == 0
         assert engine.alive
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(HANG_S):
             while engine.occupied != (0, 0):
                 await asyncio.sleep(0.001)
         engine.close()

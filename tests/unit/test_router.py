@@ -1,0 +1,143 @@
+"""The router without Ray: whom it asks, what it tries again, and what it makes of errors."""
+
+import asyncio
+from collections.abc import Awaitable, Sequence
+from typing import Any
+
+import pytest
+from ray.exceptions import RayActorError
+from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
+
+from serve.errors import NotFinite, Overloaded, ServingError, VariantNotFound, VariantUnavailable
+from serve.generation import Drawing, Generation, PictureFormat, Timings
+from serve.miniature import WEIGHTS_DIR
+from serve.policies import QualityFirstPolicy, WeightedPolicy
+from serve.router import Router
+from serve.variants import MINIATURE, Variant
+from serve.weights.manifest import read_manifest
+from tests.fakes import generation
+
+PNG = PictureFormat("png", 100)
+DRAWING = Drawing((b"a picture",), Timings(0.0, 0.1, 0.1, 0.0), ())
+
+
+class Remote:
+    """A deployment's method: answers in turn, an exception is raised."""
+
+    def __init__(self, answers: Sequence[Any]) -> None:
+        self.answers = list(answers)
+        self.asked: list[tuple[Any, ...]] = []
+
+    def remote(self, *arguments: Any) -> Awaitable[Any]:
+        self.asked.append(arguments)
+
+        async def answer() -> Any:
+            found = self.answers.pop(0)
+            if isinstance(found, Exception):
+                raise found
+            return found
+
+        return answer()
+
+
+class Handle:
+    """A deployment's handle, as far as the router uses it for whole drawings."""
+
+    def __init__(self, draws: Sequence[Any] = (), forecasts: Sequence[Any] = ()) -> None:
+        self.draw, self.forecast = Remote(draws), Remote(forecasts)
+
+
+def router(policy: Any = None, **handles: Handle) -> Router:
+    manifest = read_manifest(WEIGHTS_DIR)
+    return Router(MINIATURE, manifest, handles, 7, policy)  # type: ignore[arg-type]
+
+
+def resolve(variant: Variant) -> Generation:
+    return generation(variant=variant.name)
+
+
+def chosen(made: Router, model: str) -> tuple[str, str | None]:
+    choice = asyncio.run(made.choose(model, resolve))
+    return choice.generation.variant, choice.reason
+
+
+def test_a_pinned_variant_is_nobodys_choice_but_the_clients() -> None:
+    policy = QualityFirstPolicy(kind="quality-first", slo_s=1)
+    made = router(policy, original=Handle(), distilled=Handle())
+    assert chosen(made, "original") == ("original", None)
+
+
+@pytest.mark.parametrize("model", ["huge", "auto"])
+def test_what_is_not_served_is_refused_with_what_is(model: str) -> None:
+    with pytest.raises(VariantNotFound) as caught:
+        chosen(router(None, original=Handle(), distilled=Handle()), model)
+    assert caught.value.message == f'model: "{model}" was given; allowed: "original", "distilled"'
+
+
+def test_auto_takes_the_best_variant_whose_forecast_is_in_time() -> None:
+    policy = QualityFirstPolicy(kind="quality-first", slo_s=2)
+    handles = {"original": Handle(forecasts=[1.0, 9.0]), "distilled": Handle(forecasts=[0.5, 1.0])}
+    made = router(policy, **handles)
+    assert chosen(made, "auto") == ("original", "the best, in time")
+    assert chosen(made, "auto") == ("distilled", "degraded under load")
+    asked = [one.variant for (one,) in handles["distilled"].forecast.asked]
+    assert asked == ["distilled", "distilled"]
+
+
+def test_a_variant_without_a_forecast_is_passed_over() -> None:
+    policy = QualityFirstPolicy(kind="quality-first", slo_s=2)
+    gone = Handle(forecasts=[RayActorError()])
+    made = router(policy, original=gone, distilled=Handle(forecasts=[1.0]))
+    assert chosen(made, "auto")[0] == "distilled"
+
+
+def test_auto_by_weights_asks_for_no_forecast() -> None:
+    policy = WeightedPolicy(kind="weighted", weights={"original": 0, "distilled": 1})
+    assert chosen(router(policy, original=Handle(), distilled=Handle()), "auto")[0] == "distilled"
+
+
+def drawn(handle: Handle) -> Drawing:
+    job = generation(variant="original")
+    return asyncio.run(router(None, original=handle).draw(job, PNG))
+
+
+def test_a_request_whose_replica_dies_is_drawn_by_another_with_the_same_seeds() -> None:
+    handle = Handle([RayActorError(), DRAWING])
+    assert drawn(handle) == DRAWING
+    first, second = handle.draw.asked
+    assert first == second
+
+
+def test_a_request_that_kills_two_replicas_is_not_tried_again() -> None:
+    handle = Handle([RayActorError(), RayActorError(), DRAWING])
+    with pytest.raises(VariantUnavailable) as caught:
+        drawn(handle)
+    assert caught.value.retry_after_s == 7
+    assert len(handle.draw.asked) == 2
+
+
+@pytest.mark.parametrize(
+    ("fault", "error", "retry_after_s"),
+    [
+        pytest.param(
+            BackPressureError(num_queued_requests=2, max_queued_requests=2, retry_after_s=3),
+            Overloaded, 3, id="full",
+        ),
+        pytest.param(
+            BackPressureError(num_queued_requests=2, max_queued_requests=2),
+            Overloaded, 7, id="full-and-no-word-of-when",
+        ),
+        pytest.param(
+            DeploymentUnavailableError("original"), VariantUnavailable, 7, id="none-can-start"
+        ),
+        pytest.param(NotFinite("latents"), NotFinite, None, id="an-error-in-the-work"),
+    ],
+)  # fmt: skip
+def test_another_fault_is_told_at_once(
+    fault: Exception, error: type[ServingError], retry_after_s: float | None
+) -> None:
+    handle = Handle([fault, DRAWING])
+    with pytest.raises(error) as caught:
+        drawn(handle)
+    assert caught.value.retry_after_s == retry_after_s
+    assert len(handle.draw.asked) == 1
