@@ -12,6 +12,8 @@ DIR ?= weights/$(FAMILY)
 PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11 python; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 BIN := .venv/bin
+# tests/conftest.py says which worker runs what.
+PYTEST = $(BIN)/python -m pytest -n 2 --no-loadscope-reorder --durations 10
 PIP_INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
@@ -24,13 +26,13 @@ serve: .venv/.serve  ## serve the miniature on 127.0.0.1:8000 (PORT=..., ARGS="-
 	@exec $(BIN)/python -m serve --port $(PORT) $(ARGS)
 
 test: .venv/.dev  ## run the tests (ARGS="-k engine")
-	$(BIN)/python -m pytest $(ARGS)
+	$(PYTEST) $(ARGS)
 
 thorough: .venv/.dev  ## the tests that take long and aren't in `make test`
-	$(BIN)/python -m pytest -m thorough $(ARGS)
+	$(PYTEST) -m thorough $(ARGS)
 
 browser-test: .venv/.dev  ## the page in headless Chromium, all of it (ARGS="-k curl")
-	$(BIN)/python -m pytest -m "" tests/browser tests/integration/test_page.py $(ARGS)
+	$(BIN)/python -m pytest -m "" tests/browser tests/cluster/miniature/test_page.py $(ARGS)
 
 fuzz: .venv/.dev  ## 10,000 requests from the OpenAPI document, hostile ones, and how fast they are refused
 	$(BIN)/python -m pytest tests/fuzz --hypothesis-profile=long --timeout=3000 $(ARGS)

@@ -1,6 +1,7 @@
 """A denoiser without a model: its pictures tell the seed, its steps take as long as told."""
 
 import os
+import re
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -57,7 +58,8 @@ class FakeTrajectory:
 class FakeDenoiser:
     """What is wrong with it is told by prompts: "poison", "poisoned step", "poisoned latents".
 
-    `journal`, a file, gets one line per step, so that other processes can count.
+    `journal`, a file, gets one line per step, so that other processes can count. A prompt "hold
+    after 5: NAME" waits after five steps for a file NAME beside the journal.
     """
 
     step_s: float = 0.0
@@ -124,6 +126,7 @@ class FakeDenoiser:
         for one in trajectories:
             if one.job.prompt == "poisoned step":
                 raise ValueError("a bad step")
+            self._hold(one)
             assert one.steps_done < one.total_steps
             one.steps_done += 1
 
@@ -154,6 +157,16 @@ class FakeDenoiser:
 
     def free_memory(self) -> None:
         self.memory_freed += 1
+
+    def _hold(self, one: FakeTrajectory) -> None:
+        found = re.fullmatch(r"hold after (\d+): (\w+)", one.job.prompt)
+        if found is None or one.steps_done != int(found[1]):
+            return
+        assert self.journal is not None
+        deadline = time.monotonic() + 240
+        while not self.journal.with_name(found[2]).exists():
+            assert time.monotonic() < deadline, f"nobody let {one.job.prompt!r} go on"
+            time.sleep(0.01)
 
     def _note_thread(self, function: str) -> None:
         self.threads.setdefault(function, set()).add(threading.current_thread().name)

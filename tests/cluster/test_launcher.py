@@ -8,10 +8,9 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import httpx
@@ -20,12 +19,15 @@ import psutil
 import pytest
 from PIL import Image
 
-from tests.integration.conftest import ROOT, free_port
+from tests.machine import HANG_S, ROOT, free_port, wait_for
 from tests.pictures import TOLERANCE, difference
 
-pytestmark = pytest.mark.skipif(
-    shutil.which("make") is None or shutil.which("curl") is None, reason="needs make and curl"
-)
+pytestmark = [
+    pytest.mark.thorough,
+    pytest.mark.skipif(
+        shutil.which("make") is None or shutil.which("curl") is None, reason="needs make and curl"
+    ),
+]
 
 
 @dataclass
@@ -51,7 +53,7 @@ def running() -> Iterator[Running]:
             "--silent",
             "serve",
             f"PORT={free_port()}",
-            "ARGS=--log-encoding JSON --verify-hashes",
+            "ARGS=--log-encoding JSON --verify-hashes --graceful-shutdown-timeout-s 120",
         ],
         cwd=ROOT,
         stdout=subprocess.PIPE,
@@ -81,7 +83,7 @@ def test_it_tells_what_it_does_and_when_every_variant_is_warm(running: Running) 
 def test_its_curl_line_draws_the_picture(running: Running, tmp_path: Path) -> None:
     command = re.search(r"^  curl .*?(?=\n\n)", running.words, re.DOTALL | re.MULTILINE)
     assert command is not None
-    subprocess.run(command[0], shell=True, cwd=tmp_path, check=True, timeout=60)
+    subprocess.run(command[0], shell=True, cwd=tmp_path, check=True, timeout=HANG_S)
     picture = Image.open(tmp_path / "vase.png")
     assert (picture.format, picture.size) == ("PNG", (96, 96))
 
@@ -99,7 +101,7 @@ def test_the_readmes_requests_are_answered_and_its_picture_is_what_they_draw(
             cwd=tmp_path,
             check=True,
             capture_output=True,
-            timeout=60,
+            timeout=HANG_S,
         ).stdout
         for block in requests
     ]
@@ -110,9 +112,9 @@ def test_the_readmes_requests_are_answered_and_its_picture_is_what_they_draw(
     assert difference(drawn, shown) <= TOLERANCE
     assert [image["seed"] for image in json.loads(answers[1])["data"]] == [7, 8]
     events = [line for line in answers[2].decode().splitlines() if line.startswith("event: ")]
-    assert events == ["event: image_generation.partial_image"] * 2 + [
-        "event: image_generation.completed"
-    ]
+    # Two previews, of which a busy replica may leave some out.
+    assert set(events[:-1]) <= {"event: image_generation.partial_image"}
+    assert events[-1] == "event: image_generation.completed"
 
 
 def test_a_request_id_is_in_the_json_log_lines_of_router_and_replica(running: Running) -> None:
@@ -120,18 +122,18 @@ def test_a_request_id_is_in_the_json_log_lines_of_router_and_replica(running: Ru
         f"{running.url}/v1/images/generations",
         json={"prompt": "x", "model": "distilled", "num_inference_steps": 1},
         headers={"X-Request-ID": "the-request"},
-        timeout=60,
+        timeout=HANG_S,
     )
     assert reply.headers["x-request-id"] == "the-request"
     for pattern in ("replica_*_router_*.log", "replica_*_distilled_*.log"):
-        deadline = time.monotonic() + 20
-        while True:
-            (log,) = running.log_dir.glob(pattern)
-            records = [json.loads(line) for line in log.read_text().splitlines()]
-            if any(one.get("request_id") == "the-request" for one in records):
-                break
-            assert time.monotonic() < deadline, records[-3:]
-            time.sleep(0.1)
+        (log,) = running.log_dir.glob(pattern)
+        wait_for(partial(_has_request, log, "the-request"))
+
+
+def _has_request(log: Path, request_id: str) -> bool:
+    lines = log.read_text().splitlines(keepends=True)
+    whole = [json.loads(line) for line in lines if line.endswith("\n")]
+    return any(record.get("request_id") == request_id for record in whole)
 
 
 def test_a_taken_port_is_one_clear_line(running: Running) -> None:
@@ -144,7 +146,7 @@ def test_a_taken_port_is_one_clear_line(running: Running) -> None:
             cwd=ROOT,
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=HANG_S,
         )
     assert refused.returncode == 1
     assert refused.stdout == ""
@@ -155,57 +157,18 @@ def test_a_taken_port_is_one_clear_line(running: Running) -> None:
 def test_ctrl_c_answers_what_is_under_way_and_leaves_no_process(running: Running) -> None:
     family = psutil.Process(running.process.pid).children(recursive=True)
     assert len(family) > 5
-    long = {"prompt": "x", "model": "distilled", "num_inference_steps": 50}
-    with ThreadPoolExecutor() as pool:
-        under_way = pool.submit(
-            httpx.post, f"{running.url}/v1/images/generations", json=long, timeout=60
-        )
-        time.sleep(0.3)  # So that it is there before the signal, not for it to end.
-        assert not under_way.done()
+    long = {"prompt": "x", "model": "distilled", "num_inference_steps": 150}
+    asked = {**long, "stream": True, "partial_images": 3}
+    url = f"{running.url}/v1/images/generations"
+    with httpx.stream("POST", url, json=asked, timeout=HANG_S) as reply:
+        lines = reply.iter_lines()
+        while next(lines) != "event: image_generation.partial_image":
+            pass  # Heartbeats.
         os.killpg(running.process.pid, signal.SIGINT)
-        assert under_way.result().status_code == 200
+        assert "event: image_generation.completed" in list(lines)
     assert running.process.stdout is not None
     last_words = running.process.stdout.read()
-    running.process.wait(timeout=60)
+    running.process.wait(timeout=HANG_S)
     assert "Stopped." in last_words
     assert "Traceback" not in last_words
-    gone_by = time.monotonic() + 20
-    while any(one.is_running() and one.status() != "zombie" for one in family):
-        assert time.monotonic() < gone_by, [one.cmdline() for one in family if one.is_running()]
-        time.sleep(0.1)
-
-
-@pytest.mark.parametrize(
-    ("arguments", "complaint"),
-    [
-        pytest.param(["--port", "99999"], "port: '99999' was given", id="port"),
-        pytest.param(["--family", "sd-v1"], "weights_dir: not given", id="no-weights"),
-        pytest.param(["--family", "sd-v9"], "family: 'sd-v9' was given", id="family"),
-        pytest.param(["--weights-dir", "/nowhere"], "'/nowhere' is not a folder", id="folder"),
-        pytest.param(["--num-gpus", "50"], "50 for each variant are 150", id="gpus"),
-        pytest.param(["--variants", "huge"], "variants: 'huge' was given; allowed", id="variant"),
-    ],
-)
-def test_what_it_cannot_serve_is_one_clear_line(arguments: list[str], complaint: str) -> None:
-    if "--port" not in arguments:
-        arguments = [*arguments, "--port", str(free_port())]
-    refused = subprocess.run(
-        [sys.executable, "-m", "serve", *arguments],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
-    assert refused.returncode == 1
-    assert refused.stderr.count("\n") == 1
-    assert complaint in refused.stderr
-
-
-def test_a_missing_python_is_one_clear_line(tmp_path: Path) -> None:
-    for name in ("Makefile", "pyproject.toml", "constraints.txt"):
-        shutil.copy(ROOT / name, tmp_path)
-    refused = subprocess.run(
-        ["make", "--silent", "serve", "PYTHON="], cwd=tmp_path, capture_output=True, text=True
-    )
-    assert refused.returncode != 0
-    assert "needs Python 3.11 or newer" in refused.stderr
+    wait_for(lambda: not any(one.is_running() and one.status() != "zombie" for one in family))

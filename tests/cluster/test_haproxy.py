@@ -9,11 +9,12 @@ import sys
 import pytest
 
 from loadtests import haproxy
-from tests.integration.conftest import ROOT
+from tests.machine import HANG_S, ROOT
 
 REASON = haproxy.missing()
-pytestmark = pytest.mark.skipif(bool(REASON), reason=REASON)
+pytestmark = [pytest.mark.thorough, pytest.mark.skipif(bool(REASON), reason=REASON)]
 
+SAME = "tests/cluster/test_faults.py"
 OUTSIDE = """
 import sys
 from loadtests import haproxy, namespaces
@@ -34,16 +35,12 @@ sys.exit(pytest.main(sys.argv[1:], plugins=[Behind()]))
 
 
 def test_streams_and_clients_that_leave_fare_the_same_behind_haproxy() -> None:
-    same = [
-        "tests/integration/test_streams.py",
-        "tests/integration/test_faults.py::test_a_client_that_leaves_stops_the_denoising",
-    ]
     done = subprocess.run(
-        [sys.executable, "-c", OUTSIDE, INSIDE, *same, "-p", "no:cacheprovider"],
+        [sys.executable, "-c", OUTSIDE, INSIDE, SAME, "-p", "no:cacheprovider"],
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=240,
+        timeout=2 * HANG_S,
     )
     assert done.returncode == 0, done.stdout[-20000:] + done.stderr[-5000:]
-    assert "5 passed" in done.stdout
+    assert "6 passed" in done.stdout

@@ -8,8 +8,8 @@ import sys
 
 import pytest
 
-from tests.integration.conftest import ROOT
-from tests.security.watched import VARIANTS
+from tests.cluster.watched import VARIANTS
+from tests.machine import ROOT
 
 _TOOLS = ("unshare", "ip", "mount", "setpriv")
 
@@ -25,7 +25,7 @@ def in_namespaces(*command: str) -> list[str]:
 def _namespaces_are_to_be_had() -> None:
     if not sys.platform.startswith("linux") or not all(map(shutil.which, _TOOLS)):
         pytest.skip(f"needs Linux with {', '.join(_TOOLS)}")
-    script = "from tests.security.watched import prepare; prepare()"
+    script = "from tests.cluster.watched import prepare; prepare()"
     tried = subprocess.run(
         in_namespaces(sys.executable, "-c", script), cwd=ROOT, capture_output=True, text=True
     )
@@ -42,7 +42,7 @@ def asks_which_cloud_it_is(seen: str) -> bool:
 @pytest.mark.thorough
 def test_from_start_to_end_nothing_else_tries_to_leave_the_machine() -> None:
     done = subprocess.run(
-        in_namespaces(sys.executable, "-m", "tests.security.watched"),
+        in_namespaces(sys.executable, "-m", "tests.cluster.watched"),
         cwd=ROOT,
         capture_output=True,
         text=True,

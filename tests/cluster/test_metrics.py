@@ -3,9 +3,6 @@
 import re
 import time
 from collections import defaultdict
-from collections.abc import Callable
-from functools import partial
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -14,17 +11,12 @@ import ray
 from ray import serve
 from ray.autoscaler._private.prom_metrics import AutoscalerPrometheusMetrics
 from ray.dashboard.modules.reporter.reporter_agent import METRICS_GAUGES
-from ray.serve import Application
 from ray.util.metrics import Counter, Metric
 
-from serve.app import AppArgs, compose
 from serve.metrics import ReplicaMetrics, RouterMetrics
-from serve.miniature import WEIGHTS_DIR
-from serve.weights.manifest import read_manifest
-from tests.fakes import load_fake
+from tests.cluster.conftest import Start, StartFake
+from tests.machine import HANG_S, ROOT, wait_for
 from tests.manifests.monitoring import metrics
-
-Start = Callable[[Application, str], str]
 
 # A machine without a GPU reports none of these; they are held to Ray's own list instead.
 OF_GPUS = {"ray_node_gpus_utilization", "ray_node_gram_used", "ray_node_gram_available"}
@@ -36,7 +28,6 @@ OF_THE_OPERATOR = {
     "kuberay_service_condition_upgrade_in_progress",
 }
 
-ROOT = Path(__file__).parents[2]
 TABLE = dict(
     re.findall(
         r"^\| `(ray_dsd_\w+)` \| (\w+) \|",
@@ -76,22 +67,27 @@ def missing(wanted: set[str]) -> set[str]:
     return wanted - set(scrape())
 
 
+def wait_until_scraped(wanted: set[str]) -> set[str]:
+    """Poll until nothing is missing; returns what still is when that has taken too long."""
+    end = time.monotonic() + HANG_S
+    while (absent := missing(wanted)) and time.monotonic() < end:
+        time.sleep(0.5)
+    return absent
+
+
 @pytest.fixture(scope="module")
-def busy(start: Start, tmp_path_factory: pytest.TempPathFactory) -> None:
+def busy(start: Start, start_fake: StartFake) -> None:
     """Some series begin with the first request, error or scaling of their kind."""
-    journals = tmp_path_factory.mktemp("metrics")
-    load = partial(load_fake, 0.01, journals)
-    args = AppArgs(variants=("original",), num_cpus=0)
-    url = start(compose(args, read_manifest(WEIGHTS_DIR), load), "metrics")
+    fake = start_fake("metrics", 0.01)
     bodies: list[dict[str, Any]] = [
-        {"prompt": "x"},
-        {"prompt": "x", "model": "nope"},
-        {"prompt": "x", "model": "auto"},
-        {"prompt": "x", "num_inference_steps": 150, "deadline_s": 0.1},
+        {},
+        {"model": "nope"},
+        {"model": "auto"},
+        {"num_inference_steps": 150, "deadline_s": 0.1},
     ]
     for body in bodies:
-        httpx.post(f"{url}/v1/images/generations", json=body, timeout=60)
-    assert httpx.get(start(Scaled.bind(), "scaled"), timeout=60).text == "here"
+        fake.ask(**body)
+    assert httpx.get(start(Scaled.bind(), "scaled"), timeout=HANG_S).text == "here"
 
 
 @pytest.mark.usefixtures("busy")
@@ -99,19 +95,14 @@ def test_every_metric_of_alerts_and_dashboard_is_in_a_live_scrape() -> None:
     wanted = metrics() - OF_GPUS - OF_THE_AUTOSCALER - OF_THE_OPERATOR - OF_TROUBLE
     wanted -= {name for name in wanted if "shadow" in name}
     assert len(wanted) > 10
-    end = time.monotonic() + 60
-    while absent := missing(wanted):
-        assert time.monotonic() < end, f"not scraped: {', '.join(sorted(absent))}"
-        time.sleep(1)
+    assert wait_until_scraped(wanted) == set()
 
 
 @pytest.mark.usefixtures("busy")
 def test_every_metric_of_the_table_is_in_a_live_scrape() -> None:
     wanted = {name + ("_bucket" if kind == "histogram" else "") for name, kind in TABLE.items()}
-    end = time.monotonic() + 60
-    while absent := missing(wanted - OF_TROUBLE - {name for name in wanted if "shadow" in name}):
-        assert time.monotonic() < end, f"not scraped: {', '.join(sorted(absent))}"
-        time.sleep(1)
+    wanted -= OF_TROUBLE | {name for name in wanted if "shadow" in name}
+    assert wait_until_scraped(wanted) == set()
 
 
 def test_the_table_of_metrics_lists_what_a_replica_has() -> None:
@@ -153,10 +144,7 @@ def test_the_table_of_metrics_lists_what_a_replica_has() -> None:
 def test_the_labels_that_alerts_select_by_are_on_the_series(
     metric: str, labels: dict[str, str]
 ) -> None:
-    end = time.monotonic() + 60
-    while not any(labels.items() <= one.items() for one in scrape().get(metric, [])):
-        assert time.monotonic() < end, scrape().get(metric)
-        time.sleep(1)
+    wait_for(lambda: any(labels.items() <= one.items() for one in scrape().get(metric, [])))
 
 
 @pytest.mark.usefixtures("cluster")

@@ -1,8 +1,9 @@
 """Keys and limits through Serve's proxy, over a denoiser that only sleeps."""
 
+import concurrent.futures
 import json
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -11,47 +12,54 @@ from urllib.parse import urlsplit
 import httpx
 import openai
 import pytest
-from ray.serve import Application
 
 from serve.keys import new_key
-from tests.integration.test_faults import start_fake, steps_in, wait_for
+from tests.cluster.conftest import Fake, StartFake
+from tests.machine import HANG_S, wait_for
 
-Start = Callable[[Application, str], str]
 ALICE, ALICES_LINE = new_key("alice")
 BATCH, BATCHS_LINE = new_key("batch", "distilled")
-STEP_S = 0.05
+OTHERS = [new_key(f"other-{number}") for number in range(3)]
+LINES = "\n".join([ALICES_LINE, BATCHS_LINE, *(line for _, line in OTHERS), ""])
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where keys and journals are."""
-    found = tmp_path_factory.mktemp("limits")
-    (found / "keys").write_text(f"{ALICES_LINE}\n{BATCHS_LINE}\n")
-    return found
+def keys_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("keys") / "keys"
+    path.write_text(LINES)
+    return path
 
 
 @pytest.fixture(scope="module")
-def url(start: Start, folder: Path) -> str:
-    """A service that needs keys, allows each one request at once, and waits a second for a body."""
+def fake(start_fake: StartFake, keys_file: Path) -> Fake:
+    """Needs keys, takes one request of each at once, draws one, and lets one wait."""
     return start_fake(
-        start,
-        folder,
         "limits",
-        STEP_S,
-        slots=4,
-        api_keys_file=folder / "keys",
+        0.05,
+        max_ongoing_requests=1,
+        max_queued_requests=1,
+        api_keys_file=keys_file,
         max_requests_per_key=1,
-        body_timeout_s=1,
-        retry_after_s=3,
+        body_timeout_s=3,
+        retry_after_s=1,
     )
 
 
-def client(url: str, key: str) -> openai.OpenAI:
-    return openai.OpenAI(base_url=f"{url}/v1", api_key=key, max_retries=0)
+@pytest.fixture(scope="module")
+def url(fake: Fake) -> str:
+    return fake.url
+
+
+def client(url: str, key: str, **options: Any) -> openai.OpenAI:
+    return openai.OpenAI(base_url=f"{url}/v1", api_key=key, **{"max_retries": 0, **options})
 
 
 def bearer(key: str) -> dict[str, str]:
     return {"Authorization": f"Bearer {key}"}
+
+
+def status_of(url: str, key: str) -> int:
+    return httpx.get(url, headers=bearer(key), timeout=HANG_S).status_code
 
 
 @contextmanager
@@ -62,7 +70,7 @@ def raw(url: str, headers: dict[str, str], body: bytes = b"") -> Iterator[socket
     assert parts.port
     head = f"POST {parts.path}/v1/images/generations HTTP/1.1\r\nHost: {parts.hostname}\r\n"
     head += "".join(f"{name}: {value}\r\n" for name, value in headers.items())
-    with socket.create_connection((parts.hostname, parts.port), timeout=30) as connection:
+    with socket.create_connection((parts.hostname, parts.port), timeout=HANG_S) as connection:
         connection.sendall(head.encode() + b"\r\n" + body)
         yield connection
 
@@ -76,7 +84,7 @@ def answer(connection: socket.socket) -> tuple[int, dict[str, Any]]:
     return int(head.split()[1]), json.loads(body)
 
 
-def test_the_openai_client_meets_its_own_errors(url: str, folder: Path) -> None:
+def test_the_openai_client_meets_its_own_errors(url: str) -> None:
     with pytest.raises(openai.AuthenticationError) as unknown:
         client(url, "dsd-unknown").images.generate(prompt="x")
     assert unknown.value.code == "invalid_api_key"
@@ -87,33 +95,63 @@ def test_the_openai_client_meets_its_own_errors(url: str, folder: Path) -> None:
     few = {"num_inference_steps": 1}
     assert client(url, ALICE).images.generate(prompt="x", extra_body=few).data
     for path in ("/healthz", "/readyz", "/docs"):
-        assert httpx.get(url + path).status_code == 200
+        assert httpx.get(url + path, timeout=HANG_S).status_code == 200
 
 
-def test_a_stream_holds_its_keys_place_until_its_client_leaves(url: str) -> None:
-    alice = client(url, ALICE)
+def test_a_stream_holds_its_keys_place_until_its_client_leaves(fake: Fake) -> None:
+    alice = client(fake.url, ALICE)
     many = {"num_inference_steps": 150}
-    events = alice.images.generate(prompt="x", stream=True, partial_images=3, extra_body=many)
+    prompt = "hold after 100: left"
+    events = alice.images.generate(prompt=prompt, stream=True, partial_images=3, extra_body=many)
     next(iter(events))
     with pytest.raises(openai.RateLimitError) as refused:
         alice.images.generate(prompt="x")
     assert refused.value.code == "too_many_requests"
-    assert refused.value.response.headers["retry-after"] == "3"
+    assert refused.value.response.headers["retry-after"] == "1"
     events.close()  # type: ignore[union-attr]
-    models = f"{url}/v1/models"
-    wait_for(lambda: httpx.get(models, headers=bearer(ALICE)).status_code == 200)
+    models = f"{fake.url}/v1/models"
+    wait_for(lambda: status_of(models, ALICE) == 200)
+    fake.let_go("left")
 
 
-def test_a_changed_file_of_keys_needs_no_restart(url: str, folder: Path) -> None:
+def test_the_openai_client_waits_while_the_queue_is_full(fake: Fake) -> None:
+    statuses: list[int] = []
+
+    def note(response: httpx.Response) -> None:
+        statuses.append(response.status_code)
+        if response.status_code == 429:
+            refused = json.loads(response.read())["error"]
+            assert (refused["code"], refused["type"]) == ("overloaded", "rate_limit_error")
+            assert int(response.headers["retry-after"]) >= 1
+            fake.let_go("full")
+
+    def draw(key: str) -> object:
+        hooked = httpx.Client(event_hooks={"response": [note]}, timeout=HANG_S)
+        patient = client(fake.url, key, max_retries=100, http_client=hooked)
+        return patient.images.generate(prompt="x", extra_body={"num_inference_steps": 1}).data
+
+    (first, _), *others = OTHERS
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        before = fake.steps()
+        held = pool.submit(fake.ask, bearer(first), prompt="hold after 0: full")
+        wait_for(lambda: fake.steps() > before)
+        # There is a place for one of them; the other is refused, and comes again.
+        assert all(pool.map(draw, [key for key, _ in others]))
+        assert held.result().status_code == 200
+    assert statuses.count(200) == 2
+    assert 429 in statuses
+
+
+def test_a_changed_file_of_keys_needs_no_restart(url: str, keys_file: Path) -> None:
     key, line = new_key("alice-2")
-    new = folder / "new"
-    new.write_text(f"{ALICES_LINE}\n{BATCHS_LINE}\n{line}\n")
-    new.replace(folder / "keys")
+    new = keys_file.with_name("new")
+    new.write_text(f"{LINES}{line}\n")
+    new.replace(keys_file)
     models = f"{url}/v1/models"
-    wait_for(lambda: httpx.get(models, headers=bearer(key)).status_code == 200)
-    new.write_text(f"{ALICES_LINE}\n{BATCHS_LINE}\n")
-    new.replace(folder / "keys")
-    wait_for(lambda: httpx.get(models, headers=bearer(key)).status_code == 401)
+    wait_for(lambda: status_of(models, key) == 200)
+    new.write_text(LINES)
+    new.replace(keys_file)
+    wait_for(lambda: status_of(models, key) == 401)
 
 
 @pytest.mark.parametrize(
@@ -124,15 +162,11 @@ def test_a_changed_file_of_keys_needs_no_restart(url: str, folder: Path) -> None
         ("x-request-disconnect-disabled", "?1"),
     ],
 )
-def test_no_client_lifts_serves_limits(url: str, folder: Path, name: str, value: str) -> None:
-    before = steps_in(folder / "original")
-    reply = httpx.post(
-        f"{url}/v1/images/generations",
-        json={"prompt": "x"},
-        headers={**bearer(ALICE), name: value},
-    )
+def test_no_client_lifts_serves_limits(fake: Fake, name: str, value: str) -> None:
+    before = fake.steps()
+    reply = fake.ask(headers={**bearer(ALICE), name: value})
     assert (reply.status_code, reply.json()["error"]["param"]) == (400, name)
-    assert steps_in(folder / "original") == before
+    assert fake.steps() == before
 
 
 @pytest.mark.parametrize(
@@ -157,14 +191,14 @@ def test_a_slow_sender_is_refused_and_the_connection_closed(url: str) -> None:
     with raw(url, headers, b'{"prompt": "x"') as connection:
         status, body = answer(connection)
     assert (status, body["error"]["code"]) == (408, "request_timeout")
-    models = httpx.get(f"{url}/v1/models", headers=bearer(ALICE))
-    assert models.status_code == 200
+    assert status_of(f"{url}/v1/models", ALICE) == 200
 
 
 def test_metrics_are_not_on_the_public_port(url: str) -> None:
     parts = urlsplit(url)
     for path in (f"{parts.path}/metrics", "/metrics", "/-/metrics", f"{parts.path}/v1/metrics"):
-        reply = httpx.get(f"http://{parts.netloc}{path}", headers=bearer(ALICE))
+        there = f"http://{parts.netloc}{path}"
+        reply = httpx.get(there, headers=bearer(ALICE), timeout=HANG_S)
         assert reply.status_code == 404
         assert "ray_" not in reply.text
 
@@ -172,7 +206,7 @@ def test_metrics_are_not_on_the_public_port(url: str) -> None:
 def test_replicas_and_proxies_log_names_but_no_keys(url: str) -> None:
     import ray
 
-    httpx.get(f"{url}/v1/models", headers=bearer(ALICE))
+    assert status_of(f"{url}/v1/models", ALICE) == 200
     node = ray._private.worker._global_node
     logs = Path(node.get_logs_dir_path(), "serve")
 

@@ -7,22 +7,24 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.conftest import ROOT
+from loadtests import replicas
+from tests.commands import run_main
+from tests.machine import HANG_S, ROOT
 
 
-def replicas(*arguments: str) -> "subprocess.CompletedProcess[str]":
+def measure(*arguments: str) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(
         [sys.executable, "-m", "loadtests.replicas", *arguments],
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=240,
+        timeout=HANG_S,
     )
 
 
 @pytest.mark.thorough
 def test_two_replicas_draw_more_than_one_and_what_the_service_adds_is_told(tmp_path: Path) -> None:
-    done = replicas(
+    done = measure(
         "--counts", "1,2", "--rounds", "1", "--steps", "10", "--step-ms", "8",
         "--out", str(tmp_path),
     )  # fmt: skip
@@ -48,11 +50,18 @@ def test_two_replicas_draw_more_than_one_and_what_the_service_adds_is_told(tmp_p
         pytest.param(["--counts", "1,x"], "counts: '1,x' was given", id="counts"),
         pytest.param(["--rounds", "0"], "rounds, steps, step-ms: must be", id="rounds"),
         pytest.param(["--variant", "huge"], "variant: 'huge' was given", id="variant"),
-        pytest.param(["--real", "--counts", "50"], "50 replicas need 50 GPUs", id="gpus"),
     ],
 )
 def test_what_it_cannot_do_is_one_clear_line(arguments: list[str], complaint: str) -> None:
-    done = replicas(*arguments)
+    done = run_main(replicas.main, *arguments)
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1
     assert complaint in done.stderr
+
+
+@pytest.mark.thorough
+def test_gpus_that_are_not_there_are_told_by_number() -> None:
+    done = measure("--real", "--counts", "50")
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    assert "50 replicas need 50 GPUs" in done.stderr

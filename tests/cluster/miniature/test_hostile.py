@@ -13,6 +13,7 @@ from tests.fuzz.answers import URL, fault_of
 from tests.fuzz.connections import send
 from tests.fuzz.corpus import DRAWN, JSON, RAW, REFUSED
 from tests.fuzz.test_connections import hold_raw
+from tests.machine import HANG_S
 from tests.pictures import TOLERANCE, difference
 
 ODD_PROMPTS = [
@@ -23,7 +24,7 @@ ODD_PROMPTS = [
 
 def drawn(url: str, body: bytes) -> httpx.Response:
     headers = {**JSON, "accept": "image/png"}
-    response = httpx.post(url + URL, content=body, headers=headers, timeout=120)
+    response = httpx.post(url + URL, content=body, headers=headers, timeout=HANG_S)
     assert response.status_code == 200, response.text
     return response
 
@@ -35,7 +36,7 @@ def pixels(response: httpx.Response) -> NDArray[np.uint8]:
 def test_after_all_of_it_the_same_seed_draws_the_same_picture(miniature: str) -> None:
     asked = b'{"prompt": "a red star on a yellow background", "seed": 7, "num_inference_steps": 4}'
     before = pixels(drawn(miniature, asked))
-    with httpx.Client(base_url=miniature, timeout=60) as client:
+    with httpx.Client(base_url=miniature, timeout=HANG_S) as client:
         for one in REFUSED:
             headers = {name: value.encode("latin-1") for name, value in one.headers.items()}
             response = client.post(URL, content=one.body, headers=headers)

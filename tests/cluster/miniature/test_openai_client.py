@@ -2,46 +2,25 @@
 
 import base64
 import io
-import time
-from collections.abc import Callable, Iterator
-from functools import partial
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import openai
 import pytest
 from PIL import Image
-from ray.serve import Application
 
-from serve.app import AppArgs, compose
-from serve.miniature import WEIGHTS_DIR
-from serve.weights.manifest import read_manifest
-from tests.fakes import load_fake
+from tests.machine import HANG_S
 from tests.pictures import TOLERANCE, difference
 
-Start = Callable[[Application, str], str]
 PROMPT = "a golden vase with different flowers"
 
 
 @pytest.fixture(scope="module")
 def client(miniature: str) -> Iterator[openai.OpenAI]:
-    with openai.OpenAI(base_url=f"{miniature}/v1", api_key="none", max_retries=0) as made:
+    url = f"{miniature}/v1"
+    with openai.OpenAI(base_url=url, api_key="none", max_retries=0, timeout=HANG_S) as made:
         yield made
-
-
-@pytest.fixture(scope="module")
-def slow(start: Start, tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A service whose steps take a tenth of a second, with room for one request and one more."""
-    load = partial(load_fake, 0.1, tmp_path_factory.mktemp("slow"))
-    args = AppArgs(
-        variants=("original",),
-        num_cpus=0,
-        slots=1,
-        max_ongoing_requests=1,
-        max_queued_requests=1,
-        retry_after_s=1,
-    )
-    return start(compose(args, read_manifest(WEIGHTS_DIR), load), "slow") + "/v1"
 
 
 def pixels(b64_json: str | None) -> Any:
@@ -74,21 +53,22 @@ def test_it_draws_several_images_with_stable_diffusions_parameters(client: opena
 
 
 def test_it_streams_previews_and_then_the_picture(client: openai.OpenAI) -> None:
-    body = {"seed": 7, "num_inference_steps": 20}
+    body = {"seed": 7, "num_inference_steps": 60}
     stream = client.images.generate(
         model="original", prompt=PROMPT, stream=True, partial_images=3, extra_body=body
     )
-    events = list(stream)
-    kinds = [event.type for event in events]
-    assert kinds[-1] == "image_generation.completed"
-    assert kinds[:-1] == ["image_generation.partial_image"] * 3
-    assert [one.partial_image_index for one in events[:-1]] == [0, 1, 2]  # type: ignore[union-attr]
+    *previews, last = list(stream)
+    assert last.type == "image_generation.completed"
+    assert {event.type for event in previews} == {"image_generation.partial_image"}
+    # A busy replica may leave some out.
+    indices = [event.partial_image_index for event in previews]
+    assert indices == sorted(set(indices) & {0, 1, 2})
     whole = client.images.generate(model="original", prompt=PROMPT, extra_body=body)
     assert whole.data is not None
     picture = pixels(whole.data[0].b64_json)
-    assert difference(pixels(events[-1].b64_json), picture) <= TOLERANCE
+    assert difference(pixels(last.b64_json), picture) <= TOLERANCE
     # The previews come closer to it.
-    distances = [difference(pixels(event.b64_json), picture) for event in events]
+    distances = [difference(pixels(event.b64_json), picture) for event in [*previews, last]]
     assert distances == sorted(distances, reverse=True)
 
 
@@ -111,28 +91,3 @@ def test_errors_are_the_clients_own_classes(client: openai.OpenAI) -> None:
         "distilled",
         "distilled-tiny-vae",
     ]
-
-
-def test_it_waits_for_retry_after_and_tries_again(slow: str) -> None:
-    blocked = [
-        openai.OpenAI(base_url=slow, api_key="none", max_retries=0, timeout=1.0) for _ in range(2)
-    ]
-    for one in blocked:
-        with pytest.raises(openai.APITimeoutError):
-            one.images.generate(prompt="x", extra_body={"num_inference_steps": 150})
-    with openai.OpenAI(base_url=slow, api_key="none", max_retries=10) as patient:
-        reply = patient.images.generate(prompt="x", extra_body={"num_inference_steps": 2})
-    assert reply.data
-
-
-def test_what_is_left_behind_by_a_timeout_does_not_go_on(slow: str) -> None:
-    with (
-        openai.OpenAI(base_url=slow, api_key="none", max_retries=0, timeout=0.5) as hasty,
-        pytest.raises(openai.APITimeoutError),
-    ):
-        hasty.images.generate(prompt="x", extra_body={"num_inference_steps": 150})
-    started_at = time.monotonic()
-    with openai.OpenAI(base_url=slow, api_key="none", max_retries=10) as patient:
-        patient.images.generate(prompt="x", extra_body={"num_inference_steps": 1})
-    # 150 steps would take 15 seconds.
-    assert time.monotonic() - started_at < 12

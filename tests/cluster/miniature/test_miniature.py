@@ -15,7 +15,7 @@ from serve.miniature import WEIGHTS_DIR
 from serve.pipelines import Pipeline
 from serve.variants import MINIATURE
 from tests.fakes import generation
-from tests.integration.conftest import Cluster
+from tests.machine import HANG_S
 from tests.pictures import TOLERANCE, difference, finish
 
 VARIANTS = list(MINIATURE.variants)
@@ -27,7 +27,7 @@ def post(url: str, accept: str = "application/json", **body: Any) -> httpx.Respo
         f"{url}/v1/images/generations",
         json={"prompt": PROMPT, **body},
         headers={"accept": accept},
-        timeout=60,
+        timeout=HANG_S,
     )
     assert response.status_code == 200, response.text
     return response
@@ -123,7 +123,7 @@ def test_what_open_webuis_image_engine_sends_is_answered(miniature: str) -> None
         f"{miniature}/v1/images/generations",
         json=body,
         headers={"Authorization": "Bearer none", "Content-Type": "application/json"},
-        timeout=60,
+        timeout=HANG_S,
     )
     assert reply.status_code == 200
     (picture,) = pictures(reply)
@@ -133,8 +133,7 @@ def test_what_open_webuis_image_engine_sends_is_answered(miniature: str) -> None
 def test_timings_are_measured(miniature: str) -> None:
     timings = post(miniature, model="distilled", num_inference_steps=10).json()["timings"]
     assert set(timings) == {"queue_s", "denoise_s", "decode_s", "encode_s"}
-    assert timings["denoise_s"] > timings["decode_s"] > 0
-    assert 0 < timings["encode_s"] < 1
+    assert min(timings["denoise_s"], timings["decode_s"], timings["encode_s"]) > 0
 
 
 def test_a_chunked_body_over_64_kib_is_refused_by_the_real_server(miniature: str) -> None:
@@ -142,20 +141,7 @@ def test_a_chunked_body_over_64_kib_is_refused_by_the_real_server(miniature: str
         f"{miniature}/v1/images/generations",
         content=(b" " * 8192 for _ in range(40)),
         headers={"content-type": "application/json"},
-        timeout=30,
+        timeout=HANG_S,
     )
     assert response.status_code == 413
     assert response.json()["error"]["code"] == "body_too_large"
-
-
-def test_the_import_path_serves_too(cluster: Cluster, miniature: str) -> None:
-    cluster.serve_run(
-        "--name", "cli", "--route-prefix", "/cli", "serve.app:build_app", "variants=distilled"
-    )
-    url = f"{cluster.url}/cli"
-    assert [one["id"] for one in httpx.get(f"{url}/v1/models").json()["data"]] == ["distilled"]
-    here, there = (
-        post(address, "image/png", model="distilled", seed=3, num_inference_steps=4).content
-        for address in (url, miniature)
-    )
-    assert difference(pixels(here), pixels(there)) <= TOLERANCE

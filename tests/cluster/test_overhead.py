@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from loadtests import haproxy
-from tests.integration.conftest import ROOT
+from tests.machine import ROOT
 
 REASON = haproxy.missing()
 pytestmark = [pytest.mark.thorough, pytest.mark.skipif(bool(REASON), reason=REASON)]

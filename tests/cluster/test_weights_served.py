@@ -5,24 +5,36 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 from PIL import Image
 from ray import serve
-from ray.serve import Application
 
-from serve.app import AppArgs, build_app
+from serve.app import AppArgs, _load_pipeline, build_app
+from serve.errors import WeightsError
 from serve.miniature import WEIGHTS_DIR
-from tests.integration.conftest import ROOT
+from serve.variants import MINIATURE
+from tests.cluster.conftest import Start
+from tests.machine import HANG_S, ROOT
 from tests.unit.test_weights import cli
 
-Start = Callable[[Application, str], str]
 VARIANT = "distilled-tiny-vae"
 
 
+def changed(folder: Path) -> Path:
+    """The miniature with one bit turned; the file."""
+    shutil.copytree(WEIGHTS_DIR, folder)
+    path = folder / "vae_tiny/diffusion_pytorch_model.fp16.safetensors"
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    return path
+
+
+@pytest.mark.thorough
 def test_random_weights_say_so_in_the_catalogue_and_on_every_picture(
     start: Start, tmp_path: Path
 ) -> None:
@@ -30,38 +42,54 @@ def test_random_weights_say_so_in_the_catalogue_and_on_every_picture(
     assert cli("random", folder, "--family", "miniature", "--variants", VARIANT) == 0
     args = AppArgs(weights_dir=folder, variants=(VARIANT,), num_cpus=0, verify_hashes=True)
     url = start(build_app(args), "random")
-    (model,) = httpx.get(f"{url}/v1/models").json()["data"]
+    (model,) = httpx.get(f"{url}/v1/models", timeout=HANG_S).json()["data"]
     assert model["random_weights"] is True
     assert model["components"]["unet"]["origin"]["kind"] == "random"
     reply = httpx.post(
         f"{url}/v1/images/generations",
         json={"prompt": "x", "model": VARIANT, "num_inference_steps": 1},
         headers={"accept": "image/png"},
-        timeout=60,
+        timeout=HANG_S,
     )
     assert "random values" in reply.headers["x-warnings"]
     exif = Image.open(io.BytesIO(reply.content)).getexif()
     assert "random values" in exif[0x010E]
-    serve.delete("random")
 
 
+@pytest.mark.thorough
 def test_a_replica_refuses_changed_bytes_when_told_to_compare_them(
     start: Start, tmp_path: Path
 ) -> None:
     folder = tmp_path / "changed"
-    shutil.copytree(WEIGHTS_DIR, folder)
-    path = folder / "vae_tiny/diffusion_pytorch_model.fp16.safetensors"
-    content = bytearray(path.read_bytes())
-    content[-1] ^= 1
-    path.write_bytes(content)
+    path = changed(folder)
     args = AppArgs(weights_dir=folder, variants=(VARIANT,), num_cpus=0, verify_hashes=True)
     with pytest.raises(RuntimeError):
         start(build_app(args), "changed")
     deployment = serve.status().applications["changed"].deployments[VARIANT]
     assert f"{path}: its sha256 is" in deployment.message
-    serve.delete("changed")
 
 
+def load(folder: Path, **args: Any) -> object:
+    """What a replica does in its own process."""
+    served = MINIATURE.variants[VARIANT]
+    return _load_pipeline(AppArgs(weights_dir=folder, **args), folder, [served])
+
+
+def test_a_replica_compares_bytes_only_when_told_to(tmp_path: Path) -> None:
+    folder = tmp_path / "changed"
+    path = changed(folder)
+    load(folder)
+    with pytest.raises(WeightsError, match=f"{path}: its sha256 is"):
+        load(folder, verify_hashes=True)
+
+
+def test_a_replica_keeps_the_model_libraries_offline(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("HF_HUB_OFFLINE")
+    load(WEIGHTS_DIR)
+    assert os.environ["HF_HUB_OFFLINE"] == "1"
+
+
+@pytest.mark.thorough
 def test_a_replica_loads_offline() -> None:
     script = """if True:
         from serve.app import AppArgs, _load_pipeline

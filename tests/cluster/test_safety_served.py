@@ -5,8 +5,6 @@ import io
 import itertools
 import json
 import re
-import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,18 +14,17 @@ import pytest
 import ray
 import torch
 from PIL import Image
-from ray import serve
-from ray.serve import Application
 
 from serve.app import AppArgs, build_app
 from serve.errors import WeightsError
 from serve.pipelines import Pipeline
 from serve.variants import SD_V1
+from tests.cluster.conftest import Start
 from tests.fakes import generation
+from tests.machine import HANG_S, wait_for
 from tests.pictures import finish
 from tests.safety import NEVER, sd_v1_with_checker
 
-Start = Callable[[Application, str], str]
 VARIANT = "distilled-tiny-vae"
 SEEDS = range(1, 5)
 ASKED = {"prompt": "x", "model": VARIANT, "num_inference_steps": 2, "size": "256x256"}
@@ -72,7 +69,7 @@ def url(
     start: Start,
     tmp_path_factory: pytest.TempPathFactory,
     expected: tuple[float, dict[int, bool]],
-) -> Iterator[str]:
+) -> str:
     folder = sd_v1_with_checker(tmp_path_factory.mktemp("served") / "sd", expected[0])
     args = AppArgs(
         family="sd-v1",
@@ -82,14 +79,13 @@ def url(
         num_cpus=0,
         slots=2,
     )
-    yield start(build_app(args), "safety") + "/v1/images/generations"
-    serve.delete("safety")
+    return start(build_app(args), "safety") + "/v1/images/generations"
 
 
 def flagged_images() -> float:
     """What Prometheus would find, of this application only."""
     (node,) = ray.nodes()
-    text = httpx.get(f"http://127.0.0.1:{node['MetricsExportPort']}/metrics", timeout=30).text
+    text = httpx.get(f"http://127.0.0.1:{node['MetricsExportPort']}/metrics", timeout=HANG_S).text
     found = re.findall(r"^ray_dsd_flagged_images_total{(.*)} (\S+)$", text, re.MULTILINE)
     return sum(
         float(value)
@@ -99,18 +95,19 @@ def flagged_images() -> float:
 
 
 def streamed(url: str, **body: Any) -> list[dict[str, Any]]:
-    response = httpx.post(url, json={**ASKED, "stream": True, **body}, timeout=120)
+    response = httpx.post(url, json={**ASKED, "stream": True, **body}, timeout=HANG_S)
     assert response.status_code == 200, response.text
     lines = [line for line in response.text.splitlines() if line.startswith("data: {")]
     return [json.loads(line.removeprefix("data: ")) for line in lines]
 
 
+@pytest.mark.thorough
 def test_what_is_flagged_never_leaves_the_service_and_is_told_and_counted(
     url: str, expected: tuple[float, dict[int, bool]]
 ) -> None:
     _, flagged = expected
     before = flagged_images()
-    reply = httpx.post(url, json={**ASKED, "n": len(SEEDS), "seed": SEEDS[0]}, timeout=120)
+    reply = httpx.post(url, json={**ASKED, "n": len(SEEDS), "seed": SEEDS[0]}, timeout=HANG_S)
     assert reply.status_code == 200, reply.text
     assert {one["seed"]: one["flagged"] for one in reply.json()["data"]} == flagged
     for one in reply.json()["data"]:
@@ -129,15 +126,12 @@ def test_what_is_flagged_never_leaves_the_service_and_is_told_and_counted(
     alone = next(seed for seed, one in flagged.items() if one)
     for accept in ("application/json", "image/png"):
         refused = httpx.post(
-            url, json={**ASKED, "seed": alone}, headers={"accept": accept}, timeout=120
+            url, json={**ASKED, "seed": alone}, headers={"accept": accept}, timeout=HANG_S
         )
         assert refused.status_code == 400
         assert refused.json()["error"]["code"] == "content_policy_violation"
 
-    end = time.monotonic() + 60
-    while flagged_images() != before + 2 * sum(flagged.values()) + 2:
-        assert time.monotonic() < end, flagged_images()
-        time.sleep(1)
+    wait_for(lambda: flagged_images() == before + 2 * sum(flagged.values()) + 2)
 
 
 def test_a_checker_that_is_on_but_not_there_stops_the_application_from_being_built(
