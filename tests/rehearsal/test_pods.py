@@ -35,7 +35,7 @@ def pod(name, command):
     return made
 
 
-def wait_for(text, made, limit_s=240):
+def wait_for(text, made, limit_s=120):
     end_s = time.monotonic() + limit_s
     while text not in made.tail():
         assert time.monotonic() < end_s, made.tail()
@@ -87,7 +87,7 @@ def test_sigterm_reaches_process_one_and_the_grace_period_is_kept() -> None:
         deaf = pod("deaf", "echo up; while :; do sleep 0.1; done")
         for one in (polite, deaf):
             wait_for("up", one)
-        print(polite.terminate(240) < 240, "bye" in polite.tail(), polite.running)
+        print(polite.terminate(120) < 120, "bye" in polite.tail(), polite.running)
         print(2 <= deaf.terminate(2), deaf.running)
         """
     )

@@ -281,7 +281,7 @@ def play(keys: KeyFile) -> Callable[[Scenario], None]:
             limits = ClientLimits(keys=keys, max_requests_per_key=2, retry_after_s=3)
             await scenario(router, build_api(router, 400, 1, limits=limits))
 
-        asyncio.run(playing())
+        asyncio.run(asyncio.wait_for(playing(), HANG_S))
 
     return run
 
