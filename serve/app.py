@@ -17,12 +17,12 @@ from ray.serve.config import BackpressureConfig, RequestRouterConfig
 from ray.serve.handle import DeploymentHandle
 
 from .admission import Limits
-from .api import build_api
 from .denoiser import Denoiser
 from .deployments import LoadDenoiser, ReplicaSettings, VariantReplica
 from .engine.slots import Policy
-from .gate import ClientLimits
 from .generation import Generation
+from .http.api import build_api
+from .http.gate import ClientLimits
 from .keys import KeyFile
 from .optimisations import DEFAULTS, Optimisations
 from .policies import AutoPolicy, QualityFirstPolicy

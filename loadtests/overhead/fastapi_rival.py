@@ -5,7 +5,7 @@ import sys
 import uvicorn
 from fastapi import FastAPI
 
-from serve.schemas import GenerationRequest, ImagesResponse
+from serve.http.schemas import GenerationRequest, ImagesResponse
 
 from .rivals import PATH, answer, picture
 

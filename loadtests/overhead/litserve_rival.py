@@ -5,7 +5,7 @@ from typing import Any
 
 import litserve
 
-from serve.schemas import GenerationRequest
+from serve.http.schemas import GenerationRequest
 
 from .rivals import PATH, answer, picture
 

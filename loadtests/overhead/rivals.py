@@ -9,8 +9,8 @@ import time
 from collections.abc import Iterator
 
 from serve.generation import PictureFormat, Timings
+from serve.http.schemas import GenerationRequest, Image, ImagesResponse
 from serve.images import encode
-from serve.schemas import GenerationRequest, Image, ImagesResponse
 
 from .photo import photo
 

@@ -13,7 +13,7 @@ from typing import Any
 import aiohttp
 import psutil
 
-from serve.schemas import GenerationRequest
+from serve.http.schemas import GenerationRequest
 
 from ..fixed_step import build_fixed_step_app
 from ..local_serve import local_serve

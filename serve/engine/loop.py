@@ -18,13 +18,7 @@ from dataclasses import dataclass
 from typing import Generic
 
 from ..denoiser import Denoiser, JobT, Plan, TrajectoryT
-from ..errors import (
-    DeadlineExceeded,
-    DeadlineUnreachable,
-    EngineClosed,
-    Flagged,
-    OutOfDeviceMemory,
-)
+from ..errors import DeadlineExceeded, DeadlineUnreachable, EngineClosed, Flagged, OutOfDeviceMemory
 from .decoding import Decoding
 from .forecast import Forecast, Pace, Work, forecast
 from .images import Image, Watch

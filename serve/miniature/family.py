@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from safetensors import safe_open
 
 from ..generation import Generation
+from ..http.schemas import GenerationRequest
 from ..pipelines import Pipeline
-from ..schemas import GenerationRequest
 from ..trajectories import Trajectory
 from ..variants import MINIATURE
 from .drawing import SIZE_PX

@@ -22,23 +22,8 @@ from numpy.typing import NDArray
 from ..pipelines import Pipeline
 from . import WEIGHTS_DIR, judges
 from .drawing import THINGS
-from .family import (
-    GUIDANCE_SCALE,
-    STEPS,
-    denoise,
-    draw_pictures,
-    load_family,
-    parameter_count,
-)
-from .scenes import (
-    BACKGROUNDS,
-    COLOURS,
-    distinct,
-    draw,
-    parse_caption,
-    random_scene,
-    with_article,
-)
+from .family import GUIDANCE_SCALE, STEPS, denoise, draw_pictures, load_family, parameter_count
+from .scenes import BACKGROUNDS, COLOURS, distinct, draw, parse_caption, random_scene, with_article
 
 SEED_PROMPT = "a golden vase with different flowers"
 _UNSEEN_SEED = 90_000

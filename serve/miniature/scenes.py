@@ -13,18 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from .drawing import (
-    FLOWERS,
-    LEAF_GREEN,
-    SIZE_PX,
-    THINGS,
-    VASES,
-    WOOD,
-    Canvas,
-    Rgb,
-    vase,
-    vase_rim,
-)
+from .drawing import FLOWERS, LEAF_GREEN, SIZE_PX, THINGS, VASES, WOOD, Canvas, Rgb, vase, vase_rim
 
 COLOURS: dict[str, Rgb] = {
     "red": (214, 34, 40),

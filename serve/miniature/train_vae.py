@@ -11,12 +11,7 @@ from torch.nn import functional
 from tqdm import tqdm
 
 from . import architecture
-from .train_latents import (
-    LatentCoder,
-    picture_loss,
-    to_float,
-    with_noise,
-)
+from .train_latents import LatentCoder, picture_loss, to_float, with_noise
 from .training import Budget, World, fit
 
 _GOALS = 4000

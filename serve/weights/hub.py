@@ -20,15 +20,7 @@ from huggingface_hub import HfApi, hf_hub_download
 from ..errors import WeightsError
 from ..variants import Component, Family, Source
 from .hub_errors import explained
-from .manifest import (
-    Manifest,
-    Origin,
-    PinnedComponent,
-    PinnedFile,
-    held,
-    pin_file,
-    write_manifest,
-)
+from .manifest import Manifest, Origin, PinnedComponent, PinnedFile, held, pin_file, write_manifest
 
 # All that a tokenizer may consist of; the published repositories hold the pair, vocab and merges.
 _TOKENIZER_FILES = (

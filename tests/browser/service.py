@@ -11,7 +11,6 @@ import uvicorn
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from serve.api import build_api
 from serve.generation import (
     Drawing,
     FinishedPicture,
@@ -21,6 +20,7 @@ from serve.generation import (
     PictureFormat,
     Timings,
 )
+from serve.http.api import build_api
 from serve.images import encode
 from tests.machine import HANG_S
 from tests.unit.test_api import FakeRouter

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 import uvicorn
 
-from serve.api import build_api
+from serve.http.api import build_api
 from tests.fuzz.corpus import Raw
 from tests.machine import HANG_S
 from tests.unit.test_api import FakeRouter

@@ -9,7 +9,7 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
-from serve.schemas import MAX_BODY_BYTES, GenerationRequest
+from serve.http.schemas import MAX_BODY_BYTES, GenerationRequest
 
 JSON = {"content-type": "application/json"}
 TEN_MB = 10 * 1000**2

@@ -8,7 +8,7 @@ import httpx
 import pytest
 from fastapi import FastAPI
 
-from serve.api import build_api
+from serve.http.api import build_api
 from tests.fuzz.answers import URL, documented_statuses, hold
 from tests.fuzz.corpus import DRAWN, JSON, REFUSED, Refused
 from tests.unit.test_api import FakeRouter

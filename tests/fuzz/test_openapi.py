@@ -16,8 +16,8 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
-from serve.api import build_api
-from serve.gate import ClientLimits
+from serve.http.api import build_api
+from serve.http.gate import ClientLimits
 from serve.keys import KeyFile, new_key
 from serve.variants import MINIATURE
 from tests.unit.test_api import FakeRouter

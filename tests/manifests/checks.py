@@ -20,9 +20,9 @@ from ray.scripts.scripts import start as ray_start
 from ray.serve.schema import ServeDeploySchema
 
 from serve.app import AppArgs, build_app, compose
+from serve.http.schemas import bounds
+from serve.http.streaming import HEARTBEAT_S
 from serve.policies import QualityFirstPolicy
-from serve.schemas import bounds
-from serve.streaming import HEARTBEAT_S
 from serve.variants import family
 from serve.weights.layout import architecture_dir
 from serve.weights.manifest import read_manifest

@@ -8,8 +8,8 @@ import pytest
 import yaml
 
 from serve.app import AppArgs
-from serve.schemas import MAX_BODY_BYTES
-from serve.streaming import HEARTBEAT_S
+from serve.http.schemas import MAX_BODY_BYTES
+from serve.http.streaming import HEARTBEAT_S
 from tests.manifests import checks
 from tests.manifests.checks import CHECKS, Check
 from tests.manifests.rendering import (

@@ -10,8 +10,8 @@ import httpx
 import pytest
 from fastapi import FastAPI
 
-from serve.api import build_api
 from serve.errors import ServingError
+from serve.http.api import build_api
 from tests.unit.test_api import URL, FakeRouter, assert_openai_error
 
 ORIGIN = "https://evil.example"

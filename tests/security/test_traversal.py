@@ -9,8 +9,8 @@ import fastapi_offline
 import httpx
 import pytest
 
-from serve import playground
-from serve.api import build_api
+from serve.http import playground
+from serve.http.api import build_api
 from tests.unit.test_api import FakeRouter
 
 APP = build_api(FakeRouter(), max_image_steps=400, min_ready_replicas=1)

@@ -14,7 +14,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from serve.api import build_api
 from serve.errors import (
     DeadlineExceeded,
     DeadlineUnreachable,
@@ -36,10 +35,11 @@ from serve.generation import (
     PictureFormat,
     Timings,
 )
+from serve.http.api import build_api
+from serve.http.schemas import MAX_BODY_BYTES
 from serve.images import encode
 from serve.miniature import WEIGHTS_DIR
 from serve.policies import QualityFirstPolicy
-from serve.schemas import MAX_BODY_BYTES
 from serve.variants import MINIATURE, SD_V1, Family, Variant
 from serve.weights.manifest import Manifest, Origin, PinnedComponent, read_manifest
 

@@ -3,7 +3,7 @@ import json
 
 import pytest
 
-from serve.base64_json import PICTURE, with_pictures
+from serve.http.base64_json import PICTURE, with_pictures
 
 
 def test_each_picture_is_in_its_place() -> None:

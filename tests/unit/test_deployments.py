@@ -10,13 +10,7 @@ from PIL import Image
 
 from serve.admission import Limits
 from serve.deployments import ReplicaSettings, VariantReplica
-from serve.errors import (
-    DeadlineUnreachable,
-    EngineClosed,
-    Flagged,
-    OutOfDeviceMemory,
-    Overloaded,
-)
+from serve.errors import DeadlineUnreachable, EngineClosed, Flagged, OutOfDeviceMemory, Overloaded
 from serve.generation import FinishedPicture, Generation, PartialPicture, PictureFormat
 from serve.metrics import ReplicaMetrics
 from serve.variants import MINIATURE, Variant

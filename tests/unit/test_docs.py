@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from serve.schemas import GenerationRequest
+from serve.http.schemas import GenerationRequest
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()

@@ -14,11 +14,11 @@ import pytest
 from fastapi import FastAPI
 from PIL import Image
 
-from serve.api import build_api
 from serve.app import AppArgs
 from serve.errors import InvalidApiKey, RequestTimeout
-from serve.gate import MAX_HEADER_BYTES, MAX_HEADERS, ClientLimits, Gate
 from serve.generation import Drawing, Generation, PartialPicture, PictureEvent, PictureFormat
+from serve.http.api import build_api
+from serve.http.gate import MAX_HEADER_BYTES, MAX_HEADERS, ClientLimits, Gate
 from serve.keys import KeyFile, new_key
 from serve.variants import MINIATURE
 from tests.machine import HANG_S

@@ -8,10 +8,10 @@ from typing import Any
 import httpx
 import pytest
 
-from serve import playground
-from serve.api import build_api
 from serve.app import AppArgs
-from serve.schemas import GenerationRequest
+from serve.http import playground
+from serve.http.api import build_api
+from serve.http.schemas import GenerationRequest
 from tests.unit.test_api import FakeRouter
 
 FOLDER = Path(playground.__file__).parent

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from serve.errors import InvalidRequest, MalformedBody, UnknownField
-from serve.schemas import GenerationRequest, parse_request
+from serve.http.schemas import GenerationRequest, parse_request
 from serve.variants import MINIATURE
 
 VARIANT = MINIATURE.variants["original"]

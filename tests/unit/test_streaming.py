@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from serve.generation import PartialPicture, PictureEvent
-from serve.streaming import with_heartbeats
+from serve.http.streaming import with_heartbeats
 
 
 def event(index: int) -> PartialPicture:

@@ -13,14 +13,14 @@ import httpx
 import pytest
 from PIL import Image
 
-from serve.api import build_api
 from serve.errors import Overloaded, RequestInterrupted, VariantUnavailable
-from serve.gate import ClientLimits
 from serve.generation import Drawing, Generation, PictureFormat, Timings
+from serve.http.a1111.dialect import SAMPLERS
+from serve.http.a1111.routes import Jobs
+from serve.http.api import build_api
+from serve.http.gate import ClientLimits
 from serve.keys import KeyFile, new_key
-from serve.sdapi import SAMPLERS
 from serve.trajectories import SCHEDULERS
-from serve.webui import Jobs
 from tests.fakes import generation
 from tests.machine import HANG_S
 from tests.unit.test_api import Call, FakeRouter

@@ -11,11 +11,11 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from .errors import InvalidRequest, MalformedBody, ServingError, shown
-from .generation import Drawing, Generation, SchedulerName
-from .infotext import infotext
-from .schemas import GenerationRequest, parse_request
-from .variants import Variant
+from ...errors import InvalidRequest, MalformedBody, ServingError, shown
+from ...generation import Drawing, Generation, SchedulerName
+from ...infotext import infotext
+from ...variants import Variant
+from ..schemas import GenerationRequest, parse_request
 
 # Its sampler of the same algorithm, and what else that is called there. PNDM without its
 # Runge-Kutta steps, as Stable Diffusion configures it, is PLMS.

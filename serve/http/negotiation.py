@@ -4,8 +4,8 @@ import re
 from collections.abc import Sequence
 from typing import Literal, get_args
 
-from .errors import NotAcceptable
-from .generation import OutputFormat
+from ..errors import NotAcceptable
+from ..generation import OutputFormat
 
 # Also `.5`, which some clients send; not what else `float` reads, such as nan.
 _WEIGHT = re.compile(r"[0-9]{1,9}(\.[0-9]{0,9})?|\.[0-9]{1,9}")

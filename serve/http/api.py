@@ -16,13 +16,8 @@ from fastapi.security import HTTPBearer
 from fastapi_offline import FastAPIOffline
 from pydantic import BaseModel
 
-from .answers import Route, add_error_handlers, internal_error, refuse
-from .base64_json import PICTURE, with_pictures
-from .browsers import BrowserHeaders
-from .docs import docs_routes
-from .errors import InvalidRequest, ServingError
-from .gate import ClientLimits, Gate, read_json, require_allowed
-from .generation import (
+from ..errors import InvalidRequest, ServingError
+from ..generation import (
     Choice,
     Drawing,
     Generation,
@@ -31,6 +26,14 @@ from .generation import (
     PictureFormat,
     Timings,
 )
+from ..variants import Family, Variant
+from ..weights.manifest import Manifest
+from .a1111.routes import webui_routes
+from .base64_json import PICTURE, with_pictures
+from .browser_headers import BrowserHeaders
+from .docs import docs_routes
+from .error_responses import Route, add_error_handlers, internal_error, refuse
+from .gate import ClientLimits, Gate, read_json, require_allowed
 from .negotiation import Answer, negotiate, picture_answers
 from .playground import page_routes
 from .schemas import (
@@ -43,9 +46,6 @@ from .schemas import (
     parse_request,
 )
 from .streaming import DONE, sse, sse_error, with_heartbeats
-from .variants import Family, Variant
-from .webui import webui_routes
-from .weights.manifest import Manifest
 
 _OUTPUT_FORMATS: dict[str, OutputFormat] = {
     "image/png": "png",

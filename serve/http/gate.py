@@ -23,7 +23,7 @@ from collections.abc import (
 from dataclasses import dataclass
 from typing import Any
 
-from .errors import (
+from ..errors import (
     BodyTooLarge,
     HeadersTooLarge,
     InvalidApiKey,
@@ -34,7 +34,7 @@ from .errors import (
     TooManyRequests,
     shown,
 )
-from .keys import Key, KeyFile
+from ..keys import Key, KeyFile
 from .schemas import MAX_BODY_BYTES
 
 # What HAProxy holds requests to (`tune.http.maxhdr`, `tune.bufsize`); uvicorn has no such limits.

@@ -22,9 +22,9 @@ from pydantic import (
 )
 from pydantic_core import ErrorDetails, PydanticCustomError
 
-from .errors import InvalidRequest, MalformedBody, UnknownField, shown
-from .generation import Generation, OutputFormat, PictureFormat, SchedulerName, Timings
-from .variants import Variant
+from ..errors import InvalidRequest, MalformedBody, UnknownField, shown
+from ..generation import Generation, OutputFormat, PictureFormat, SchedulerName, Timings
+from ..variants import Variant
 
 MAX_BODY_BYTES = 64 * 1024
 SEEDS = 2**32

@@ -7,9 +7,9 @@ import time
 from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Any
 
+from ..errors import ServingError
+from ..generation import Choice, FinishedPicture, PartialPicture, PictureEvent, PictureFormat
 from .base64_json import PICTURE, with_pictures
-from .errors import ServingError
-from .generation import Choice, FinishedPicture, PartialPicture, PictureEvent, PictureFormat
 from .schemas import ErrorBody
 
 # Proxies on the way close connections that are silent for long; the shortest usual limit is 15 s.

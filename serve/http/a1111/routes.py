@@ -14,8 +14,7 @@ from fastapi import APIRouter, Request
 from pydantic import BaseModel
 from pydantic_core import from_json
 
-from .answers import Route
-from .errors import (
+from ...errors import (
     CrossSiteRequest,
     InvalidRequest,
     MalformedBody,
@@ -23,17 +22,11 @@ from .errors import (
     VariantNotFound,
     shown,
 )
-from .gate import read_json, require_allowed
-from .generation import Choice, Drawing, Generation, PictureFormat
-from .sdapi import (
-    SAMPLERS,
-    Txt2Img,
-    changed_options,
-    in_their_words,
-    parse_txt2img,
-    reply,
-)
-from .variants import Variant
+from ...generation import Choice, Drawing, Generation, PictureFormat
+from ...variants import Variant
+from ..error_responses import Route
+from ..gate import read_json, require_allowed
+from .dialect import SAMPLERS, Txt2Img, changed_options, in_their_words, parse_txt2img, reply
 
 _PNG = PictureFormat("png", 100)
 # How much the last request's pace counts in the estimate of the next one's.

@@ -14,7 +14,7 @@ from fastapi.responses import JSONResponse, Response
 from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 
-from .errors import (
+from ..errors import (
     HeadersTooLarge,
     InvalidApiKey,
     MethodNotAllowed,
@@ -22,9 +22,9 @@ from .errors import (
     RouteNotFound,
     ServingError,
 )
+from .a1111.dialect import error_body
 from .gate import App, is_sdapi
 from .schemas import ErrorBody, ErrorResponse
-from .sdapi import error_body
 
 _log = logging.getLogger("ray.serve")  # Serve adds the request's id to this logger's lines.
 

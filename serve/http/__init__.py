@@ -1,0 +1,1 @@
+"""The HTTP side of the ingress: from bytes to a checked request, and from pictures to an answer."""
