@@ -55,7 +55,7 @@ def _serve(settings: LaunchSettings) -> None:
     from ray.serve.schema import LoggingConfig
 
     from .app import AppArgs, build_app
-    from .policies import QualityFirstPolicy
+    from .routing.auto import QualityFirstPolicy
 
     auto: dict[str, Any] = {}
     if settings.auto_slo_s is not None:

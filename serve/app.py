@@ -25,11 +25,11 @@ from .http.api import build_api
 from .http.gate import ClientLimits
 from .keys import KeyFile
 from .optimisations import DEFAULTS, Optimisations
-from .policies import AutoPolicy, QualityFirstPolicy
-from .router import Router
-from .routing import LeastWork
+from .routing.auto import AutoPolicy, QualityFirstPolicy
+from .routing.least_work import LeastWork
+from .routing.router import Router
+from .routing.shadow import ShadowPolicy
 from .settings import CompileSettings, forbid_chance, go_offline, keep_compiled_code
-from .shadow import ShadowPolicy
 from .variants import FamilyName, Variant, family
 from .weights.check import check_family
 from .weights.layout import family_dir

@@ -8,7 +8,7 @@ from ray.serve.metrics import Counter, Gauge, Histogram
 
 from .engine.observer import Outcome
 from .generation import Generation
-from .policies import Decision
+from .routing.auto import Decision
 
 # A picture takes from a tenth of a second on a large GPU to a minute on a CPU.
 _REQUEST_BUCKETS_S = [0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1, 1.5, 2, 3, 5, 7.5, 10, 15, 30, 60, 120]

@@ -9,7 +9,7 @@ from ray.serve.config import RequestRouterConfig
 from serve.app import AppArgs, Ingress
 from serve.generation import Drawing, Generation, PictureFormat, Timings
 from serve.miniature import WEIGHTS_DIR
-from serve.routing import LeastWork
+from serve.routing.least_work import LeastWork
 from serve.weights.manifest import read_manifest
 
 from .rivals import VARIANT

@@ -22,7 +22,7 @@ from ray.serve.schema import ServeDeploySchema
 from serve.app import AppArgs, build_app, compose
 from serve.http.schemas import bounds
 from serve.http.streaming import HEARTBEAT_S
-from serve.policies import QualityFirstPolicy
+from serve.routing.auto import QualityFirstPolicy
 from serve.variants import family
 from serve.weights.layout import architecture_dir
 from serve.weights.manifest import read_manifest

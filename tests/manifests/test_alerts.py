@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
-from serve.policies import QualityFirst
+from serve.routing.auto import QualityFirst
 from tests.manifests.monitoring import (
     METRIC,
     alert_groups,

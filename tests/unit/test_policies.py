@@ -3,7 +3,7 @@ from collections import Counter
 
 import pytest
 
-from serve.policies import QualityFirst, Weighted
+from serve.routing.auto import QualityFirst, Weighted
 
 VARIANTS = ["original", "distilled", "distilled-tiny-vae"]
 

@@ -11,8 +11,8 @@ from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 from serve.errors import NotFinite, Overloaded, ServingError, VariantNotFound, VariantUnavailable
 from serve.generation import Drawing, Generation, PictureFormat, Timings
 from serve.miniature import WEIGHTS_DIR
-from serve.policies import QualityFirstPolicy, WeightedPolicy
-from serve.router import Router
+from serve.routing.auto import QualityFirstPolicy, WeightedPolicy
+from serve.routing.router import Router
 from serve.variants import MINIATURE, Variant
 from serve.weights.manifest import read_manifest
 from tests.fakes import generation

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from ray.serve.request_router import PendingRequest
 
-from serve import routing
-from serve.routing import LeastWork
+from serve.routing import least_work as routing
+from serve.routing.least_work import LeastWork
 from tests.fakes import generation
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from serve.generation import Drawing, Generation, PictureFormat, Timings
 from serve.images import encode
-from serve.shadow import Shadow, ShadowPolicy, likeness_db
+from serve.routing.shadow import Shadow, ShadowPolicy, likeness_db
 from tests.fakes import generation
 from tests.machine import HANG_S
 

@@ -17,13 +17,13 @@ from ray.serve.exceptions import (
 from ray.serve.handle import DeploymentHandle
 from ray.serve.schema import ReplicaState
 
-from .errors import EngineClosed, Overloaded, VariantNotFound, VariantUnavailable, shown
-from .generation import Choice, Drawing, Generation, PictureEvent, PictureFormat
-from .metrics import RouterMetrics
-from .policies import QualityFirst, QualityFirstPolicy, Weighted, WeightedPolicy
+from ..errors import EngineClosed, Overloaded, VariantNotFound, VariantUnavailable, shown
+from ..generation import Choice, Drawing, Generation, PictureEvent, PictureFormat
+from ..metrics import RouterMetrics
+from ..variants import Family, Variant
+from ..weights.manifest import Manifest
+from .auto import QualityFirst, QualityFirstPolicy, Weighted, WeightedPolicy
 from .shadow import Shadow, ShadowPolicy
-from .variants import Family, Variant
-from .weights.manifest import Manifest
 
 AUTO = "auto"
 _TRIES = 2

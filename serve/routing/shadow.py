@@ -17,7 +17,7 @@ import numpy as np
 from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field
 
-from .generation import Drawing, Generation
+from ..generation import Drawing, Generation
 
 _log = logging.getLogger("ray.serve")
 # What a router repeats at once: comparisons are no hurry.
