@@ -16,15 +16,15 @@ from ray.serve import Application
 from ray.serve.config import BackpressureConfig, RequestRouterConfig
 from ray.serve.handle import DeploymentHandle
 
-from .admission import Limits
 from .denoiser import Denoiser
-from .deployments import LoadDenoiser, ReplicaSettings, VariantReplica
 from .engine.slots import Policy
 from .generation import Generation
 from .http.api import build_api
 from .http.gate import ClientLimits
 from .keys import KeyFile
 from .optimisations import DEFAULTS, Optimisations
+from .replica.admission import Limits
+from .replica.replica import LoadDenoiser, ReplicaSettings, VariantReplica
 from .routing.auto import AutoPolicy, QualityFirstPolicy
 from .routing.least_work import LeastWork
 from .routing.router import Router

@@ -15,9 +15,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from serve.devices import DeviceName
 from serve.generation import PictureFormat
-from serve.images import encode
 from serve.optimisations import Optimisations
 from serve.pipelines import Pipeline
+from serve.replica.encoding import encode
 from serve.variants import Variant, family
 
 from ..published import CALLS, IMAGES_A_CALL, PROMPT, STEPS

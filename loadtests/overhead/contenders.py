@@ -10,7 +10,7 @@ from serve.app import AppArgs
 from serve.engine.loop import Engine, Settings
 from serve.engine.tickets import Finished
 from serve.generation import Generation, OutputFormat, PictureFormat
-from serve.images import Encoder
+from serve.replica.encoding import Encoder
 
 from ..fixed_step import FixedStep
 from .device import Painter

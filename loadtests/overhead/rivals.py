@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 from serve.generation import PictureFormat, Timings
 from serve.http.schemas import GenerationRequest, Image, ImagesResponse
-from serve.images import encode
+from serve.replica.encoding import encode
 
 from .photo import photo
 

@@ -21,7 +21,7 @@ from serve.generation import (
     Timings,
 )
 from serve.http.api import build_api
-from serve.images import encode
+from serve.replica.encoding import encode
 from tests.machine import HANG_S
 from tests.unit.test_api import FakeRouter
 

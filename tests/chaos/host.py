@@ -11,9 +11,9 @@ import time
 from pathlib import Path
 from unittest import mock
 
-from serve.admission import Limits
-from serve.deployments import ReplicaSettings, VariantReplica
 from serve.generation import PictureFormat
+from serve.replica.admission import Limits
+from serve.replica.replica import ReplicaSettings, VariantReplica
 from serve.variants import MINIATURE
 from tests.fakes import FakeDenoiser, generation
 

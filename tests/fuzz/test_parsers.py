@@ -24,10 +24,10 @@ from serve.errors import InvalidRequest, KeysError, NotAcceptable, WeightsError
 from serve.http.gate import _authenticated
 from serve.http.negotiation import Answer, negotiate
 from serve.http.schemas import GenerationRequest, parse_request
-from serve.images import encode
 from serve.infotext import infotext
 from serve.keys import KeyFile, read_keys
 from serve.miniature import WEIGHTS_DIR
+from serve.replica.encoding import encode
 from serve.variants import MINIATURE
 from serve.weights.manifest import read_manifest
 from tests.fake_service import reply_to

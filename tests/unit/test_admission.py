@@ -1,6 +1,6 @@
 import pytest
 
-from serve.admission import Limits, Returns, refusal, retry_after_s
+from serve.replica.admission import Limits, Returns, refusal, retry_after_s
 
 LIMITS = Limits(queue_s=30, queue_requests=8)
 

@@ -37,8 +37,8 @@ from serve.generation import (
 )
 from serve.http.api import build_api
 from serve.http.schemas import MAX_BODY_BYTES
-from serve.images import encode
 from serve.miniature import WEIGHTS_DIR
+from serve.replica.encoding import encode
 from serve.routing.auto import QualityFirstPolicy
 from serve.variants import MINIATURE, SD_V1, Family, Variant
 from serve.weights.manifest import Manifest, Origin, PinnedComponent, read_manifest

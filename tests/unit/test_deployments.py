@@ -8,11 +8,11 @@ from collections.abc import Callable, Sequence
 import pytest
 from PIL import Image
 
-from serve.admission import Limits
-from serve.deployments import ReplicaSettings, VariantReplica
 from serve.errors import DeadlineUnreachable, EngineClosed, Flagged, OutOfDeviceMemory, Overloaded
 from serve.generation import FinishedPicture, Generation, PartialPicture, PictureFormat
 from serve.metrics import ReplicaMetrics
+from serve.replica.admission import Limits
+from serve.replica.replica import ReplicaSettings, VariantReplica
 from serve.variants import MINIATURE, Variant
 from tests.fakes import FakeDenoiser, generation
 from tests.machine import HANG_S
@@ -290,7 +290,7 @@ def test_what_refused_requests_are_told_to_wait_is_measured_by_code(
 def test_who_is_refused_is_told_to_come_after_those_refused_before(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("serve.deployments.random.random", lambda: 0.0)
+    monkeypatch.setattr("serve.replica.replica.random.random", lambda: 0.0)
 
     async def scenario() -> list[float]:
         denoiser = FakeDenoiser(step_s=0.01)

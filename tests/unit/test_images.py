@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from serve.generation import OutputFormat, PictureFormat
-from serve.images import Encoder, encode
+from serve.replica.encoding import Encoder, encode
 
 _ROW, _COLUMN = np.mgrid[0:64, 0:96]
 PIXELS = np.stack([4 * _ROW, 2 * _COLUMN, 128 + _ROW - _COLUMN], axis=-1).astype(np.uint8)

@@ -11,7 +11,7 @@ from loadtests.overhead.photo import photo
 from loadtests.overhead.report import render
 from loadtests.overhead.users import closed_loop
 from serve.generation import PictureFormat
-from serve.images import encode
+from serve.replica.encoding import encode
 
 
 def goes(*p50_ms: float, per_s: float = 20.0, others: float = 0.0) -> list[Go]:

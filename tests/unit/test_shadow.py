@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from serve.generation import Drawing, Generation, PictureFormat, Timings
-from serve.images import encode
+from serve.replica.encoding import encode
 from serve.routing.shadow import Shadow, ShadowPolicy, likeness_db
 from tests.fakes import generation
 from tests.machine import HANG_S

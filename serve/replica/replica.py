@@ -13,15 +13,14 @@ from typing import Any, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from .admission import Limits, Returns, refusal
-from .denoiser import Denoiser
-from .engine.forecast import Pace
-from .engine.loop import Engine, Settings
-from .engine.slots import Policy
-from .engine.sweep import MOST_IMAGES, sweep_denoiser
-from .engine.tickets import Finished, Preview, Ticket
-from .errors import Flagged, Overloaded, RetryLater
-from .generation import (
+from ..denoiser import Denoiser
+from ..engine.forecast import Pace
+from ..engine.loop import Engine, Settings
+from ..engine.slots import Policy
+from ..engine.sweep import MOST_IMAGES, sweep_denoiser
+from ..engine.tickets import Finished, Preview, Ticket
+from ..errors import Flagged, Overloaded, RetryLater
+from ..generation import (
     Drawing,
     FinishedPicture,
     Generation,
@@ -31,10 +30,11 @@ from .generation import (
     PictureFormat,
     Timings,
 )
-from .images import Encoder
-from .infotext import infotext
-from .metrics import ReplicaMetrics
-from .variants import Variant
+from ..infotext import infotext
+from ..metrics import ReplicaMetrics
+from ..variants import Variant
+from .admission import Limits, Returns, refusal
+from .encoding import Encoder
 
 _log = logging.getLogger("ray.serve")
 # So many failures and no success between them: the device is at fault, not the requests.

@@ -1,0 +1,1 @@
+"""The Ray actor around an engine: admission, drawing and encoding on one device."""
