@@ -15,7 +15,7 @@ from pydantic import Field
 from ray.serve import Application
 
 from serve.app import AppArgs, compose
-from serve.denoiser import Plan
+from serve.engine.denoiser import Plan
 from serve.generation import Generation
 from serve.variants import Variant, family
 from serve.weights.check import check_family

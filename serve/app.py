@@ -16,7 +16,7 @@ from ray.serve import Application
 from ray.serve.config import BackpressureConfig, RequestRouterConfig
 from ray.serve.handle import DeploymentHandle
 
-from .denoiser import Denoiser
+from .engine.denoiser import Denoiser
 from .engine.slots import Policy
 from .generation import Generation
 from .http.api import build_api

@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 
 from .compile import Readiness, prepare_unet, use_channels_last
 from .components import Components, load_components
-from .denoiser import Plan
 from .devices import DeviceName, StepClock, clock_s, name_memory_errors, resolve_device, to_device
 from .embeddings import EmbeddingCache, PromptEncoder
+from .engine.denoiser import Plan
 from .generation import Generation
 from .graphs import UNetCall
 from .optimisations import DEFAULTS, Optimisations

@@ -15,7 +15,7 @@ from diffusers.schedulers.scheduling_dpmsolver_multistep import DPMSolverMultist
 from diffusers.schedulers.scheduling_euler_discrete import EulerDiscreteScheduler
 from diffusers.schedulers.scheduling_pndm import PNDMScheduler
 
-from .denoiser import Plan
+from .engine.denoiser import Plan
 from .generation import Generation, SchedulerName
 from .variants import Variant
 

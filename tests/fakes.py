@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from serve.denoiser import Plan
+from serve.engine.denoiser import Plan
 from serve.errors import NotFinite, OutOfDeviceMemory
 from serve.generation import Generation
 from serve.variants import Variant

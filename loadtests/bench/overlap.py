@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from serve.denoiser import Denoiser, Plan
+from serve.engine.denoiser import Denoiser, Plan
 from serve.engine.forecast import Pace
 from serve.engine.loop import Engine
 from serve.generation import Generation

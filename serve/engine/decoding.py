@@ -9,13 +9,13 @@ from typing import Generic
 import numpy as np
 from numpy.typing import NDArray
 
-from ..denoiser import Denoiser, JobT, TrajectoryT
 from ..errors import DeadlineExceeded, OutOfDeviceMemory
+from .denoiser import Denoiser, JobT, TrajectoryT
 from .forecast import Pace
-from .images import Image, Watch
 from .observer import Observer
 from .previews import PreviewBudget
 from .tickets import Preview
+from .under_way import Image, Watch
 
 _log = logging.getLogger("ray.serve")
 

@@ -17,15 +17,15 @@ import time
 from dataclasses import dataclass
 from typing import Generic
 
-from ..denoiser import Denoiser, JobT, Plan, TrajectoryT
 from ..errors import DeadlineExceeded, DeadlineUnreachable, EngineClosed, Flagged, OutOfDeviceMemory
 from .decoding import Decoding
+from .denoiser import Denoiser, JobT, Plan, TrajectoryT
 from .forecast import Forecast, Pace, Work, forecast
-from .images import Image, Watch
 from .observer import Observer, Outcome, Unobserved
 from .previews import PreviewBudget
 from .slots import Policy, Slots
 from .tickets import Progress, Result, Ticket
+from .under_way import Image, Watch
 
 _log = logging.getLogger("ray.serve")
 

@@ -3,8 +3,8 @@
 from collections.abc import Callable
 from functools import partial
 
-from ..denoiser import Denoiser, JobT, TrajectoryT
 from ..errors import OutOfDeviceMemory
+from .denoiser import Denoiser, JobT, TrajectoryT
 
 # Another doubling must bring this much more, else it only makes everybody's step longer.
 _GAIN = 1.05

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..denoiser import Plan
 from ..errors import Flagged
+from .denoiser import Plan
 
 
 @dataclass(frozen=True, slots=True)

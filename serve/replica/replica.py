@@ -13,7 +13,7 @@ from typing import Any, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from ..denoiser import Denoiser
+from ..engine.denoiser import Denoiser
 from ..engine.forecast import Pace
 from ..engine.loop import Engine, Settings
 from ..engine.slots import Policy

@@ -5,7 +5,7 @@ from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
-from ..denoiser import TrajectoryT
+from .denoiser import TrajectoryT
 from .tickets import Ticket
 
 ValueT = TypeVar("ValueT")
