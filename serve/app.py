@@ -22,7 +22,7 @@ from .generation import Generation
 from .http.api import build_api
 from .http.gate import ClientLimits
 from .keys import KeyFile
-from .optimisations import DEFAULTS, Optimisations
+from .pipelines.optimisations import DEFAULTS, Optimisations
 from .replica.admission import Limits
 from .replica.replica import LoadDenoiser, ReplicaSettings, VariantReplica
 from .routing.auto import AutoPolicy, QualityFirstPolicy
@@ -288,7 +288,7 @@ def _load_pipeline(
     if args.optimisations.deterministic:
         forbid_chance()
     # Only replicas pay the seconds that importing torch and diffusers takes.
-    from .pipelines import Pipeline
+    from .pipelines.pipeline import Pipeline
 
     pipeline = Pipeline.load(
         variants, folder, args.device, args.optimisations, safety_checker=args.safety_checker

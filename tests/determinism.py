@@ -7,10 +7,10 @@ from pathlib import Path
 
 import torch
 
-from serve.devices import DeviceName
 from serve.miniature import WEIGHTS_DIR
-from serve.optimisations import Optimisations
-from serve.pipelines import Pipeline
+from serve.pipelines.devices import DeviceName
+from serve.pipelines.optimisations import Optimisations
+from serve.pipelines.pipeline import Pipeline
 from serve.variants import MINIATURE
 from tests.fakes import generation
 from tests.pictures import finish

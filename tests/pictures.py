@@ -6,8 +6,8 @@ from diffusers import StableDiffusionPipeline
 from numpy.typing import NDArray
 
 from serve.generation import Generation
-from serve.pipelines import Pipeline
-from serve.trajectories import SCHEDULERS, Trajectory
+from serve.pipelines.pipeline import Pipeline
+from serve.pipelines.trajectories import SCHEDULERS, Trajectory
 
 # Mean absolute difference per 8-bit channel; batched and single calls differ by rounding only.
 TOLERANCE = 0.5

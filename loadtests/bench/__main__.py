@@ -23,8 +23,8 @@ from typing import Any, get_args
 import diffusers
 import transformers
 
-from serve.devices import DeviceName, resolve_device
 from serve.errors import ServingError
+from serve.pipelines.devices import DeviceName, resolve_device
 from serve.variants import FamilyName, family
 from serve.weights.layout import architecture_dir, family_dir
 from serve.weights.random_values import write_random_components

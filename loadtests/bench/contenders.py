@@ -10,16 +10,16 @@ from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import Stabl
 from diffusers.schedulers.scheduling_pndm import PNDMScheduler
 from PIL import Image
 
-from serve.compile import Readiness
-from serve.components import load_components
-from serve.devices import DeviceName, resolve_device
 from serve.engine.forecast import Pace
 from serve.engine.loop import Engine, Settings
 from serve.engine.sweep import sweep_denoiser
 from serve.generation import Generation
-from serve.optimisations import Optimisations
-from serve.pipelines import Pipeline
-from serve.trajectories import Trajectory
+from serve.pipelines.compile import Readiness
+from serve.pipelines.components import load_components
+from serve.pipelines.devices import DeviceName, resolve_device
+from serve.pipelines.optimisations import Optimisations
+from serve.pipelines.pipeline import Pipeline
+from serve.pipelines.trajectories import Trajectory
 from serve.variants import Variant
 
 from ..published import PROMPT

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from serve.engine.sweep import sweep
-from serve.trajectories import unet_calls
+from serve.pipelines.trajectories import unet_calls
 
 from ..arrivals import poisson
 from ..samples import percentile

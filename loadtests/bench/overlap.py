@@ -15,8 +15,8 @@ from serve.engine.denoiser import Denoiser, Plan
 from serve.engine.forecast import Pace
 from serve.engine.loop import Engine
 from serve.generation import Generation
-from serve.pipelines import Pipeline
-from serve.trajectories import Trajectory
+from serve.pipelines.pipeline import Pipeline
+from serve.pipelines.trajectories import Trajectory
 
 from ..published import PROMPT, STEPS
 from .contenders import Ours

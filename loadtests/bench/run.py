@@ -11,8 +11,8 @@ import diffusers
 import torch
 import transformers
 
-from serve.devices import DeviceName, resolve_device
-from serve.pipelines import Pipeline
+from serve.pipelines.devices import DeviceName, resolve_device
+from serve.pipelines.pipeline import Pipeline
 from serve.variants import Family, FamilyName, family
 
 from ..machine import commit

@@ -13,10 +13,10 @@ import torch
 from PIL import Image
 from torch.utils.flop_counter import FlopCounterMode
 
-from serve.devices import DeviceName
 from serve.generation import PictureFormat
-from serve.optimisations import Optimisations
-from serve.pipelines import Pipeline
+from serve.pipelines.devices import DeviceName
+from serve.pipelines.optimisations import Optimisations
+from serve.pipelines.pipeline import Pipeline
 from serve.replica.encoding import encode
 from serve.variants import Variant, family
 

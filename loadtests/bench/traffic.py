@@ -15,7 +15,7 @@ from serve.engine.forecast import Pace
 from serve.engine.loop import Engine, Settings
 from serve.engine.observer import Unobserved
 from serve.generation import Generation
-from serve.trajectories import unet_calls
+from serve.pipelines.trajectories import unet_calls
 
 from ..arrivals import poisson_of
 from ..published import PROMPT

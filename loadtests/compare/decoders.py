@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from transformers import CLIPModel, CLIPProcessor
 
 from serve.generation import Generation
-from serve.pipelines import Pipeline
+from serve.pipelines.pipeline import Pipeline
 from serve.variants import Family
 
 from ..workload import Workload

@@ -11,8 +11,8 @@ from safetensors import safe_open
 
 from ..generation import Generation
 from ..http.schemas import GenerationRequest
-from ..pipelines import Pipeline
-from ..trajectories import Trajectory
+from ..pipelines.pipeline import Pipeline
+from ..pipelines.trajectories import Trajectory
 from ..variants import MINIATURE
 from .drawing import SIZE_PX
 

@@ -14,9 +14,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ..optimisations import Optimisations
-from ..pipelines import Pipeline
-from ..trajectories import guided_calls, unet_calls
+from ..pipelines.optimisations import Optimisations
+from ..pipelines.pipeline import Pipeline
+from ..pipelines.trajectories import guided_calls, unet_calls
 from ..variants import MINIATURE
 from . import WEIGHTS_DIR
 from .family import STEPS, draw_pictures

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ..pipelines import Pipeline
+from ..pipelines.pipeline import Pipeline
 from . import WEIGHTS_DIR, judges
 from .drawing import THINGS
 from .family import GUIDANCE_SCALE, STEPS, denoise, draw_pictures, load_family, parameter_count

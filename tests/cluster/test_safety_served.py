@@ -17,7 +17,7 @@ from PIL import Image
 
 from serve.app import AppArgs, build_app
 from serve.errors import WeightsError
-from serve.pipelines import Pipeline
+from serve.pipelines.pipeline import Pipeline
 from serve.variants import SD_V1
 from tests.cluster.conftest import Start
 from tests.fakes import generation

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from serve.miniature import WEIGHTS_DIR
-from serve.pipelines import Pipeline
+from serve.pipelines.pipeline import Pipeline
 from serve.variants import MINIATURE
 from tests.cluster.conftest import Cluster, wait_until_ready
 from tests.fakes import generation

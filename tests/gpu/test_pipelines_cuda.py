@@ -13,13 +13,13 @@ import numpy as np
 import pytest
 import torch
 
-from serve.devices import resolve_device
 from serve.errors import NotFinite, OutOfDeviceMemory
 from serve.generation import Generation
 from serve.miniature import WEIGHTS_DIR
-from serve.optimisations import Optimisations
-from serve.pipelines import Pipeline
-from serve.trajectories import SCHEDULERS, Trajectory
+from serve.pipelines.devices import resolve_device
+from serve.pipelines.optimisations import Optimisations
+from serve.pipelines.pipeline import Pipeline
+from serve.pipelines.trajectories import SCHEDULERS, Trajectory
 from serve.variants import MINIATURE
 from tests.determinism import drawn_elsewhere
 from tests.fakes import generation
@@ -264,7 +264,7 @@ def test_the_device_draws_nearly_the_cpus_picture() -> None:
 
 
 def test_the_safety_checker_judges_as_on_a_cpu() -> None:
-    safety = pytest.importorskip("serve.safety", exc_type=ImportError)
+    safety = pytest.importorskip("serve.pipelines.safety", exc_type=ImportError)
     patches = np.random.default_rng(0).integers(0, 255, (8, 8, 8, 3), np.uint8)
     pictures = patches.repeat(12, axis=1).repeat(12, axis=2)
     found = []

@@ -16,7 +16,7 @@ from safetensors.numpy import save
 
 from serve.errors import WeightsError
 from serve.miniature import WEIGHTS_DIR
-from serve.pipelines import Pipeline
+from serve.pipelines.pipeline import Pipeline
 from serve.variants import MINIATURE, SD_V1
 from serve.weights.__main__ import main
 from serve.weights.check import check_family

@@ -7,7 +7,7 @@ import pytest
 
 from serve.app import AppArgs, build_app
 from serve.errors import KeysError
-from serve.optimisations import Optimisations
+from serve.pipelines.optimisations import Optimisations
 
 
 @pytest.mark.parametrize(

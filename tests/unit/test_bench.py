@@ -20,7 +20,7 @@ from loadtests.bench.traffic import MIXED, UNIFORM, jobs, poisson_arrivals, satu
 from loadtests.published import PROMPT, STEPS
 from serve.engine.loop import Settings
 from serve.miniature import WEIGHTS_DIR
-from serve.pipelines import Pipeline
+from serve.pipelines.pipeline import Pipeline
 from serve.variants import MINIATURE, SD_V1
 from serve.weights.layout import architecture_dir
 from serve.weights.random_values import build_model

@@ -8,7 +8,8 @@ import torch
 from diffusers import UNet2DConditionModel
 from torch._dynamo.exc import TorchDynamoException
 
-from serve.compile import (
+from serve.miniature import WEIGHTS_DIR
+from serve.pipelines.compile import (
     ROWS_A_CALL,
     Readiness,
     choose_attention,
@@ -17,10 +18,9 @@ from serve.compile import (
     prepare_unet,
     record_or_say_why,
 )
-from serve.graphs import Inputs, UNetCall
-from serve.miniature import WEIGHTS_DIR
-from serve.optimisations import Optimisations
-from serve.pipelines import Pipeline
+from serve.pipelines.cuda_graphs import Inputs, UNetCall
+from serve.pipelines.optimisations import Optimisations
+from serve.pipelines.pipeline import Pipeline
 from serve.variants import MINIATURE
 from tests.unit.test_graphs import record_again
 

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from serve.graphs import Inputs, RecordedUNet, Recording, cheapest_cover, record_unet
+from serve.pipelines.cuda_graphs import Inputs, RecordedUNet, Recording, cheapest_cover, record_unet
 
 SIZES = (2, 4, 8)
 # An A100's, as published: what grows with the rows outweighs what doesn't.

@@ -9,14 +9,14 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from serve.devices import resolve_device
 from serve.errors import DeviceUnavailable, NotFinite, OutOfDeviceMemory
 from serve.generation import Generation, SchedulerName
 from serve.miniature import WEIGHTS_DIR
-from serve.optimisations import Optimisations
-from serve.pipelines import Pipeline
+from serve.pipelines.devices import resolve_device
+from serve.pipelines.optimisations import Optimisations
+from serve.pipelines.pipeline import Pipeline
+from serve.pipelines.trajectories import SCHEDULERS, Trajectory
 from serve.settings import forbid_chance
-from serve.trajectories import SCHEDULERS, Trajectory
 from serve.variants import MINIATURE
 from tests.determinism import drawn_elsewhere
 from tests.fakes import generation

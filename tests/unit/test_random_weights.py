@@ -10,7 +10,7 @@ from safetensors.numpy import load_file
 from transformers import CLIPTokenizer
 
 from serve.miniature import WEIGHTS_DIR
-from serve.pipelines import Pipeline
+from serve.pipelines.pipeline import Pipeline
 from serve.variants import MINIATURE, SD_V1
 from serve.weights.check import check_family
 from serve.weights.layout import architecture_dir

@@ -11,8 +11,8 @@ from safetensors.torch import load_file, save_file
 
 from serve.errors import OutOfDeviceMemory, WeightsError
 from serve.miniature import WEIGHTS_DIR
-from serve.pipelines import Pipeline
-from serve.safety import SafetyChecker, _flags
+from serve.pipelines.pipeline import Pipeline
+from serve.pipelines.safety import SafetyChecker, _flags
 from serve.variants import MINIATURE, SD_V1
 from tests.fakes import generation
 from tests.pictures import finish

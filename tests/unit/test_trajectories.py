@@ -7,7 +7,7 @@ import pytest
 
 from serve.generation import SchedulerName
 from serve.miniature import WEIGHTS_DIR
-from serve.trajectories import SCHEDULERS, guided_calls, plan, unet_calls
+from serve.pipelines.trajectories import SCHEDULERS, guided_calls, plan, unet_calls
 from serve.variants import MINIATURE
 from tests.fakes import generation
 

@@ -20,7 +20,7 @@ from serve.http.a1111.routes import Jobs
 from serve.http.api import build_api
 from serve.http.gate import ClientLimits
 from serve.keys import KeyFile, new_key
-from serve.trajectories import SCHEDULERS
+from serve.pipelines.trajectories import SCHEDULERS
 from tests.fakes import generation
 from tests.machine import HANG_S
 from tests.unit.test_api import Call, FakeRouter

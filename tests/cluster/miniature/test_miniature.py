@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from serve.miniature import WEIGHTS_DIR
-from serve.pipelines import Pipeline
+from serve.pipelines.pipeline import Pipeline
 from serve.variants import MINIATURE
 from tests.fakes import generation
 from tests.machine import HANG_S

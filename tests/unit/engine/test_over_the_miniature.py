@@ -12,7 +12,7 @@ from serve.engine.loop import Engine, Settings
 from serve.engine.tickets import Preview
 from serve.generation import Generation
 from serve.miniature import WEIGHTS_DIR
-from serve.pipelines import Pipeline
+from serve.pipelines.pipeline import Pipeline
 from serve.variants import MINIATURE
 from tests.fakes import generation
 from tests.pictures import TOLERANCE, difference

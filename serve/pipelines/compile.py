@@ -17,7 +17,7 @@ import torch
 from torch._dynamo.exc import TorchDynamoException
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from .graphs import Inputs, Record, UNetCall, cuda_graphs, record_unet
+from .cuda_graphs import Inputs, Record, UNetCall, cuda_graphs, record_unet
 from .optimisations import Attention, Optimisations
 
 T = TypeVar("T")

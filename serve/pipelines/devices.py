@@ -13,7 +13,7 @@ from typing import Literal, ParamSpec, TypeVar
 
 import torch
 
-from .errors import DeviceUnavailable, OutOfDeviceMemory
+from ..errors import DeviceUnavailable, OutOfDeviceMemory
 
 DeviceName = Literal["auto", "cpu", "cuda"]
 

@@ -13,17 +13,17 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from ..engine.denoiser import Plan
+from ..generation import Generation
+from ..variants import Variant
 from .compile import Readiness, prepare_unet, use_channels_last
 from .components import Components, load_components
+from .cuda_graphs import UNetCall
 from .devices import DeviceName, StepClock, clock_s, name_memory_errors, resolve_device, to_device
 from .embeddings import EmbeddingCache, PromptEncoder
-from .engine.denoiser import Plan
-from .generation import Generation
-from .graphs import UNetCall
 from .optimisations import DEFAULTS, Optimisations
 from .trajectories import SCHEDULERS, Trajectory, guided_calls, plan
 from .vae import Decoder
-from .variants import Variant
 
 if TYPE_CHECKING:
     from .safety import SafetyChecker  # Imported where it is loaded: older transformers lack it.

@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 from torch.nn.functional import cosine_similarity
 from transformers import CLIPImageProcessorPil
 
+from ..errors import WeightsError
+from ..variants import Variant
+from ..weights.layout import precision_suffix
 from .devices import SideStream, to_device
-from .errors import WeightsError
-from .variants import Variant
-from .weights.layout import precision_suffix
 
 
 class SafetyChecker:

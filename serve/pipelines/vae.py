@@ -9,9 +9,9 @@ from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusers.models.autoencoders.autoencoder_tiny import AutoencoderTiny
 from numpy.typing import NDArray
 
+from ..errors import NotFinite
 from .components import Vae
 from .devices import SideStream, free_memory_bytes
-from .errors import NotFinite
 from .trajectories import Trajectory
 
 _MOST_AT_ONCE = 8

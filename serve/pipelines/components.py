@@ -12,8 +12,8 @@ from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from diffusers.schedulers.scheduling_pndm import PNDMScheduler
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from .variants import Component, ComponentClass, Variant
-from .weights.layout import precision_suffix
+from ..variants import Component, ComponentClass, Variant
+from ..weights.layout import precision_suffix
 
 Vae: TypeAlias = AutoencoderKL | AutoencoderTiny
 

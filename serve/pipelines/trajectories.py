@@ -15,9 +15,9 @@ from diffusers.schedulers.scheduling_dpmsolver_multistep import DPMSolverMultist
 from diffusers.schedulers.scheduling_euler_discrete import EulerDiscreteScheduler
 from diffusers.schedulers.scheduling_pndm import PNDMScheduler
 
-from .engine.denoiser import Plan
-from .generation import Generation, SchedulerName
-from .variants import Variant
+from ..engine.denoiser import Plan
+from ..generation import Generation, SchedulerName
+from ..variants import Variant
 
 SCHEDULERS: dict[SchedulerName, Any] = {
     "pndm": PNDMScheduler,

@@ -1,0 +1,1 @@
+"""Stable Diffusion on a device, one step at a time, from diffusers' models and schedulers."""
