@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from serve.miniature import WEIGHTS_DIR
-from serve.miniature.guidance import measure, psnr, unet_share
+from serve.miniature.training.guidance import measure, psnr, unet_share
 
 
 def test_psnr_is_that_of_8_bit_pictures() -> None:

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from serve.miniature import judges
-from serve.miniature.measure import colour_prompts, colours_right, vases_right
-from serve.miniature.scenes import Scene, Thing, Vase, draw, parse_caption, random_scene
+from serve.miniature.training import judges
+from serve.miniature.training.measure import colour_prompts, colours_right, vases_right
+from serve.miniature.training.scenes import Scene, Thing, Vase, draw, parse_caption, random_scene
 
 
 @pytest.fixture(scope="module")

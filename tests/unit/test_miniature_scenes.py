@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from serve.miniature.drawing import FLOWERS, THINGS, VASES
-from serve.miniature.scenes import (
+from serve.miniature.training.drawing import FLOWERS, THINGS, VASES
+from serve.miniature.training.scenes import (
     BACKGROUNDS,
     COLOURS,
     Flower,

@@ -4,8 +4,8 @@ import pytest
 from transformers import CLIPTokenizer
 
 from serve.miniature import WEIGHTS_DIR
-from serve.miniature.dataset import vocabulary_captions
-from serve.miniature.tokenizer import build_tokenizer
+from serve.miniature.training.dataset import vocabulary_captions
+from serve.miniature.training.tokenizer import build_tokenizer
 
 
 @pytest.fixture(scope="module")

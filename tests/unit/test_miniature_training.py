@@ -4,10 +4,10 @@ import pytest
 import torch
 from torch import nn
 
-from serve.miniature import architecture
-from serve.miniature.train_unet import student_from
-from serve.miniature.train_vae import fold_scaling
-from serve.miniature.training import Budget, World, fit
+from serve.miniature.training import architecture
+from serve.miniature.training.fitting import Budget, World, fit
+from serve.miniature.training.train_unet import student_from
+from serve.miniature.training.train_vae import fold_scaling
 
 _ALONE = World(rank=0, size=1, device=torch.device("cpu"))
 

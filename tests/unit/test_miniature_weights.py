@@ -6,7 +6,7 @@ import stat
 import pytest
 
 from serve.miniature import WEIGHTS_DIR
-from serve.miniature.family import parameter_count
+from serve.miniature.training.family import parameter_count
 
 _MODEL = "diffusion_pytorch_model.fp16.safetensors"
 _FILES = {

@@ -19,7 +19,7 @@ from loadtests.replies import judge
 from loadtests.samples import Sample, percentile, summarize
 from loadtests.workload import Workload
 from serve.http.schemas import parse_request
-from serve.miniature.scenes import parse_caption
+from serve.miniature.training.scenes import parse_caption
 from tests.fake_service import reply_to
 
 ASKED = {"model": "distilled", "prompt": "x", "seed": 2**32 - 1, "n": 2}

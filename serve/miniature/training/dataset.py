@@ -12,9 +12,9 @@ from tqdm import tqdm
 from transformers import CLIPTokenizer
 
 from .drawing import SIZE_PX
+from .fitting import save_atomically
 from .scenes import draw, random_caption, random_scene
 from .train_latents import LatentCoder, to_float
-from .training import save_atomically
 
 _CAPTIONS = 4
 """Captions a scene."""

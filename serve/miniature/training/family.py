@@ -9,11 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors import safe_open
 
-from ..generation import Generation
-from ..http.schemas import GenerationRequest
-from ..pipelines.pipeline import Pipeline
-from ..pipelines.trajectories import Trajectory
-from ..variants import MINIATURE
+from ...generation import Generation
+from ...http.schemas import GenerationRequest
+from ...pipelines.pipeline import Pipeline
+from ...pipelines.trajectories import Trajectory
+from ...variants import MINIATURE
 from .drawing import SIZE_PX
 
 GUIDANCE_SCALE = MINIATURE.variants["original"].guidance_scale

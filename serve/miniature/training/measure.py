@@ -19,8 +19,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ..pipelines.pipeline import Pipeline
-from . import WEIGHTS_DIR, judges
+from ...pipelines.pipeline import Pipeline
+from .. import WEIGHTS_DIR
+from . import judges
 from .drawing import THINGS
 from .family import GUIDANCE_SCALE, STEPS, denoise, draw_pictures, load_family, parameter_count
 from .scenes import BACKGROUNDS, COLOURS, distinct, draw, parse_caption, random_scene, with_article

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
 
-from . import WEIGHTS_DIR
+from .. import WEIGHTS_DIR
 from .drawing import SIZE_PX
 from .family import GUIDANCE_SCALE, STEPS, draw_pictures, load_family
 from .scenes import draw, random_scene

@@ -8,8 +8,8 @@ from pathlib import Path
 from diffusers import ModelMixin
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from ..weights.manifest import Manifest, Origin, pin, write_manifest
-from ..weights.saving import save_fp16, tidy
+from ...weights.manifest import Manifest, Origin, pin, write_manifest
+from ...weights.saving import save_fp16, tidy
 from . import architecture
 
 

@@ -11,8 +11,8 @@ from torch.nn import functional
 from tqdm import tqdm
 
 from . import architecture
+from .fitting import Budget, World, fit
 from .train_latents import LatentCoder, picture_loss, to_float, with_noise
-from .training import Budget, World, fit
 
 _GOALS = 4000
 """Pictures of the KL decoder that the tiny one learns from."""

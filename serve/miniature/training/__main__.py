@@ -19,11 +19,11 @@ from torch.multiprocessing.spawn import spawn
 from . import architecture
 from .dataset import captioned_latents, pictures, vocabulary_captions
 from .export import export_manifest, export_model, export_text
+from .fitting import Budget, World
 from .tokenizer import build_tokenizer
 from .train_latents import train_latents
 from .train_unet import train_student, train_unet
 from .train_vae import fold_scaling, train_vae, train_vae_tiny
-from .training import Budget, World
 
 BUDGETS = {
     "latents": Budget(steps=2800, batch=32, learning_rate=2e-3, ema=0.998),

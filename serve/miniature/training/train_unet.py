@@ -14,7 +14,7 @@ from transformers import CLIPTextModel
 
 from . import architecture
 from .dataset import CaptionedLatents
-from .training import Budget, World, fit
+from .fitting import Budget, World, fit
 
 _CAPTION_DROPOUT = 0.15
 _NOISE_WORDS = 0.04

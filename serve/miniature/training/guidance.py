@@ -14,11 +14,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ..pipelines.optimisations import Optimisations
-from ..pipelines.pipeline import Pipeline
-from ..pipelines.trajectories import guided_calls, unet_calls
-from ..variants import MINIATURE
-from . import WEIGHTS_DIR
+from ...pipelines.optimisations import Optimisations
+from ...pipelines.pipeline import Pipeline
+from ...pipelines.trajectories import guided_calls, unet_calls
+from ...variants import MINIATURE
+from .. import WEIGHTS_DIR
 from .family import STEPS, draw_pictures
 from .measure import colour_prompts, colours_right
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from .training import Budget, World, fit
+from .fitting import Budget, World, fit
 
 CHANNELS = 4
 PATCH_PX = 8
