@@ -74,10 +74,10 @@ chaos: .venv/.dev  ## faults under load, each with a bound, and one table (ARGS=
 	@$(BIN)/python -m tests.chaos $(ARGS)
 
 miniature: .venv/.serve  ## train the embedded miniature from nothing (ARGS="--device cuda")
-	$(BIN)/python -m serve.miniature.train $(ARGS)
+	$(BIN)/python -m serve.miniature.training $(ARGS)
 
 measure: .venv/.serve  ## measure the shipped miniature (ARGS=--quick)
-	$(BIN)/python -m serve.miniature.measure $(ARGS)
+	$(BIN)/python -m serve.miniature.training.measure $(ARGS)
 
 image: .venv/.serve  ## build the container image, with its SBOM (TARGET=cuda, ARGS="--stand-in-base --host-pip")
 	@$(BIN)/python deploy/image.py build --target $(TARGET) $(ARGS)

@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from pydantic import Field
 from ray.serve import Application
 
-from serve.app import AppArgs, compose
-from serve.engine.denoiser import Plan
-from serve.generation import Generation
+from serve.app import compose
+from serve.config import AppArgs
+from serve.generation import Generation, Plan
 from serve.variants import Variant, family
 from serve.weights.check import check_family
 from serve.weights.layout import family_dir

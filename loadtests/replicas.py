@@ -127,7 +127,8 @@ def _deploy(args: argparse.Namespace, replicas: int) -> None:
     """Start the application, or change the number of its replicas; returns when they are warm."""
     from ray import serve
 
-    from serve.app import AppArgs, build_app
+    from serve.app import build_app
+    from serve.config import AppArgs
 
     from .fixed_step import build_fixed_step_app
 

@@ -1,53 +1,44 @@
 """Stable Diffusion v1, distilled, and with a tiny VAE, behind one endpoint on Ray Serve.
 
-The way of a request, one line per module; each imports only what stands below it:
+Two kinds of processes serve a request: the ingress, a Serve deployment with FastAPI in it, and
+replicas, one for each share of a device. A request's way through both:
 
-    api          HTTP routes
-    browsers     round everything: what a browser is told with every answer
-    webui        routes under /sdapi/v1 for AUTOMATIC1111's clients, where they are switched on
-    answers      what every route answers where it fails: errors to statuses
-    gate         before any route: headers, API keys, places; the body's arrival
-    docs         the page at `/docs`: Swagger UI over the API's description
-    playground   the page at `/`: static files that use the API from the browser
-    negotiation  what an Accept header asks for
-    streaming    pictures as server-sent events, with heartbeats
-    base64_json  pictures inside JSON, copied once
-    sdapi        AUTOMATIC1111's dialect: its txt2img request to `schemas`' and back
-    schemas      a body to a checked request; a request and a variant to a `Generation`
-    policies     which variant answers for `auto`
-    shadow       repeats some requests on a second variant, to compare
-    router       picks the variant, calls a replica, tries once more where one dies
-    deployments  VariantReplica: the actor round an engine
-    engine       the loop that owns a device and steps all its requests together
-    pipelines    a replica's variants on a device: begin, one denoising step, decode, preview
-    images       pixels to PNG, JPEG or WebP
-    infotext     a picture's parameters as text
+     1. http/gate.py        checks headers, API key and the key's limits, before any route
+     2. http/images.py      POST /v1/images/generations: reads the body (body.py), checks it
+                            (schemas.py), negotiates the kind of answer (negotiation.py)
+     3. routing/router.py   picks the variant; for `model: "auto"` by its policy (auto.py)
+     4. http/schemas.py     fills in the variant's defaults and the seeds: a `Generation`
+     5. routing/router.py   calls a replica, the one with the least work ahead (least_work.py);
+                            once more where it dies
+     6. replica/replica.py  admits the request, or says when to come back (admission.py)
+     7. engine/loop.py      gives each image a slot (slots.py), steps all of them together, and
+                            decodes them on a thread of its own (decoding.py)
+     8. pipelines/pipeline.py  turns prompt and seed into noise (embeddings.py, trajectories.py),
+                            takes one denoising step for many images, decodes latents (vae.py)
+     9. replica/encoding.py pixels to PNG, JPEG or WebP
+    10. http/images.py      JSON (base64_json.py), bytes, or server-sent events (streaming.py);
+                            errors become statuses in http/error_responses.py
 
-What the pipelines are made of, each importing only what stands below it:
+A room imports only rooms further down this way, and the words that all share:
 
-    vae            latents to pixels: finished images and previews, beside the steps
-    safety         which pictures nobody may see: the published safety checker, where it is on
-    compile        what makes a UNet fast before the first request, and the report of it
-    graphs         a UNet call recorded per batch size and replayed, with the padding hidden
-    components     a family folder's models, each loaded once
-    embeddings     prompts to embeddings, and a cache of them
-    trajectories   one image under way: its scheduler, its latents, its plan
-    devices        which device, copies, streams and events, its memory
-    optimisations  what may be done to be faster, each with a switch
+    http         the HTTP side of the ingress; http/a1111 is AUTOMATIC1111's API, http/playground
+                 the page
+    routing      the other half of the ingress: which variant and which replica
+    replica      the Ray actor: start-up, admission, drawing, encoding
+    engine       the step loop and its rules; needs neither Ray nor torch, only a `Denoiser`
+    pipelines    diffusers' models and schedulers on a device, and what makes them fast
+    weights      a family folder: download, manifest, check; `python -m serve.weights`
+    miniature    the embedded default's weights; miniature/training made them
 
-Beside the way:
-
-    app          the composition root: arguments to deployments to one application
+    app          the composition root: options to deployments to one application
+    config       `AppArgs`, the options of `build_app`
     __main__     `python -m serve`: that application on this machine
-    metrics      every metric, named in one place
-    denoiser     what an engine asks of the pipelines: the protocol between the two
-    generation   what is to be drawn and what came of it: the words between router and pictures
-    variants     the catalogue: which components make a variant
-    weights      a family folder: downloading, pinning and checking it, and random values
-    keys         API keys from a file of hashes; `python -m serve.keys new`
     settings     environment and command line to settings
-    errors       one tree; each class carries its status and code
-    miniature    the embedded default: a small trained family, its scenes and its training
+    keys         API keys from a file of hashes; `python -m serve.keys new`
+    metrics      every metric, named in one place
+    variants     the catalogue: which components make a variant
+    generation   what is to be drawn, and what came of it
+    errors       every error, with its status and code
 
 Imports inside are relative, so that a bare `serve` in a module always means Ray's.
 """

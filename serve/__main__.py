@@ -8,18 +8,16 @@ import socket
 import sys
 import time
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import psutil
 from pydantic import ValidationError
 
+from .config import AppArgs
 from .errors import ServingError
 from .settings import LaunchSettings, prepare_ray_environment
 from .variants import family
 from .weights.layout import family_dir, fp32_bytes
-
-if TYPE_CHECKING:
-    from .app import AppArgs  # Imports Ray, which reads the environment: see `_serve`.
 
 # Measured with the miniature: three replicas with torch, the router, Serve's and Ray's processes.
 # What larger weights need on a CPU comes on top.
@@ -54,7 +52,7 @@ def _serve(settings: LaunchSettings) -> None:
     from ray import serve
     from ray.serve.schema import LoggingConfig
 
-    from .app import AppArgs, build_app
+    from .app import build_app
     from .routing.auto import QualityFirstPolicy
 
     auto: dict[str, Any] = {}
@@ -159,7 +157,7 @@ def _wait_until_warm(serve: Any) -> None:
         time.sleep(0.2)
 
 
-def _check_memory(args: "AppArgs") -> None:
+def _check_memory(args: AppArgs) -> None:
     needed = _NEEDED_BYTES
     if args.device == "cpu" or args.num_gpus == 0:
         folder = family_dir(args.family, args.weights_dir)

@@ -35,6 +35,21 @@ class Generation:
 
 
 @dataclass(frozen=True, slots=True)
+class Plan:
+    """What a job is going to take, known without a device.
+
+    `steps` are the UNet calls of each image, at least 1. `step_cost` is what one image's step
+    takes, in steps of the variant's default size with guidance; an estimate is good enough.
+    `previews_at` are the steps, counted from 1 and below `steps`, after which to show each image.
+    """
+
+    images: int
+    steps: int
+    step_cost: float
+    previews_at: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Choice:
     """A request with its variant decided; the reason is None where the client named the variant."""
 
@@ -95,3 +110,23 @@ class FinishedPicture:
 
 
 PictureEvent = PartialPicture | FinishedPicture
+
+
+def infotext(generation: Generation, image: int) -> str:
+    """What image number `image` was drawn from, as AUTOMATIC1111's web UI puts it into its PNGs.
+
+    Prompts are as they were given; `Model` is the variant.
+    """
+    lines = [generation.prompt]
+    if generation.negative_prompt:
+        lines.append(f"Negative prompt: {generation.negative_prompt}")
+    fields = {
+        "Steps": generation.num_inference_steps,
+        "Sampler": generation.scheduler,
+        "CFG scale": f"{generation.guidance_scale:g}",
+        "Seed": generation.seeds[image],
+        "Size": f"{generation.width_px}x{generation.height_px}",
+        "Model": generation.variant,
+    }
+    lines.append(", ".join(f"{name}: {value}" for name, value in fields.items()))
+    return "\n".join(lines)

@@ -8,7 +8,6 @@ from ray.serve.metrics import Counter, Gauge, Histogram
 
 from .engine.observer import Outcome
 from .generation import Generation
-from .routing.auto import Decision
 
 # A picture takes from a tenth of a second on a large GPU to a minute on a CPU.
 _REQUEST_BUCKETS_S = [0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1, 1.5, 2, 3, 5, 7.5, 10, 15, 30, 60, 120]
@@ -173,9 +172,9 @@ class RouterMetrics:
             "dsd_shadows_dropped", "Shadows that had no idle room, or no longer", pair
         )
 
-    def decided(self, decision: Decision) -> None:
-        """A request for `auto` got its variant."""
-        self._decisions.inc(1, {"variant": decision.variant, "reason": decision.reason})
+    def decided(self, variant: str, reason: str) -> None:
+        """Count a request for `auto` by the variant that draws it, and why."""
+        self._decisions.inc(1, {"variant": variant, "reason": reason})
 
     def shadowed(self, pinned: str, shadow: str, psnr_db: float, time_ratio: float) -> None:
         """A pair was drawn: how alike, and the second one's time over the first one's."""

@@ -11,9 +11,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from serve.engine.denoiser import Plan
 from serve.errors import NotFinite, OutOfDeviceMemory
-from serve.generation import Generation
+from serve.generation import Generation, Plan
 from serve.variants import Variant
 
 

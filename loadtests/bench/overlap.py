@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from serve.engine.denoiser import Denoiser, Plan
+from serve.engine.denoiser import Denoiser
 from serve.engine.forecast import Pace
 from serve.engine.loop import Engine
-from serve.generation import Generation
+from serve.generation import Generation, Plan
 from serve.pipelines.pipeline import Pipeline
 from serve.pipelines.trajectories import Trajectory
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import aiohttp
 
-from serve.app import AppArgs
+from serve.config import AppArgs
 from serve.engine.loop import Engine, Settings
 from serve.engine.tickets import Finished
 from serve.generation import Generation, OutputFormat, PictureFormat

@@ -6,7 +6,8 @@ from ray import serve
 from ray.serve import Application
 from ray.serve.config import RequestRouterConfig
 
-from serve.app import AppArgs, Ingress
+from serve.app import Ingress
+from serve.config import AppArgs
 from serve.generation import Drawing, Generation, PictureFormat, Timings
 from serve.miniature import WEIGHTS_DIR
 from serve.routing.least_work import LeastWork

@@ -1,29 +1,15 @@
-"""What the engine asks of whoever denoises, and what both call the work.
+"""The `Denoiser` protocol: what an engine needs to draw.
 
-Protocols only: the pipelines fulfil them, and so do a test's fakes and a load test's fixed steps.
+The pipelines implement it, and so do the tests' fakes and the load tests' fixed steps.
 """
 
 from collections.abc import Hashable
-from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """What a job is going to take, known without a device.
-
-    `steps` are the UNet calls of each image, at least 1. `step_cost` is what one image's step
-    takes, in steps of the variant's default size with guidance; an estimate is good enough.
-    `previews_at` are the steps, counted from 1 and below `steps`, after which to show each image.
-    """
-
-    images: int
-    steps: int
-    step_cost: float
-    previews_at: tuple[int, ...] = ()
+from ..generation import Plan
 
 
 class Trajectory(Protocol):

@@ -18,8 +18,9 @@ from dataclasses import dataclass
 from typing import Generic
 
 from ..errors import DeadlineExceeded, DeadlineUnreachable, EngineClosed, Flagged, OutOfDeviceMemory
+from ..generation import Plan
 from .decoding import Decoding
-from .denoiser import Denoiser, JobT, Plan, TrajectoryT
+from .denoiser import Denoiser, JobT, TrajectoryT
 from .forecast import Forecast, Pace, Work, forecast
 from .observer import Observer, Outcome, Unobserved
 from .previews import PreviewBudget

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import Flagged
-from .denoiser import Plan
+from ..generation import Plan
 
 
 @dataclass(frozen=True, slots=True)

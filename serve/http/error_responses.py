@@ -78,6 +78,11 @@ def refuse(fault: ServingError) -> App:
     return answer
 
 
+def errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """What a route's documentation says of its errors."""
+    return {status: {"model": ErrorResponse} for status in statuses}
+
+
 def internal_error() -> ServingError:
     """What a client is told of an error that nobody expected: where to look it up."""
     return ServingError("internal error; the server's log has it under this reply's x-request-id")

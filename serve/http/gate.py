@@ -1,41 +1,33 @@
-"""Before any route: a request's headers, its API key, the key's places; then its body's arrival.
+"""The middleware before all routes: checks a request's headers, its API key and the key's limits.
 
-    HTTP ── gate ── api ── schemas ── ...
-
-Plain ASGI, without FastAPI. `api` puts it round its routes and tells it how an error is answered.
+Plain ASGI, without FastAPI. `api` adds it and tells it how errors are answered.
 """
 
-import asyncio
 import base64
 import binascii
 import contextlib
 import logging
 from collections import Counter
 from collections.abc import (
-    AsyncIterator,
     Awaitable,
     Callable,
     Iterable,
     Iterator,
-    Mapping,
     MutableMapping,
 )
 from dataclasses import dataclass
 from typing import Any
 
 from ..errors import (
-    BodyTooLarge,
     HeadersTooLarge,
     InvalidApiKey,
     InvalidRequest,
     ModelNotAllowed,
-    RequestTimeout,
     ServingError,
     TooManyRequests,
     shown,
 )
 from ..keys import Key, KeyFile
-from .schemas import MAX_BODY_BYTES
 
 # What HAProxy holds requests to (`tune.http.maxhdr`, `tune.bufsize`); uvicorn has no such limits.
 MAX_HEADERS = 100
@@ -140,52 +132,6 @@ def require_allowed(scope: MutableMapping[str, Any], variant: str) -> None:
             f"model: {shown(variant)} was given; key {shown(key.name)} allows: "
             f"{', '.join(sorted(key.variants))}",
             "model",
-        )
-
-
-async def read_json(
-    headers: Mapping[str, str], parts: AsyncIterator[bytes], timeout_s: float
-) -> bytes:
-    """Read a body that is said to be JSON, counting as it comes: a chunked one declares no length.
-
-    A page of another host can send nothing that is said to be JSON without being allowed to.
-
-    Raises:
-        InvalidRequest: it is said to be something else, or encoded.
-        BodyTooLarge: more than `MAX_BODY_BYTES`.
-        RequestTimeout: it isn't here after `timeout_s`.
-    """
-    _check_is_json(headers)
-    size = 0
-    found: list[bytes] = []
-    try:
-        async with asyncio.timeout(timeout_s):
-            async for part in parts:
-                size += len(part)
-                if size > MAX_BODY_BYTES:
-                    raise BodyTooLarge(
-                        f"body: over {MAX_BODY_BYTES} bytes, the most that is allowed"
-                    )
-                found.append(part)
-    except TimeoutError:
-        raise RequestTimeout(
-            f"body: {size} bytes came in {timeout_s:g} s, the time in which all of it must be here"
-        ) from None
-    return b"".join(found)
-
-
-def _check_is_json(headers: Mapping[str, str]) -> None:
-    given = headers.get("content-type", "")
-    if given.split(";")[0].strip().lower() != "application/json":
-        raise InvalidRequest(
-            f"content-type: {ascii(given)[:80]} was given; it must be application/json",
-            "content-type",
-        )
-    encoding = headers.get("content-encoding", "identity")
-    if encoding.strip().lower() not in ("", "identity"):
-        raise InvalidRequest(
-            f"content-encoding: {ascii(encoding)[:80]} was given; a body must come as it is",
-            "content-encoding",
         )
 
 

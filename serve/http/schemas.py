@@ -26,7 +26,6 @@ from ..errors import InvalidRequest, MalformedBody, UnknownField, shown
 from ..generation import Generation, OutputFormat, PictureFormat, SchedulerName, Timings
 from ..variants import Variant
 
-MAX_BODY_BYTES = 64 * 1024
 SEEDS = 2**32
 # The latents have an eighth of a picture's sides.
 SIZE_STEP_PX = 8

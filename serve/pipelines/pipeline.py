@@ -13,8 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ..engine.denoiser import Plan
-from ..generation import Generation
+from ..generation import Generation, Plan
 from ..variants import Variant
 from .compile import Readiness, prepare_unet, use_channels_last
 from .components import Components, load_components

@@ -15,8 +15,7 @@ from diffusers.schedulers.scheduling_dpmsolver_multistep import DPMSolverMultist
 from diffusers.schedulers.scheduling_euler_discrete import EulerDiscreteScheduler
 from diffusers.schedulers.scheduling_pndm import PNDMScheduler
 
-from ..engine.denoiser import Plan
-from ..generation import Generation, SchedulerName
+from ..generation import Generation, Plan, SchedulerName
 from ..variants import Variant
 
 SCHEDULERS: dict[SchedulerName, Any] = {

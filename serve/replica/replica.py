@@ -1,48 +1,39 @@
 """VariantReplica: the thin actor round an engine; a deployment hosts one variant or several."""
 
 import asyncio
-import contextlib
 import logging
 import random
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
-from typing import Any, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..engine.denoiser import Denoiser
-from ..engine.forecast import Pace
-from ..engine.loop import Engine, Settings
 from ..engine.slots import Policy
-from ..engine.sweep import MOST_IMAGES, sweep_denoiser
 from ..engine.tickets import Finished, Preview, Ticket
-from ..errors import Flagged, Overloaded, RetryLater
+from ..errors import Overloaded, RetryLater
 from ..generation import (
     Drawing,
     FinishedPicture,
     Generation,
-    OutputFormat,
     PartialPicture,
     PictureEvent,
     PictureFormat,
     Timings,
+    infotext,
 )
-from ..infotext import infotext
 from ..metrics import ReplicaMetrics
 from ..variants import Variant
 from .admission import Limits, Returns, refusal
 from .encoding import Encoder
+from .startup import LoadDenoiser, start
 
 _log = logging.getLogger("ray.serve")
 # So many failures and no success between them: the device is at fault, not the requests.
 _FAULTS_IN_A_ROW = 5
 # How often a shadow looks whether somebody else has come.
 _LOOK_ROUND_S = 0.02
-
-LoadDenoiser = Callable[[Sequence[Variant]], Denoiser[Generation, Any]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,36 +73,9 @@ class VariantReplica:
         self._safety_checker = settings.safety_checker
         self._metrics = ReplicaMetrics()
         self._lookups = 0, 0
-        started_at = time.perf_counter()
         self._encoder = Encoder()
-        # On a thread: it may take minutes, on the loop that answers Serve's controller.
-        self._denoiser = await asyncio.to_thread(load, variants)
-        loaded_at = time.perf_counter()
-        slots, call_s = await asyncio.to_thread(
-            sweep_denoiser,
-            self._denoiser,
-            partial(_sweep_job, variants[0]),
-            settings.slots or MOST_IMAGES,
-        )
-        slots = settings.slots or slots
-        _log.info(
-            "a UNet call takes %s: %d slots%s",
-            ", ".join(f"{one * 1000:.1f} ms for {images}" for images, one in call_s.items()),
-            slots,
-            "" if settings.slots is None else ", as configured",
-        )
-        self._engine: Engine[Generation, Any] = Engine(
-            self._denoiser, Settings(settings.policy, slots), Pace(call_s), self._metrics
-        )
-        for variant in variants:
-            await self._warm_up(variant)
-        ready_at = time.perf_counter()
-        self._metrics.ready(ready_at - started_at)
-        _log.info(
-            "%s: loaded in %.1f s, warm after %.1f s more",
-            ", ".join(variant.name for variant in variants),
-            loaded_at - started_at,
-            ready_at - loaded_at,
+        self._denoiser, self._engine = await start(
+            variants, load, settings.policy, settings.slots, self._encoder, self._metrics
         )
 
     async def draw(self, generation: Generation, picture_format: PictureFormat) -> Drawing:
@@ -319,38 +283,6 @@ class VariantReplica:
         self._metrics.looked_up(hits - self._lookups[0], misses - self._lookups[1])
         self._lookups = hits, misses
 
-    async def _warm_up(self, variant: Variant) -> None:
-        """Draw with and without guidance at the default size, and encode every format."""
-        for guidance_scale in (variant.guidance_scale, 1.0):
-            generation = _warm_up_job(variant, (0,), 2, guidance_scale)
-            with contextlib.suppress(Flagged):  # Two steps draw anything.
-                await self._engine.submit(generation).result()
-        blank = np.zeros((variant.default_size_px, variant.default_size_px, 3), np.uint8)
-        for output_format in get_args(OutputFormat):
-            await self._encoder.encode(blank, PictureFormat(output_format, 90))
-
 
 def _on_own_clock(deadline_at: float | None) -> float | None:
     return None if deadline_at is None else time.perf_counter() + deadline_at - time.time()
-
-
-def _sweep_job(variant: Variant, images: int, steps: int) -> Generation:
-    return _warm_up_job(variant, range(images), steps, variant.guidance_scale)
-
-
-def _warm_up_job(
-    variant: Variant, seeds: Sequence[int], steps: int, guidance_scale: float
-) -> Generation:
-    return Generation(
-        variant=variant.name,
-        prompt="warm-up",
-        negative_prompt="",
-        seeds=tuple(seeds),
-        width_px=variant.default_size_px,
-        height_px=variant.default_size_px,
-        num_inference_steps=steps,
-        guidance_scale=guidance_scale,
-        scheduler=variant.default_scheduler,
-        deadline_at=None,
-        previews=1,
-    )

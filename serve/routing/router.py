@@ -92,7 +92,7 @@ class Router:
                 time.monotonic(),
             )
             generation = replace(generation, variant=decision.variant)
-        self._metrics.decided(decision)
+        self._metrics.decided(decision.variant, decision.reason)
         return Choice(generation, decision.reason)
 
     async def _forecasts(self, variants: Sequence[str], generation: Generation) -> dict[str, float]:

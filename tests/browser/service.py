@@ -23,7 +23,7 @@ from serve.generation import (
 from serve.http.api import build_api
 from serve.replica.encoding import encode
 from tests.machine import HANG_S
-from tests.unit.test_api import FakeRouter
+from tests.unit.http.test_api import FakeRouter
 
 # By variant: none is another's.
 TIMINGS = {

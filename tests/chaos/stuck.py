@@ -10,7 +10,8 @@ from pydantic import Field
 from ray.serve import Application
 
 from loadtests.fixed_step import FixedStep
-from serve.app import AppArgs, compose
+from serve.app import compose
+from serve.config import AppArgs
 from serve.miniature import WEIGHTS_DIR
 from serve.variants import Variant
 from serve.weights.manifest import read_manifest

@@ -18,7 +18,8 @@ import ray
 from ray import serve
 from ray.serve import Application
 
-from serve.app import AppArgs, compose
+from serve.app import compose
+from serve.config import AppArgs
 from serve.miniature import WEIGHTS_DIR
 from serve.weights.manifest import read_manifest
 from tests.fakes import load_fake

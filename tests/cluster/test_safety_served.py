@@ -15,7 +15,8 @@ import ray
 import torch
 from PIL import Image
 
-from serve.app import AppArgs, build_app
+from serve.app import build_app
+from serve.config import AppArgs
 from serve.errors import WeightsError
 from serve.pipelines.pipeline import Pipeline
 from serve.variants import SD_V1

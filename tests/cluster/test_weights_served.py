@@ -13,13 +13,14 @@ import pytest
 from PIL import Image
 from ray import serve
 
-from serve.app import AppArgs, _load_pipeline, build_app
+from serve.app import _load_pipeline, build_app
+from serve.config import AppArgs
 from serve.errors import WeightsError
 from serve.miniature import WEIGHTS_DIR
 from serve.variants import MINIATURE
 from tests.cluster.conftest import Start
 from tests.machine import HANG_S, ROOT
-from tests.unit.test_weights import cli
+from tests.unit.weights.test_weights import cli
 
 VARIANT = "distilled-tiny-vae"
 
@@ -92,7 +93,8 @@ def test_a_replica_keeps_the_model_libraries_offline(monkeypatch: pytest.MonkeyP
 @pytest.mark.thorough
 def test_a_replica_loads_offline() -> None:
     script = """if True:
-        from serve.app import AppArgs, _load_pipeline
+        from serve.app import _load_pipeline
+        from serve.config import AppArgs
         from serve.miniature import WEIGHTS_DIR
         from serve.variants import MINIATURE
 

@@ -15,7 +15,7 @@ import uvicorn
 from serve.http.api import build_api
 from tests.fuzz.corpus import Raw
 from tests.machine import HANG_S
-from tests.unit.test_api import FakeRouter
+from tests.unit.http.test_api import FakeRouter
 
 
 @dataclass(frozen=True)

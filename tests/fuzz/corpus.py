@@ -9,7 +9,8 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
-from serve.http.schemas import MAX_BODY_BYTES, GenerationRequest
+from serve.http.body import MAX_BODY_BYTES
+from serve.http.schemas import GenerationRequest
 
 JSON = {"content-type": "application/json"}
 TEN_MB = 10 * 1000**2

@@ -9,7 +9,7 @@ import pytest
 from tests.fuzz.connections import Answer, send, serving
 from tests.fuzz.corpus import RAW, Raw
 from tests.machine import HANG_S
-from tests.unit.test_api import FakeRouter
+from tests.unit.http.test_api import FakeRouter
 
 Service = tuple[str, FakeRouter]
 

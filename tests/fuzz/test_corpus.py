@@ -11,7 +11,7 @@ from fastapi import FastAPI
 from serve.http.api import build_api
 from tests.fuzz.answers import URL, documented_statuses, hold
 from tests.fuzz.corpus import DRAWN, JSON, REFUSED, Refused
-from tests.unit.test_api import FakeRouter
+from tests.unit.http.test_api import FakeRouter
 
 
 @pytest.fixture(scope="module")

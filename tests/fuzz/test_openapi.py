@@ -20,7 +20,7 @@ from serve.http.api import build_api
 from serve.http.gate import ClientLimits
 from serve.keys import KeyFile, new_key
 from serve.variants import MINIATURE
-from tests.unit.test_api import FakeRouter
+from tests.unit.http.test_api import FakeRouter
 
 KEY, LINE = new_key("alice", "original")
 # 100, or as the profile has it. Routes without parameters have a handful of requests each.

@@ -21,10 +21,10 @@ from loadtests.openloop import _steps
 from loadtests.plan import NotPlannable, _mix
 from loadtests.replies import judge, judge_stream
 from serve.errors import InvalidRequest, KeysError, NotAcceptable, WeightsError
+from serve.generation import infotext
 from serve.http.gate import _authenticated
 from serve.http.negotiation import Answer, negotiate
 from serve.http.schemas import GenerationRequest, parse_request
-from serve.infotext import infotext
 from serve.keys import KeyFile, read_keys
 from serve.miniature import WEIGHTS_DIR
 from serve.replica.encoding import encode

@@ -17,7 +17,7 @@ import torch
 from torch._dynamo.utils import counters
 from serve.compile import Readiness, plain_call, prepare_unet
 from serve.optimisations import Optimisations
-from tests.unit.test_compile import noise, small_unet
+from tests.unit.pipelines.test_compile import noise, small_unet
 torch.set_num_threads(1)
 model, told = small_unet(), Readiness()
 call = prepare_unet("unet", model, (8, 8), 7, Optimisations(compile=True), told)

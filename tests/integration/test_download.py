@@ -27,7 +27,7 @@ from tests.hub import Hub, Repository, published_from, serving
 from tests.machine import HANG_S, ROOT, free_port
 from tests.pictures import difference, finish
 from tests.safety import ALWAYS, sd_v1_with_checker
-from tests.unit.test_weights import Canary
+from tests.unit.weights.test_weights import Canary
 
 ALL = list(SD_V1.variants)
 SD, BK, TAESD = "CompVis/stable-diffusion-v1-4", "nota-ai/bk-sdm-small", "sayakpaul/taesd-diffusers"

@@ -19,7 +19,8 @@ import yaml
 from ray.scripts.scripts import start as ray_start
 from ray.serve.schema import ServeDeploySchema
 
-from serve.app import AppArgs, build_app, compose
+from serve.app import build_app, compose
+from serve.config import AppArgs
 from serve.http.schemas import bounds
 from serve.http.streaming import HEARTBEAT_S
 from serve.routing.auto import QualityFirstPolicy

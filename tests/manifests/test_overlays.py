@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 import yaml
 
-from serve.app import AppArgs
-from serve.http.schemas import MAX_BODY_BYTES
+from serve.config import AppArgs
+from serve.http.body import MAX_BODY_BYTES
 from serve.http.streaming import HEARTBEAT_S
 from tests.manifests import checks
 from tests.manifests.checks import CHECKS, Check

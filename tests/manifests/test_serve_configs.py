@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import yaml
 
-from serve.app import AppArgs
+from serve.config import AppArgs
 from tests.manifests.monitoring import expressions
 from tests.manifests.rendering import NAMES, OVERLAYS
 

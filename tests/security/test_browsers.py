@@ -12,7 +12,7 @@ from fastapi import FastAPI
 
 from serve.errors import ServingError
 from serve.http.api import build_api
-from tests.unit.test_api import URL, FakeRouter, assert_openai_error
+from tests.unit.http.test_api import URL, FakeRouter, assert_openai_error
 
 ORIGIN = "https://evil.example"
 EVERYWHERE = [

@@ -11,7 +11,7 @@ import pytest
 
 from serve.http import playground
 from serve.http.api import build_api
-from tests.unit.test_api import FakeRouter
+from tests.unit.http.test_api import FakeRouter
 
 APP = build_api(FakeRouter(), max_image_steps=400, min_ready_replicas=1)
 FOLDERS = {

@@ -11,7 +11,7 @@ import psutil
 import pytest
 
 from serve import __main__ as launcher
-from serve.app import AppArgs
+from serve.config import AppArgs
 from serve.errors import ServingError
 from serve.settings import prepare_ray_environment
 from tests.commands import run_main

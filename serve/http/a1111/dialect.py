@@ -12,8 +12,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ...errors import InvalidRequest, MalformedBody, ServingError, shown
-from ...generation import Drawing, Generation, SchedulerName
-from ...infotext import infotext
+from ...generation import Drawing, Generation, SchedulerName, infotext
 from ...variants import Variant
 from ..schemas import GenerationRequest, parse_request
 

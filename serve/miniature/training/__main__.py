@@ -1,4 +1,4 @@
-"""Train the whole miniature from nothing: `python -m serve.miniature.train [--out DIR]`.
+"""Train the whole miniature from nothing: `python -m serve.miniature.training [--out DIR]`.
 
 Stages, each resumable from its checkpoint in DIR: `latents` (what the latents mean), `unet` (the
 teacher with its text encoder), `unet_distilled` (the student), `vae` and `vae_tiny` (the decoders).
@@ -101,7 +101,7 @@ def _train(rank: int, plan: Plan) -> None:
 
 def main() -> None:
     """Read the command line and train."""
-    parser = argparse.ArgumentParser(prog="python -m serve.miniature.train", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m serve.miniature.training", description=__doc__)
     parser.add_argument(
         "--out", type=Path, default=Path("miniature-build"), help="checkpoints and DIR/weights"
     )

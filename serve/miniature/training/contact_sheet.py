@@ -1,4 +1,4 @@
-"""Contact sheets: `python -m serve.miniature.contact_sheet [--weights DIR] [--out DIR]`.
+"""Contact sheets: `python -m serve.miniature.training.contact_sheet [--weights DIR] [--out DIR]`.
 
 `contact-sheet.png` shows all variants side by side for the same seeds, `training-scenes.png` what
 they learnt from. Both are quantised to a palette, which flat colours bear well.
@@ -81,7 +81,7 @@ def save(sheet: Image.Image, path: Path) -> None:
 def main() -> None:
     """Read the command line and make both sheets."""
     parser = argparse.ArgumentParser(
-        prog="python -m serve.miniature.contact_sheet", description=__doc__
+        prog="python -m serve.miniature.training.contact_sheet", description=__doc__
     )
     parser.add_argument("--weights", type=Path, default=WEIGHTS_DIR)
     parser.add_argument("--out", type=Path, default=WEIGHTS_DIR.parent)

@@ -1,8 +1,8 @@
 """What leaving guidance off in the last part of a trajectory does to the miniature's pictures.
 
-`python -m serve.miniature.guidance [--weights DIR] [--quick]` draws the same prompts and seeds with
-guidance throughout and with less of it, and prints a table: how many pictures have both colours
-right, how near they are to the fully guided ones, and what the UNet saved.
+`python -m serve.miniature.training.guidance [--weights DIR] [--quick]` draws the same prompts and
+seeds with guidance throughout and with less of it, and prints a table: how many pictures have both
+colours right, how near they are to the fully guided ones, and what the UNet saved.
 """
 
 from __future__ import annotations
@@ -67,7 +67,9 @@ def measure(
 
 def main() -> None:
     """Read the command line, draw, and print the table."""
-    parser = argparse.ArgumentParser(prog="python -m serve.miniature.guidance", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m serve.miniature.training.guidance", description=__doc__
+    )
     parser.add_argument("--weights", type=Path, default=WEIGHTS_DIR)
     parser.add_argument("--quick", action="store_true", help="8 prompts in place of 60")
     args = parser.parse_args()

@@ -1,7 +1,7 @@
 """Measure the weights against what the model card promises.
 
-`python -m serve.miniature.measure [--weights DIR] [--json FILE] [--quick]` prints a table for
-people and, last, one line of JSON. The exit status is 1 if a bar is missed. Pictures depend on
+`python -m serve.miniature.training.measure [--weights DIR] [--json FILE] [--quick]` prints a table
+for people and, last, one line of JSON. The exit status is 1 if a bar is missed. Pictures depend on
 the seeds only; times are CPU seconds of one thread, variants taken in turn.
 """
 
@@ -192,7 +192,9 @@ def measure(weights: Path, quick: bool = False) -> list[Finding]:
 
 def main() -> None:
     """Read the command line, measure, print, and exit with 1 if a bar is missed."""
-    parser = argparse.ArgumentParser(prog="python -m serve.miniature.measure", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m serve.miniature.training.measure", description=__doc__
+    )
     parser.add_argument("--weights", type=Path, default=WEIGHTS_DIR)
     parser.add_argument("--json", type=Path, help="also write the JSON line to this file")
     parser.add_argument("--quick", action="store_true", help="fewer prompts and rounds")

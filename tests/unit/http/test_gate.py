@@ -14,7 +14,7 @@ import pytest
 from fastapi import FastAPI
 from PIL import Image
 
-from serve.app import AppArgs
+from serve.config import AppArgs
 from serve.errors import InvalidApiKey, RequestTimeout
 from serve.generation import Drawing, Generation, PartialPicture, PictureEvent, PictureFormat
 from serve.http.api import build_api
@@ -22,7 +22,7 @@ from serve.http.gate import MAX_HEADER_BYTES, MAX_HEADERS, ClientLimits, Gate
 from serve.keys import KeyFile, new_key
 from serve.variants import MINIATURE
 from tests.machine import HANG_S
-from tests.unit.test_api import JSON, URL, FakeRouter, assert_openai_error
+from tests.unit.http.test_api import JSON, URL, FakeRouter, assert_openai_error
 
 ALICE, ALICES_LINE = new_key("alice")
 BATCH, BATCHS_LINE = new_key("batch", "distilled")

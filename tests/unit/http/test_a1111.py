@@ -16,14 +16,14 @@ from PIL import Image
 from serve.errors import Overloaded, RequestInterrupted, VariantUnavailable
 from serve.generation import Drawing, Generation, PictureFormat, Timings
 from serve.http.a1111.dialect import SAMPLERS
-from serve.http.a1111.routes import Jobs
+from serve.http.a1111.jobs import Jobs
 from serve.http.api import build_api
 from serve.http.gate import ClientLimits
 from serve.keys import KeyFile, new_key
 from serve.pipelines.trajectories import SCHEDULERS
 from tests.fakes import generation
 from tests.machine import HANG_S
-from tests.unit.test_api import Call, FakeRouter
+from tests.unit.http.test_api import Call, FakeRouter
 
 TXT2IMG = "/sdapi/v1/txt2img"
 OPTIONS = "/sdapi/v1/options"

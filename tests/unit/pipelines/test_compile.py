@@ -22,7 +22,7 @@ from serve.pipelines.cuda_graphs import Inputs, UNetCall
 from serve.pipelines.optimisations import Optimisations
 from serve.pipelines.pipeline import Pipeline
 from serve.variants import MINIATURE
-from tests.unit.test_graphs import record_again
+from tests.unit.pipelines.test_cuda_graphs import record_again
 
 
 def small_unet() -> Any:

@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from serve.app import AppArgs, build_app
+from serve.app import build_app
+from serve.config import AppArgs
 from serve.errors import KeysError
 from serve.pipelines.optimisations import Optimisations
 

@@ -8,11 +8,11 @@ from typing import Any
 import httpx
 import pytest
 
-from serve.app import AppArgs
+from serve.config import AppArgs
 from serve.http import playground
 from serve.http.api import build_api
 from serve.http.schemas import GenerationRequest
-from tests.unit.test_api import FakeRouter
+from tests.unit.http.test_api import FakeRouter
 
 FOLDER = Path(playground.__file__).parent
 FILES = sorted(path for path in FOLDER.iterdir() if path.suffix in (".html", ".css", ".js"))

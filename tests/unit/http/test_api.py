@@ -36,7 +36,7 @@ from serve.generation import (
     Timings,
 )
 from serve.http.api import build_api
-from serve.http.schemas import MAX_BODY_BYTES
+from serve.http.body import MAX_BODY_BYTES
 from serve.miniature import WEIGHTS_DIR
 from serve.replica.encoding import encode
 from serve.routing.auto import QualityFirstPolicy

@@ -18,7 +18,7 @@ from serve.weights.manifest import read_manifest
 from serve.weights.random_values import build_model
 from tests.fakes import generation
 from tests.pictures import finish
-from tests.unit.test_weights import cli
+from tests.unit.weights.test_weights import cli
 
 ARCHITECTURE = architecture_dir("sd-v1")
 UNET = "unet/diffusion_pytorch_model.fp16.safetensors"
@@ -42,7 +42,7 @@ def test_the_published_architectures_have_their_parameters(name: str, parameters
 
 
 def test_the_configurations_are_those_of_the_reference() -> None:
-    path = Path(__file__).parents[3] / "shared/reference/architectures.json"
+    path = Path(__file__).parents[4] / "shared/reference/architectures.json"
     if not path.exists():
         pytest.skip("the reference configurations are not here")
     reference = json.loads(path.read_text())

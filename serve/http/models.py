@@ -1,0 +1,90 @@
+"""`GET /v1/models`, `/healthz` and `/readyz`: what is served, and whether it can be."""
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+from fastapi import APIRouter
+from fastapi.responses import JSONResponse
+
+from ..variants import Family, Variant
+from ..weights.manifest import Manifest
+from .error_responses import Route, errors
+from .schemas import SIZE_STEP_PX, GenerationRequest, bounds
+from .service import Router
+
+
+def model_routes(router: Router, min_ready_replicas: int, locks: Sequence[Any]) -> APIRouter:
+    """The routes; `/readyz` wants `min_ready_replicas` warm replicas of every variant."""
+    routes = APIRouter(route_class=Route)
+
+    @routes.get(
+        "/v1/models",
+        dependencies=list(locks),
+        responses={
+            **_example({"object": "list", "data": [{"id": "original"}]}),
+            **errors(400, 431, *((401, 429) if locks else ())),
+        },
+    )
+    async def list_models() -> dict[str, Any]:
+        """The served variants, what each is made of, and the defaults of its requests."""
+        return {
+            "object": "list",
+            "data": [
+                _model(router.family, variant, router.manifest)
+                for variant in router.variants.values()
+            ],
+            "auto": None if router.auto is None else router.auto.model_dump(),
+        }
+
+    @routes.get("/healthz", responses=_example({"status": "ok"}))
+    async def healthz() -> dict[str, str]:
+        """Alive: the router answers."""
+        return {"status": "ok"}
+
+    @routes.get(
+        "/readyz",
+        responses={
+            **_example({"ready": True, "warm_replicas": {"original": 1}, "minimum": 1}),
+            503: {"description": "a variant lacks warm replicas"},
+        },
+    )
+    async def readyz() -> JSONResponse:
+        """Ready: every variant has at least its configured minimum of warm replicas."""
+        replicas = await router.warm_replicas()
+        ready = all(count >= min_ready_replicas for count in replicas.values())
+        content = {"ready": ready, "warm_replicas": replicas, "minimum": min_ready_replicas}
+        return JSONResponse(content, status_code=200 if ready else 503)
+
+    return routes
+
+
+def _example(value: Any) -> dict[int | str, dict[str, Any]]:
+    return {200: {"content": {"application/json": {"example": value}}}}
+
+
+def _model(family: Family, variant: Variant, manifest: Manifest) -> dict[str, Any]:
+    origins = manifest.origins(variant)
+    return {
+        "id": variant.name,
+        "object": "model",
+        "created": 0,  # The Images API's clients require the field; a catalogue has no date.
+        "owned_by": "distilled-sd-serve",
+        "family": family.name,
+        "description": variant.description,
+        "random_weights": any(origin.kind == "random" for origin in origins.values()),
+        "licences": sorted({origin.licence for origin in origins.values()}),
+        "components": {
+            name: {**asdict(component), "origin": origins[name].model_dump()}
+            for name, component in variant.components.items()
+        },
+        "defaults": {
+            "size": f"{variant.default_size_px}x{variant.default_size_px}",
+            "num_inference_steps": GenerationRequest.model_fields["num_inference_steps"].default,
+            "guidance_scale": variant.guidance_scale,
+            "scheduler": variant.default_scheduler,
+        },
+        "size_bounds_px": [variant.min_size_px, variant.max_size_px],
+        "size_step_px": SIZE_STEP_PX,
+        "bounds": bounds(),
+    }
