@@ -50,6 +50,7 @@ class Ingress(Router):
             manifest,
             handles,
             float(args.retry_after_s),
+            args.model_when_absent,
             args.auto,
             args.shadow,
         )

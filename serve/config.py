@@ -28,6 +28,11 @@ class AppArgs(BaseModel):
         False, description="keep back what the family's safety checker flags; its folder needs one"
     )
     variants: tuple[str, ...] = Field((), description="which to serve; empty means all")
+    default_model: str | None = Field(
+        None,
+        description="who draws requests without a model; when absent original where it is served, "
+        "else the first variant",
+    )
     device: Literal["auto", "cpu", "cuda"] = "auto"
     auto: AutoPolicy | None = Field(
         QualityFirstPolicy(kind="quality-first", slo_s=5),
@@ -105,6 +110,13 @@ class AppArgs(BaseModel):
         known = family(self.family).variants
         return {name: known[name] for name in self.variants or known}
 
+    @property
+    def model_when_absent(self) -> str:
+        """What a request's `model` is where it names none."""
+        if self.default_model is not None:
+            return self.default_model
+        return "original" if "original" in self.served else next(iter(self.served))
+
     @field_validator("variants", mode="before")
     @classmethod
     def _split_commas(cls, value: Any) -> Any:
@@ -117,6 +129,15 @@ class AppArgs(BaseModel):
         for name in self.variants:
             if name not in known:
                 raise ValueError(f"variants: {name!r} was given; allowed: {', '.join(known)}")
+        return self
+
+    @model_validator(mode="after")
+    def _default_is_served(self) -> Self:
+        allowed = [*self.served, *(["auto"] if self.auto is not None else [])]
+        if self.default_model is not None and self.default_model not in allowed:
+            raise ValueError(
+                f"default_model: {self.default_model!r} was given; allowed: {', '.join(allowed)}"
+            )
         return self
 
     @model_validator(mode="after")

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import (
     Awaitable,
     Callable,
+    Collection,
     Iterable,
     Iterator,
     MutableMapping,
@@ -120,16 +121,20 @@ class Gate:
                 del self._under_way[key.name]
 
 
-def require_allowed(scope: MutableMapping[str, Any], variant: str) -> None:
+def require_allowed(scope: MutableMapping[str, Any], model: str, served: Collection[str]) -> None:
     """Hold a request that came through the gate to the variants of its key.
+
+    A key for some variants must name one: which one `auto` takes is not its to say. A model that
+    isn't served is no matter of keys.
 
     Raises:
         ModelNotAllowed: another variant.
     """
     key: Key | None = scope.get("state", {}).get("key")
-    if key is not None and key.variants is not None and not key.allows(variant):
+    known = model == "auto" or model in served
+    if key is not None and key.variants is not None and known and not key.allows(model):
         raise ModelNotAllowed(
-            f"model: {shown(variant)} was given; key {shown(key.name)} allows: "
+            f"model: {shown(model)} was given; key {shown(key.name)} allows: "
             f"{', '.join(sorted(key.variants))}",
             "model",
         )

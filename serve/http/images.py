@@ -78,11 +78,12 @@ def image_routes(
         asked = parse_request(body)
         answer = _negotiate(request.headers.get("accept", "*/*"), asked)
         picture_format = asked.picture_format(_OUTPUT_FORMATS.get(answer))
+        model = router.default_model if asked.model is None else asked.model
+        require_allowed(request.scope, model, router.variants)
+        asked = asked.with_seed()
         choice = await router.choose(
-            asked.model, lambda variant: asked.resolve(variant, max_image_steps, max_request_s)
+            model, lambda variant: asked.resolve(variant, max_image_steps, max_request_s)
         )
-        # A key for some variants must name one: what `auto` takes is not its to say.
-        require_allowed(request.scope, asked.model)
         _log_whose(asked)
         if asked.stream:
             return await _stream_response(router, choice, picture_format)

@@ -22,7 +22,9 @@ def model_routes(router: Router, min_ready_replicas: int, locks: Sequence[Any]) 
         "/v1/models",
         dependencies=list(locks),
         responses={
-            **_example({"object": "list", "data": [{"id": "original"}]}),
+            **_example(
+                {"object": "list", "data": [{"id": "original"}], "default_model": "original"}
+            ),
             **errors(400, 431, *((401, 429) if locks else ())),
         },
     )
@@ -34,6 +36,7 @@ def model_routes(router: Router, min_ready_replicas: int, locks: Sequence[Any]) 
                 _model(router.family, variant, router.manifest)
                 for variant in router.variants.values()
             ],
+            "default_model": router.default_model,
             "auto": None if router.auto is None else router.auto.model_dump(),
         }
 

@@ -78,11 +78,12 @@ class GenerationRequest(Strict):
         description=f"What to draw. {_DESCRIPTION_TEXT}",
         examples=["a golden vase with different flowers"],
     )
-    model: str = Field(
-        "original",
+    model: str | None = Field(
+        None,
         min_length=1,
         max_length=64,
-        description="The variant; see `GET /v1/models`. `auto` lets the server choose.",
+        description="The variant; see `GET /v1/models`, which also names the one that draws when "
+        "this is absent. `auto` lets the server choose.",
     )
     negative_prompt: Text = Field(
         "", description="What to steer away from; no effect where guidance is off."
@@ -175,6 +176,12 @@ class GenerationRequest(Strict):
             )
         quality = self.output_compression
         return PictureFormat(output_format, _DEFAULT_QUALITY if quality is None else quality)
+
+    def with_seed(self) -> Self:
+        """The request with a random seed where it has none: whoever draws it draws the same."""
+        if self.seed is not None:
+            return self
+        return self.model_copy(update={"seed": secrets.randbelow(SEEDS)})
 
     def resolve(
         self, variant: Variant, max_image_steps: int, max_request_s: float | None = None

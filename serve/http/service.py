@@ -26,6 +26,10 @@ class Router(Protocol):
         """Where their weights came from."""
 
     @property
+    def default_model(self) -> str:
+        """Who draws requests that name no `model`: a variant, or `auto`."""
+
+    @property
     def auto(self) -> BaseModel | None:
         """The policy that decides for `model: "auto"`, if there is one."""
 

@@ -4,8 +4,7 @@ import asyncio
 import logging
 import math
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
-from dataclasses import replace
+from collections.abc import AsyncIterator, Callable, Mapping
 
 from ray import serve
 from ray.exceptions import RayActorError, RayTaskError
@@ -43,6 +42,7 @@ class Router:
         manifest: Manifest,
         handles: dict[str, DeploymentHandle],
         retry_after_s: float,
+        default_model: str,
         auto: WeightedPolicy | QualityFirstPolicy | None = None,
         shadow: ShadowPolicy | None = None,
     ) -> None:
@@ -51,6 +51,7 @@ class Router:
         self.variants: dict[str, Variant] = {name: family.variants[name] for name in handles}
         self._handles = handles
         self._retry_after_s = retry_after_s
+        self.default_model = default_model
         self.auto = auto
         self._rule = _rule(auto, tuple(handles))
         self._metrics = RouterMetrics()
@@ -84,34 +85,33 @@ class Router:
             decision = self._rule.decide(_request_id())
             generation = resolve(self.variants[decision.variant])
         else:
-            generation = resolve(self.variants[self._rule.variants[0]])
-            deadline_at = generation.deadline_at
+            # Defaults and bounds are each variant's own.
+            resolved = {name: resolve(self.variants[name]) for name in self._rule.variants}
+            deadline_at = resolved[self._rule.variants[0]].deadline_at
             decision = self._rule.decide(
-                await self._forecasts(self._rule.variants, generation),
+                await self._forecasts(resolved),
                 None if deadline_at is None else deadline_at - time.time(),
                 time.monotonic(),
             )
-            generation = replace(generation, variant=decision.variant)
+            generation = resolved[decision.variant]
         self._metrics.decided(decision.variant, decision.reason)
         return Choice(generation, decision.reason)
 
-    async def _forecasts(self, variants: Sequence[str], generation: Generation) -> dict[str, float]:
+    async def _forecasts(self, resolved: Mapping[str, Generation]) -> dict[str, float]:
         """What each variant would take, asked where the least work is; infinite without answer."""
 
         async def ask(variant: str) -> float:
             try:
                 async with asyncio.timeout(_FORECAST_TIMEOUT_S):
-                    seconds: float = await self._handles[variant].forecast.remote(
-                        replace(generation, variant=variant)
-                    )
+                    seconds: float = await self._handles[variant].forecast.remote(resolved[variant])
                     return seconds
             except Exception as fault:
                 # Full, dying or starting: another variant is the better choice.
                 _log.info("%s: no forecast: %s", variant, type(fault).__name__)
                 return math.inf
 
-        answers = await asyncio.gather(*(ask(variant) for variant in variants))
-        return dict(zip(variants, answers, strict=True))
+        answers = await asyncio.gather(*(ask(variant) for variant in resolved))
+        return dict(zip(resolved, answers, strict=True))
 
     async def draw(self, generation: Generation, picture_format: PictureFormat) -> Drawing:
         """Have a replica of its variant draw; once more where the replica dies meanwhile.

@@ -42,6 +42,10 @@ def test_every_variant_draws_its_own_picture(
     wait_until_ready(cluster.url)
     models = httpx.get(f"{cluster.url}/v1/models", timeout=HANG_S).json()["data"]
     assert [one["id"] for one in models] == served
+    # README's shortest request names no model.
+    asked = {"prompt": "a red star", "num_inference_steps": 1}
+    url = f"{cluster.url}/v1/images/generations"
+    assert httpx.post(url, json=asked, timeout=HANG_S).json()["model"] == served[0]
     for variant in (MINIATURE.variants[one] for one in served):
         asked = {
             "prompt": "a red star",

@@ -31,6 +31,11 @@ from serve.pipelines.optimisations import Optimisations
             {"auto": {"kind": "weighted", "weights": {"original": 0}}}, "all are 0", id="no-weight"
         ),
         pytest.param({"auto": {"kind": "fastest"}}, "kind", id="unknown-policy"),
+        pytest.param(
+            {"variants": "distilled", "default_model": "original"},
+            "default_model: 'original' was given; allowed: distilled, auto",
+            id="default-that-is-not-served",
+        ),
         pytest.param({"slots": 0}, "slots", id="no-slots"),
         pytest.param({"policy": "fifo"}, "policy", id="policy"),
         pytest.param({"num_gpus": -1}, "num_gpus", id="negative-gpus"),
@@ -56,3 +61,21 @@ def test_optimisations_are_switched_one_by_one() -> None:
 def test_the_application_is_not_built_without_its_keys(tmp_path: Path) -> None:
     with pytest.raises(KeysError, match="can't be read"):
         build_app(AppArgs(api_keys_file=tmp_path / "keys"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "model"),
+    [
+        pytest.param({}, "original", id="original"),
+        pytest.param({"variants": "distilled"}, "distilled", id="the-only-one"),
+        pytest.param(
+            {"variants": "distilled-tiny-vae,distilled"}, "distilled-tiny-vae", id="first"
+        ),
+        pytest.param({"default_model": "distilled"}, "distilled", id="as-configured"),
+        pytest.param({"default_model": "auto"}, "auto", id="auto"),
+    ],
+)
+def test_requests_without_a_model_go_to_what_is_served(
+    arguments: dict[str, str], model: str
+) -> None:
+    assert AppArgs.model_validate(arguments).model_when_absent == model

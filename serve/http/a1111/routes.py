@@ -48,7 +48,7 @@ def a1111_routes(
     )
     jobs = Jobs()
     options: dict[str, Any] = {
-        "sd_model_checkpoint": next(iter(router.variants)),
+        "sd_model_checkpoint": router.default_model,
         "samples_format": "png",
     }
     refused = _errors(400, 404, 408, 413, 431, *((401, 403, 429) if locks else ()))
@@ -60,14 +60,14 @@ def a1111_routes(
         asked = parse_txt2img(await read_json(request.headers, request.stream(), body_timeout_s))
         model = asked.model(options["sd_model_checkpoint"])
         some = router.variants.get(model) or next(iter(router.variants.values()))
-        ours = asked.as_ours(model, some)
+        require_allowed(request.scope, model, router.variants)
+        ours = asked.as_ours(model, some).with_seed()
         try:
             choice = await router.choose(
                 model, lambda variant: ours.resolve(variant, max_image_steps, max_request_s)
             )
         except InvalidRequest as fault:
             raise in_their_words(fault) from None
-        require_allowed(request.scope, model)
         drawing = await jobs.run(
             _owner(request), choice.generation, lambda: router.draw(choice.generation, _PNG)
         )
@@ -112,7 +112,7 @@ def a1111_routes(
                     f"sd_model_checkpoint: {shown(model)} was given; allowed: {', '.join(known)}",
                     "sd_model_checkpoint",
                 )
-            require_allowed(request.scope, model)
+            require_allowed(request.scope, model, router.variants)
         options.update(changed)
         return {}
 

@@ -64,6 +64,7 @@ class FakeRouter:
         self.flagged: set[int] = set()
         self.replicas = dict.fromkeys(self.variants, 1)
 
+    default_model = "original"
     auto = QualityFirstPolicy(kind="quality-first", slo_s=5)
 
     async def choose(self, model: str, resolve: Callable[[Variant], Generation]) -> Choice:
@@ -198,9 +199,14 @@ def test_a_request_whose_pictures_are_all_flagged_is_refused_as_the_images_api_d
     assert error["param"] is None
 
 
-def test_the_default_variant_is_original(call: Call, router: FakeRouter) -> None:
-    assert call("POST", URL, json={"prompt": "x"}).json()["model"] == "original"
-    assert router.asked[0][0] == "original"
+@pytest.mark.parametrize("body", [{}, {"model": None}], ids=["absent", "null"])
+def test_without_a_model_the_services_own_draws(
+    call: Call, router: FakeRouter, body: dict[str, None]
+) -> None:
+    router.default_model = "distilled"
+    assert call("POST", URL, json={"prompt": "x", **body}).json()["model"] == "distilled"
+    assert router.asked[0][0] == "distilled"
+    assert call("GET", "/v1/models").json()["default_model"] == "distilled"
 
 
 @pytest.mark.parametrize(

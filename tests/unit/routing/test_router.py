@@ -49,7 +49,7 @@ class Handle:
 
 def router(policy: Any = None, **handles: Handle) -> Router:
     manifest = read_manifest(WEIGHTS_DIR)
-    return Router(MINIATURE, manifest, handles, 7, policy)  # type: ignore[arg-type]
+    return Router(MINIATURE, manifest, handles, 7, "original", policy)  # type: ignore[arg-type]
 
 
 def resolve(variant: Variant) -> Generation:
@@ -82,6 +82,20 @@ def test_auto_takes_the_best_variant_whose_forecast_is_in_time() -> None:
     assert chosen(made, "auto") == ("distilled", "degraded under load")
     asked = [one.variant for (one,) in handles["distilled"].forecast.asked]
     assert asked == ["distilled", "distilled"]
+
+
+def test_auto_forecasts_and_draws_each_variant_as_it_resolves() -> None:
+    policy = QualityFirstPolicy(kind="quality-first", slo_s=2)
+    handles = {"original": Handle(forecasts=[9.0]), "distilled": Handle(forecasts=[1.0])}
+    sizes_px = {"original": 96, "distilled": 64}
+
+    def by_variant(variant: Variant) -> Generation:
+        return generation(variant=variant.name, width_px=sizes_px[variant.name])
+
+    choice = asyncio.run(router(policy, **handles).choose("auto", by_variant))
+    assert choice.generation == by_variant(MINIATURE.variants["distilled"])
+    for name, handle in handles.items():
+        assert handle.forecast.asked == [(by_variant(MINIATURE.variants[name]),)]
 
 
 def test_a_variant_without_a_forecast_is_passed_over() -> None:
