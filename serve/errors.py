@@ -1,10 +1,10 @@
-"""Every error that a request can end in, beside the whole way of a request.
+"""Every error that a request can end in, with its status and code.
 
-    api ── schemas ── router ── deployments ── engine ── pipelines ── images
-     └────────────── answers: each class turned into a status ────────────┘
+    http ── routing ── replica ── engine ── pipelines
+     └── http/error_responses.py: each class becomes a status and a body
 
-Whoever finds the fault raises the class; only `answers` turns it into HTTP. The classes import
-neither Ray nor HTTP. An error crosses a Ray handle by pickling, which rebuilds it from `args`: so
+Whoever finds a fault raises the class, in any room. The classes import neither Ray nor HTTP. An
+error crosses a Ray handle by pickling, which rebuilds it from `args`: so
 every class hands its positional, primitive arguments on to `Exception.__init__` unchanged.
 """
 

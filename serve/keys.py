@@ -4,7 +4,8 @@
     alice 9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08
     batch 60303ae22b998861bce3b28f33eec1be758a213c86c93c076dbe9f558c11c752 distilled,original
 
-`python -m serve.keys new NAME` makes a key. `gate` asks for keys; this knows neither HTTP nor Ray.
+`python -m serve.keys new NAME` makes a key. `http/gate.py` asks for keys; this knows neither HTTP
+nor Ray.
 Nothing of a file but names is ever told: not in errors, not in logs.
 """
 

@@ -7,11 +7,10 @@ from dataclasses import dataclass
 
 from ..replies import AUTO
 from ..samples import percentile, summarize
-from .design import Design
+from .design import NARROW, Design
 from .findings import VariantFindings, slo_s
 from .ratios import Difference, Outcome, Repeated
 from .record import Record, Run
-from .search import NARROW
 
 # What overloads the best variant alone: its closed loop's throughput times this.
 _OVER_THE_BEST = 1.2

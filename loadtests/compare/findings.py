@@ -6,11 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from ..samples import Sample
-from .design import Design
+from .design import NARROW, Design
 from .ratios import Outcome, Ratio, Repeated
 from .record import Record
 from .rungs import Carried, Rung, carried, decided_p95, rungs_of
-from .search import NARROW
 
 
 @dataclass(frozen=True)

@@ -2,26 +2,20 @@
 
 import math
 from collections.abc import Callable, Collection
-from typing import TYPE_CHECKING
 
-from .design import Design
+from .design import NARROW, Design
+from .findings import VariantFindings
 
-if TYPE_CHECKING:  # `findings` needs NARROW.
-    from .findings import VariantFindings
-
-# The search ends when the lowest rate that missed is within this factor of the highest that met:
-# a p95 from 100 requests doesn't know the rate any better.
-NARROW = 1.15
 # What is left to try once the search has ended, to draw the curve: shares of the capacity.
 _CURVE = (0.3, 1.0, 0.5, 0.7)
 _SHARE_OVER_P95 = 0.05
 
 
-Pick = Callable[[Design, "VariantFindings", float], float]
+Pick = Callable[[Design, VariantFindings, float], float]
 """The next rate for a variant, of which so much is found, under an SLO; 0 where there is none."""
 
 
-def for_the_search(design: Design, found: "VariantFindings", slo_s: float) -> float:
+def for_the_search(design: Design, found: VariantFindings, slo_s: float) -> float:
     """The next rate, or once more the one whose run was void."""
     if found.images_per_s is None or found.single_s is None:
         return 0.0
@@ -35,7 +29,7 @@ def for_the_search(design: Design, found: "VariantFindings", slo_s: float) -> fl
     return next_rate(first_rate(found.images_per_s, found.single_s.median, slo_s), met, missed)
 
 
-def for_the_curve(design: Design, found: "VariantFindings", _: float) -> float:
+def for_the_curve(design: Design, found: VariantFindings, _: float) -> float:
     """A rate far from those tried, as long as there are few."""
     tried = [one.rate_per_s for one in found.rungs]
     if found.images_per_s is None or len(tried) >= design.most_rates:

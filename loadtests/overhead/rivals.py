@@ -34,7 +34,7 @@ def answer(asked: GenerationRequest, png: bytes) -> ImagesResponse:
     """What the service's own routes make of it; `created` is 0."""
     return ImagesResponse(
         created=0,
-        model=asked.model,
+        model=asked.model or VARIANT,
         model_reason=None,
         data=[Image(b64_json=base64.b64encode(png).decode("ascii"), seed=asked.seed or 0)],
         output_format="png",

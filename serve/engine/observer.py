@@ -1,4 +1,4 @@
-"""Where the engine's measurements go; `deployments` connects it to the metrics."""
+"""Where the engine's measurements go; `replica` connects it to the metrics."""
 
 from typing import Any, Literal, Protocol
 

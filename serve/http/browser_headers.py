@@ -1,4 +1,4 @@
-"""Round everything, the gate too: what a browser is told with every answer.
+"""Security headers middleware, outside all others: headers that browsers obey, on every answer.
 
 No answer names an origin that may read it (CORS): pages of other hosts can't use this API.
 """

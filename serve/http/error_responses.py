@@ -1,7 +1,6 @@
-"""What every route answers where it fails: an error to a status, in the request's dialect.
+"""Exception handlers: an error becomes a status and a body, in the dialect of the request.
 
-Beside the routes of `api` and `webui`, whose class is `Route`; the gate, which knows no HTTP
-framework, is handed `refuse`.
+All routes have the class `Route`. The gate knows no HTTP framework and is given `refuse`.
 """
 
 import logging

@@ -187,7 +187,7 @@ class VariantReplica:
             drawing.cancel()
 
     def record_routing_stats(self) -> dict[str, float]:
-        """Tell Serve's routers how much work is ahead here; see `routing`."""
+        """Tell Serve's routers how much work is ahead here; see `routing/least_work.py`."""
         # Serve asks about once a second, which suits the gauges, too.
         self._metrics.report_gauges(*self._engine.occupied, self._engine.cap)
         return {

@@ -1,4 +1,4 @@
-"""AUTOMATIC1111's dialect: its txt2img request to ours and back, beside `schemas`.
+"""AUTOMATIC1111's dialect: its txt2img request to ours and back.
 
 Field names are those of its web UI's API. Clients send more than they mean, so fields without an
 effect are skipped; those that would change the picture and can't be honoured are refused by name.

@@ -1,4 +1,4 @@
-"""Routes under `/sdapi/v1` for AUTOMATIC1111's clients, over the same path as `api`'s own.
+"""Routes under `/sdapi/v1` for AUTOMATIC1111's clients; they draw as `images.py` does.
 
 What a process remembers here is its own: the checkpoint that is set, and which requests are under
 way. With several routers each has its own, and a client can't choose which one it meets.
