@@ -57,9 +57,8 @@ class FakeService:
     serial_s: dict[str, float] = field(default_factory=dict)
     # `auto` takes the first of them whose queue is done within so many seconds; None: no `auto`.
     auto_slo_s: float | None = None
-    # Of a stream: seconds before each event; the first preview left out; no end mark.
+    # Of a stream: seconds before each event; no end mark.
     preview_s: float = 0.1
-    swallow_previews: bool = False
     break_streams: bool = False
     family: str = "sd-v1"
     random_weights: bool = False
@@ -162,7 +161,7 @@ class FakeService:
             "size": asked.get("size", "64x64"),
         }
         kinds = ["partial_image"] * asked["partial_images"] + ["completed"]
-        for kind in kinds[1:] if self.swallow_previews else kinds:
+        for kind in kinds:
             await asyncio.sleep(self.preview_s)
             event = json.dumps({"type": f"image_generation.{kind}", **fields})
             await response.write(f": waiting\n\nevent: x\ndata: {event}\n\n".encode())

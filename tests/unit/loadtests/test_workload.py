@@ -15,7 +15,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from loadtests import arrivals
 from loadtests.keys import environments_key, without_key
-from loadtests.replies import judge
+from loadtests.replies import judge, judge_stream
 from loadtests.samples import Sample, percentile, summarize
 from loadtests.workload import Workload
 from serve.http.schemas import parse_request
@@ -228,6 +228,48 @@ def test_any_other_status_is_a_failure_with_its_message(content: bytes) -> None:
     verdict = judge(503, {}, content, ASKED)
     assert verdict.outcome == "failed"
     assert verdict.reason.startswith("status 503: ")
+
+
+STREAMED = {"model": "distilled", "prompt": "x", "seed": 7, "stream": True, "partial_images": 2}
+
+
+def _stream(*kinds: str, **changes: object) -> list[bytes]:
+    """Events of one picture, as lines of a body."""
+    fields = {
+        **reply_to(STREAMED)["data"][0], "image_index": 0, "model": "distilled", "size": "64x64",
+        **changes,
+    }  # fmt: skip
+    events = (json.dumps({"type": f"image_generation.{kind}", **fields}) for kind in kinds)
+    return [line for event in events for line in (b": waiting", b"data: " + event.encode())]
+
+
+DONE = [b"data: [DONE]"]
+
+
+@pytest.mark.parametrize(
+    ("lines", "reason"),
+    [
+        pytest.param(_stream("partial_image", "completed") + DONE, "", id="right"),
+        pytest.param(_stream("partial_image", "completed"), "the stream broke off", id="no-end"),
+        pytest.param(_stream("completed") + DONE, "no preview came before", id="no-preview"),
+        pytest.param(_stream("partial_image") + DONE, "0 pictures, 1 were", id="no-picture"),
+        pytest.param(
+            _stream("partial_image", "completed", seed=8) + DONE, "another seed", id="seed"
+        ),
+        pytest.param(
+            [*_stream("partial_image"), b'data: {"error": {"message": "gone"}}'],
+            "error event: gone",
+            id="error",
+        ),
+        pytest.param([b"data: {"], "not a stream of the Images API", id="no-json"),
+    ],
+)
+def test_a_stream_is_judged_as_a_whole(lines: list[bytes], reason: str) -> None:
+    clock = itertools.count()
+    verdict, arrived_s = judge_stream(lines, STREAMED, lambda: float(next(clock)))
+    assert verdict.outcome == ("failed" if reason else "ok"), verdict
+    assert reason in verdict.reason
+    assert arrived_s == [float(at) for at in range(len(arrived_s))]
 
 
 def test_a_percentile_is_one_of_the_values() -> None:
