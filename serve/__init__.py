@@ -1,25 +1,26 @@
 """Stable Diffusion v1, distilled, and with a tiny VAE, behind one endpoint on Ray Serve.
 
-Two kinds of processes serve a request: the ingress, a Serve deployment with FastAPI in it, and
-replicas, one for each share of a device. A request's way through both:
+Behind Serve's proxy, two kinds of processes serve a request: the ingress, a Serve deployment with
+FastAPI in it, and replicas, one per share of a device. A request's path through both:
 
      1. http/gate.py        checks headers, API key and the key's limits, before any route
      2. http/images.py      POST /v1/images/generations: reads the body (body.py), checks it
-                            (schemas.py), negotiates the kind of answer (negotiation.py)
-     3. routing/router.py   picks the variant; for `model: "auto"` by its policy (auto.py)
-     4. http/schemas.py     fills in the variant's defaults and the seeds: a `Generation`
-     5. routing/router.py   calls a replica, the one with the least work ahead (least_work.py);
-                            once more where it dies
-     6. replica/replica.py  admits the request, or says when to come back (admission.py)
-     7. engine/loop.py      gives each image a slot (slots.py), steps all of them together, and
+                            (schemas.py), negotiates the kind of answer (negotiation.py), checks
+                            that the key may use the model, and draws a seed where none was given
+     3. routing/router.py   picks the variant, for `model: "auto"` by a policy (auto.py); the
+                            variant's defaults complete the request to a `Generation`
+     4. routing/router.py   calls the replica with the least work ahead (least_work.py), and
+                            retries once if it dies
+     5. replica/replica.py  admits the request, or refuses it with a Retry-After (admission.py)
+     6. engine/loop.py      gives each image a slot (slots.py), steps all of them together, and
                             decodes them on a thread of its own (decoding.py)
-     8. pipelines/pipeline.py  turns prompt and seed into noise (embeddings.py, trajectories.py),
+     7. pipelines/pipeline.py  makes embeddings of the prompt (embeddings.py) and noise of the seed,
                             takes one denoising step for many images, decodes latents (vae.py)
-     9. replica/encoding.py pixels to PNG, JPEG or WebP
-    10. http/images.py      JSON (base64_json.py), bytes, or server-sent events (streaming.py);
-                            errors become statuses in http/error_responses.py
+     8. replica/encoding.py encodes pixels as PNG, JPEG or WebP
+     9. http/images.py      answers with JSON (base64_json.py), bytes, or server-sent events
+                            (streaming.py); http/error_responses.py turns errors into statuses
 
-A room imports only rooms further down this way, and the words that all share:
+The packages, each importing only those further down its path:
 
     http         the HTTP side of the ingress; http/a1111 is AUTOMATIC1111's API, http/playground
                  the page
@@ -27,18 +28,23 @@ A room imports only rooms further down this way, and the words that all share:
     replica      the Ray actor: start-up, admission, drawing, encoding
     engine       the step loop and its rules; needs neither Ray nor torch, only a `Denoiser`
     pipelines    diffusers' models and schedulers on a device, and what makes them fast
-    weights      a family folder: download, manifest, check; `python -m serve.weights`
-    miniature    the embedded default's weights; miniature/training made them
 
+Above them:
+
+    __main__     `python -m serve`: the application on this machine
     app          the composition root: options to deployments to one application
     config       `AppArgs`, the options of `build_app`
-    __main__     `python -m serve`: that application on this machine
-    settings     environment and command line to settings
-    keys         API keys from a file of hashes; `python -m serve.keys new`
-    metrics      every metric, named in one place
-    variants     the catalogue: which components make a variant
+
+Below them, for all:
+
     generation   what is to be drawn, and what came of it
+    variants     the catalogue: which components make a variant
+    weights      a family folder: download, manifest, check; `python -m serve.weights`
+    miniature    the embedded default's weights; miniature/training made them
+    metrics      every metric, named in one place; only routing and replica use it
+    keys         API keys from a file of hashes; `python -m serve.keys new`
+    settings     environment and command line to settings
     errors       every error, with its status and code
 
-Imports inside are relative, so that a bare `serve` in a module always means Ray's.
+Imports inside the package are relative, so that a bare `serve` in a module always means Ray's.
 """

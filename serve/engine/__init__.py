@@ -2,8 +2,9 @@
 
     loop       Engine: submit, step, close; what happens at each step boundary
     decoding   finished images to pixels, beside the steps; previews
-    images     one image of a request; a watch over calls
-    previews   how many of them others can bear
+    under_way  one image of a request; a watch over calls
+    previews   how many previews a shared device has time for
+    denoiser   the protocol of what draws
     slots      which images are under way, and whose turn it is
     tickets    a request as its submitter sees it: events, result, cancel
     forecast   how long work is going to take
