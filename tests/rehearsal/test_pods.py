@@ -1,5 +1,6 @@
 """Pods without Ray: what is a pod's own, how it ends, and that nothing outlives the rehearsal."""
 
+import itertools
 import os
 import signal
 import subprocess
@@ -127,7 +128,7 @@ def press_ctrl_c(running: "subprocess.Popen[str]") -> None:
 def test_nothing_outlives_a_rehearsal_that_is_ended(
     end: Callable[["subprocess.Popen[str]"], None],
 ) -> None:
-    marker = f"1000.{os.getpid()}"
+    marker = f"1000.{next(_MARKERS)}{os.getpid()}"
     running = story(
         f"""
         import signal
@@ -138,12 +139,19 @@ def test_nothing_outlives_a_rehearsal_that_is_ended(
         time.sleep(1000)
         """
     )
-    assert running.stdout is not None
-    assert running.stdout.readline() == "up\n"
-    assert processes(marker)
-    end(running)
-    running.wait(HANG_S)
-    wait_for(lambda: not processes(marker))
+    try:
+        assert running.stdout is not None
+        assert running.stdout.readline() == "up\n"
+        wait_for(lambda: processes(marker))
+        end(running)
+        running.wait(HANG_S)
+        wait_for(lambda: not processes(marker))
+    finally:
+        running.kill()
+
+
+# None of another test's processes is taken for this one's.
+_MARKERS = itertools.count(1)
 
 
 def processes(marker: str) -> list[Path]:
