@@ -15,6 +15,7 @@ from pydantic import ValidationError
 
 from .config import AppArgs
 from .errors import ServingError
+from .routing.auto import QualityFirstPolicy
 from .settings import LaunchSettings, prepare_ray_environment
 from .variants import family
 from .weights.layout import family_dir, fp32_bytes
@@ -53,7 +54,6 @@ def _serve(settings: LaunchSettings) -> None:
     from ray.serve.schema import LoggingConfig
 
     from .app import build_app
-    from .routing.auto import QualityFirstPolicy
 
     auto: dict[str, Any] = {}
     if settings.auto_slo_s is not None:

@@ -4,8 +4,8 @@
      └── http/error_responses.py: each class becomes a status and a body
 
 Whoever finds a fault raises the class, in any room. The classes import neither Ray nor HTTP. An
-error crosses a Ray handle by pickling, which rebuilds it from `args`: so
-every class hands its positional, primitive arguments on to `Exception.__init__` unchanged.
+error crosses a Ray handle by pickling, which rebuilds it from `args`: so every class hands its
+positional, primitive arguments on to `Exception.__init__` unchanged.
 """
 
 import json

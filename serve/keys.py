@@ -5,8 +5,7 @@
     batch 60303ae22b998861bce3b28f33eec1be758a213c86c93c076dbe9f558c11c752 distilled,original
 
 `python -m serve.keys new NAME` makes a key. `http/gate.py` asks for keys; this knows neither HTTP
-nor Ray.
-Nothing of a file but names is ever told: not in errors, not in logs.
+nor Ray. Nothing of a file but names is ever told: not in errors, not in logs.
 """
 
 import argparse

@@ -124,17 +124,16 @@ class Gate:
 def require_allowed(scope: MutableMapping[str, Any], model: str, served: Collection[str]) -> None:
     """Hold a request that came through the gate to the variants of its key.
 
-    A key for some variants must name one: which one `auto` takes is not its to say. A model that
-    isn't served is no matter of keys.
+    A key for some variants may not leave the choice to `auto`. A model that isn't served is no
+    matter of keys. `served` is what may be named here, `auto` included where it is offered.
 
     Raises:
         ModelNotAllowed: another variant.
     """
     key: Key | None = scope.get("state", {}).get("key")
-    known = model == "auto" or model in served
-    if key is not None and key.variants is not None and known and not key.allows(model):
+    if key is not None and key.variants is not None and model in served and not key.allows(model):
         raise ModelNotAllowed(
-            f"model: {shown(model)} was given; key {shown(key.name)} allows: "
+            f"model: {shown(model)} would draw; key {shown(key.name)} allows: "
             f"{', '.join(sorted(key.variants))}",
             "model",
         )

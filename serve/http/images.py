@@ -18,7 +18,7 @@ from .error_responses import Route, errors, internal_error
 from .gate import require_allowed
 from .negotiation import Answer, negotiate, picture_answers
 from .schemas import GenerationRequest, Image, ImagesResponse, parse_request
-from .service import Router
+from .service import Router, served_models
 from .streaming import DONE, sse, sse_error, with_heartbeats
 
 _OUTPUT_FORMATS: dict[str, OutputFormat] = {
@@ -79,7 +79,7 @@ def image_routes(
         answer = _negotiate(request.headers.get("accept", "*/*"), asked)
         picture_format = asked.picture_format(_OUTPUT_FORMATS.get(answer))
         model = router.default_model if asked.model is None else asked.model
-        require_allowed(request.scope, model, router.variants)
+        require_allowed(request.scope, model, served_models(router))
         asked = asked.with_seed()
         choice = await router.choose(
             model, lambda variant: asked.resolve(variant, max_image_steps, max_request_s)

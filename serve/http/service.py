@@ -46,3 +46,8 @@ class Router(Protocol):
 
     async def warm_replicas(self) -> dict[str, int]:
         """How many replicas of each variant are warm."""
+
+
+def served_models(router: Router) -> list[str]:
+    """What a request's `model` may be: the variants, and `auto` where it is offered."""
+    return [*router.variants, *(["auto"] if router.auto is not None else [])]

@@ -16,7 +16,7 @@ from ...generation import PictureFormat
 from ..body import read_json
 from ..error_responses import Route
 from ..gate import require_allowed
-from ..service import Router
+from ..service import Router, served_models
 from .dialect import SAMPLERS, Txt2Img, changed_options, in_their_words, parse_txt2img, reply
 from .jobs import Jobs
 
@@ -60,7 +60,7 @@ def a1111_routes(
         asked = parse_txt2img(await read_json(request.headers, request.stream(), body_timeout_s))
         model = asked.model(options["sd_model_checkpoint"])
         some = router.variants.get(model) or next(iter(router.variants.values()))
-        require_allowed(request.scope, model, router.variants)
+        require_allowed(request.scope, model, served_models(router))
         ours = asked.as_ours(model, some).with_seed()
         try:
             choice = await router.choose(
@@ -76,7 +76,7 @@ def a1111_routes(
     @routes.get("/sd-models", responses=refused)
     async def sd_models() -> list[dict[str, Any]]:
         """The variants, and `auto` where it is offered, as checkpoints."""
-        names = [*router.variants, *(["auto"] if router.auto else [])]
+        names = served_models(router)
         return [
             {"title": name, "model_name": name, "hash": None, "sha256": None, "filename": name,
              "config": None}
@@ -105,14 +105,14 @@ def a1111_routes(
         except ValueError:
             raise MalformedBody("body: must be a JSON object in UTF-8") from None
         changed = changed_options(given, options)
-        known = [*router.variants, *(["auto"] if router.auto else [])]
+        known = served_models(router)
         for model in changed.values():
             if model not in known:
                 raise VariantNotFound(
                     f"sd_model_checkpoint: {shown(model)} was given; allowed: {', '.join(known)}",
                     "sd_model_checkpoint",
                 )
-            require_allowed(request.scope, model, router.variants)
+            require_allowed(request.scope, model, served_models(router))
         options.update(changed)
         return {}
 

@@ -55,6 +55,7 @@ class FakeRouter:
     manifest = read_manifest(WEIGHTS_DIR)
 
     def __init__(self) -> None:
+        self.chosen: list[str] = []
         self.asked: list[tuple[str, Generation, PictureFormat]] = []
         self.fault: Exception | None = None
         # After the previews.
@@ -65,10 +66,13 @@ class FakeRouter:
         self.replicas = dict.fromkeys(self.variants, 1)
 
     default_model = "original"
-    auto = QualityFirstPolicy(kind="quality-first", slo_s=5)
+    auto: QualityFirstPolicy | None = QualityFirstPolicy(kind="quality-first", slo_s=5)
 
     async def choose(self, model: str, resolve: Callable[[Variant], Generation]) -> Choice:
-        if model == "auto":
+        self.chosen.append(model)
+        # Whichever draws it, it is the same request.
+        assert len({resolve(variant).seeds for variant in self.variants.values()}) == 1
+        if model == "auto" and self.auto is not None:
             return Choice(resolve(self.variants["distilled"]), "degraded under load")
         if model not in self.variants:
             raise VariantNotFound(f"model: {shown(model)} was given", "model")

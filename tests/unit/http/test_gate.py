@@ -188,14 +188,19 @@ def test_a_key_is_held_to_its_variants(guarded: FastAPI, router: FakeRouter) -> 
     error = assert_openai_error(response, 403, "model_not_allowed")
     assert (error["param"], error["message"]) == (
         "model",
-        'model: "original" was given; key "batch" allows: distilled',
+        'model: "original" would draw; key "batch" allows: distilled',
     )
-    assert router.asked == []
+    assert router.chosen == router.asked == []
     for key, model in ((BATCH, "distilled"), (ALICE, "original"), (ALICE, "distilled")):
         reply = call(guarded, "POST", URL, key, json={**BODY, "model": model})
         assert reply.status_code == 200
     missing = call(guarded, "POST", URL, BATCH, json={**BODY, "model": "nope"})
     assert_openai_error(missing, 404, "model_not_found")
+    any_of_them = call(guarded, "POST", URL, BATCH, json={**BODY, "model": "auto"})
+    assert_openai_error(any_of_them, 403, "model_not_allowed")
+    router.auto = None
+    not_offered = call(guarded, "POST", URL, BATCH, json={**BODY, "model": "auto"})
+    assert_openai_error(not_offered, 404, "model_not_found")
 
 
 def test_the_openapi_document_tells_of_keys_only_where_they_are_needed(

@@ -2,10 +2,13 @@
 
 import asyncio
 import io
+import threading
 import time
 from collections.abc import Callable, Sequence
 
+import numpy as np
 import pytest
+from numpy.typing import NDArray
 from PIL import Image
 
 from serve.errors import DeadlineUnreachable, EngineClosed, Flagged, OutOfDeviceMemory, Overloaded
@@ -14,7 +17,7 @@ from serve.metrics import ReplicaMetrics
 from serve.replica.admission import Limits
 from serve.replica.replica import ReplicaSettings, VariantReplica
 from serve.variants import MINIATURE, Variant
-from tests.fakes import FakeDenoiser, generation
+from tests.fakes import FakeDenoiser, FakeTrajectory, generation
 from tests.machine import HANG_S
 
 VARIANT = MINIATURE.variants["distilled"]
@@ -124,6 +127,19 @@ def test_a_denoiser_that_cannot_draw_fails_the_construction() -> None:
             await replica_over(FakeDenoiser(room=0))
 
     asyncio.run(scenario())
+
+
+def test_a_warm_up_that_fails_leaves_no_thread() -> None:
+    class Undecodable(FakeDenoiser):
+        def decode(self, trajectories: list[FakeTrajectory]) -> NDArray[np.uint8]:
+            raise ValueError("cannot decode")
+
+    with pytest.raises(ValueError, match="cannot decode"):
+        asyncio.run(replica_over(Undecodable()))
+    end = time.monotonic() + HANG_S
+    while {"denoise", "decode"} & {one.name for one in threading.enumerate()}:
+        assert time.monotonic() < end
+        time.sleep(0.01)
 
 
 def test_a_drawing_holds_encoded_pictures_and_every_time() -> None:
