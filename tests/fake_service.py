@@ -47,8 +47,9 @@ class FakeService:
     latency_s: float = 0.02
     # Between these two moments after the first request, nothing is answered.
     stall_s: tuple[float, float] = (0.0, 0.0)
-    # Nothing is answered before so many requests have come.
+    # Nothing is answered before so many requests have come; or after so many.
     answer_from: int = 0
+    answer_none_from: int = 10**9
     # Every so many requests are refused with 429, or answered with another request's seed.
     reject_every: int = 0
     retry_after_s: int = 7
@@ -126,7 +127,7 @@ class FakeService:
         if begin_s <= since_first_s < end_s:
             await asyncio.sleep(end_s - since_first_s)
         await asyncio.sleep(self.latency_s)
-        while len(self.asked) < self.answer_from:
+        while count > self.answer_none_from or len(self.asked) < self.answer_from:
             await asyncio.sleep(0.01)
         if asked["model"] in self.serial_s:
             self._under_way[asked["model"]] += 1

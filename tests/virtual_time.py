@@ -18,8 +18,9 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
         return self._now_s
 
     def _run_once(self) -> None:
-        if not self._ready and self._scheduled:
-            self._now_s = max(self._now_s, self._scheduled[0].when())
+        timers = [timer.when() for timer in self._scheduled if not timer.cancelled()]
+        if not self._ready and timers:
+            self._now_s = max(self._now_s, min(timers))
         super()._run_once()  # type: ignore[misc]
 
 

@@ -1,4 +1,4 @@
-"""How long to look: `make fuzz` draws ten times as many requests as `make test`."""
+"""How long to look: `make fuzz` draws many times as many requests as `make test`."""
 
 from hypothesis import settings
 

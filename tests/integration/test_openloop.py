@@ -135,14 +135,14 @@ def test_the_command_prints_a_summary_and_keeps_raw_samples(tmp_path: Path) -> N
 
 
 def test_ctrl_c_keeps_what_was_measured() -> None:
-    with serving(FakeService(latency_s=0.3)) as service:
+    with serving(FakeService(answer_none_from=20)) as service:
         process = subprocess.Popen(
             command(service, "--rate", "20", "--duration", "600"),
             cwd=ROOT,
             stdout=subprocess.PIPE,
             text=True,
         )
-        wait_for(lambda: len(service.asked) >= 20)
+        wait_for(lambda: len(service.asked) >= 40)
         os.kill(process.pid, signal.SIGINT)
         output, _ = process.communicate(timeout=HANG_S)
     summary = json.loads(output.splitlines()[-1])

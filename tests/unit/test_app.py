@@ -43,7 +43,8 @@ def test_every_variant_has_a_deployment_with_the_bounds_that_are_configured() ->
         config = one._deployment_config
         assert config.graceful_shutdown_timeout_s == 11
         assert config.backpressure_config.retry_after_s == 9
-        assert config.request_router_config.get_request_router_class() is LeastWork
+        router_class = config.request_router_config.request_router_class
+        assert router_class == f"{LeastWork.__module__}.{LeastWork.__qualname__}"
         assert one.ray_actor_options == {"num_gpus": 0.5, "num_cpus": 1}
     # Every request that the variants can hold, and some more.
     assert made["router"].max_ongoing_requests > 3 * (7 + 3)
@@ -59,8 +60,8 @@ def test_packed_one_deployment_hosts_every_variant() -> None:
 
 def asked_of(handle: Handle, body: dict[str, Any], **args: Any) -> tuple[httpx.Response, ...]:
     """The answers to a request and to the page, from the routes as the arguments make them."""
-    served = AppArgs.model_validate({"variants": "original", **args})
-    ingress = Ingress(served, read_manifest(WEIGHTS_DIR), {"original": handle})  # type: ignore[dict-item]
+    served = AppArgs.model_validate({"variants": "distilled", **args})
+    ingress = Ingress(served, read_manifest(WEIGHTS_DIR), {"distilled": handle})  # type: ignore[dict-item]
     app = ingress.__serve_build_asgi_app__()
 
     async def ask() -> tuple[httpx.Response, ...]:
@@ -81,6 +82,7 @@ def test_the_routes_are_held_to_what_is_configured(tmp_path: Path) -> None:
     statuses = [one.status_code for one in asked_of(handle, {}, max_request_s=5)]
     assert statuses == [200, 200, 404]
     ((generation, _),) = handle.draw.asked
+    assert generation.variant == "distilled"  # The request names no model.
     assert before + 5 <= generation.deadline_at <= time.time() + 5
     refused, *pages = asked_of(
         Handle(), {"num_inference_steps": 11}, max_image_steps=10, playground=False, a1111=True

@@ -59,7 +59,7 @@ def test_it_streams_previews_and_then_the_picture(client: openai.OpenAI) -> None
     )
     *previews, last = list(stream)
     assert last.type == "image_generation.completed"
-    assert {event.type for event in previews} == {"image_generation.partial_image"}
+    assert {event.type for event in previews} <= {"image_generation.partial_image"}
     # A busy replica may leave some out.
     indices = [event.partial_image_index for event in previews]
     assert indices == sorted(set(indices) & {0, 1, 2})
