@@ -78,6 +78,7 @@ class Router:
 
         Raises:
             VariantNotFound: no such variant here, or `auto` without a policy for it.
+            Exception: what `resolve` raises; for `auto`, of any variant that could be chosen.
         """
         if model != AUTO or self._rule is None:
             return Choice(resolve(self.pick(model)), None)

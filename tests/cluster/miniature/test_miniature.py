@@ -41,6 +41,11 @@ def pictures(response: httpx.Response) -> list[NDArray[np.uint8]]:
     return [pixels(base64.b64decode(image["b64_json"])) for image in response.json()["data"]]
 
 
+def test_one_replica_that_hosts_every_variant_makes_each_of_them_ready(miniature: str) -> None:
+    ready = httpx.get(f"{miniature}/readyz", timeout=HANG_S).json()
+    assert ready == {"ready": True, "warm_replicas": dict.fromkeys(VARIANTS, 1), "minimum": 1}
+
+
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_the_service_draws_what_the_pipeline_draws(miniature: str, variant: str) -> None:
     reply = post(miniature, "image/png", model=variant, seed=2023, num_inference_steps=10)
