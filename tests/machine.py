@@ -1,5 +1,6 @@
 """This checkout and this machine: where it lies, what is free, and how long is too long."""
 
+import asyncio
 import socket
 import time
 from collections.abc import Callable
@@ -21,3 +22,10 @@ def wait_for(condition: Callable[[], object], deadline_s: float = HANG_S) -> Non
     while not condition():
         assert time.monotonic() < end, "the deadline passed"
         time.sleep(0.02)
+
+
+async def until(condition: Callable[[], object]) -> None:
+    """Like `wait_for`, on an event loop."""
+    async with asyncio.timeout(HANG_S):
+        while not condition():
+            await asyncio.sleep(0.002)

@@ -19,15 +19,9 @@ from serve.errors import (
 )
 from serve.generation import Generation
 from tests.fakes import FakeDenoiser, FakeTrajectory, generation
-from tests.machine import HANG_S
+from tests.machine import HANG_S, until
 
 FakeEngine = Engine[Generation, FakeTrajectory]
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(HANG_S):
-        while not condition():
-            await asyncio.sleep(0.002)
 
 
 def run(

@@ -21,7 +21,7 @@ from serve.http.api import build_api
 from serve.http.gate import MAX_HEADER_BYTES, MAX_HEADERS, ClientLimits, Gate
 from serve.keys import KeyFile, new_key
 from serve.variants import MINIATURE
-from tests.machine import HANG_S
+from tests.machine import HANG_S, until
 from tests.unit.http.test_api import JSON, URL, FakeRouter, assert_openai_error
 
 ALICE, ALICES_LINE = new_key("alice")
@@ -89,12 +89,6 @@ def call(app: Any, method: str, url: str, key: str | None = None, **args: Any) -
             return await client.request(method, url, **args)
 
     return asyncio.run(request())
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(HANG_S):
-        while not condition():
-            await asyncio.sleep(0.005)
 
 
 # Keys ------------------------------------------------------------------------------------------

@@ -4,7 +4,7 @@ import asyncio
 import io
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
@@ -18,7 +18,7 @@ from serve.replica.admission import Limits
 from serve.replica.replica import ReplicaSettings, VariantReplica
 from serve.variants import MINIATURE, Variant
 from tests.fakes import FakeDenoiser, FakeTrajectory, generation
-from tests.machine import HANG_S
+from tests.machine import HANG_S, until
 
 VARIANT = MINIATURE.variants["distilled"]
 
@@ -47,12 +47,6 @@ async def replica_over(
         {variant.name: note for variant in variants},
     )
     return replica
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(HANG_S):
-        while not condition():
-            await asyncio.sleep(0.002)
 
 
 def job(**changes: object) -> Generation:
