@@ -12,6 +12,8 @@ from typing import Literal
 from .generation import SchedulerName
 
 FamilyName = Literal["miniature", "sd-v1"]
+# A request's `model` that leaves the choice of the variant to the server.
+AUTO = "auto"
 ComponentClass = Literal[
     "CLIPTokenizer",
     "CLIPTextModel",
@@ -117,6 +119,11 @@ class Family:
             parts = variant.components | (variant.safety_components if safety_checker else {})
             needed |= {component.folder: component for component in parts.values()}
         return needed
+
+
+def offered_models(variants: Iterable[str], auto: bool) -> list[str]:
+    """What a request's `model` may be: the served variants, and `auto` where it is offered."""
+    return [*variants, *([AUTO] if auto else [])]
 
 
 def family(name: FamilyName) -> Family:

@@ -89,8 +89,10 @@ def internal_error() -> ServingError:
 
 def _error_response(fault: ServingError, scope: MutableMapping[str, Any]) -> JSONResponse:
     """In the dialect of the request."""
-    body = ErrorBody(message=fault.message, type=fault.type, param=fault.param, code=fault.code)
-    content = error_body(fault) if is_sdapi(scope) else ErrorResponse(error=body).model_dump()
+    if is_sdapi(scope):
+        content: dict[str, Any] = error_body(fault)
+    else:
+        content = ErrorResponse(error=ErrorBody.of(fault)).model_dump()
     headers = {}
     if fault.retry_after_s is not None:
         headers["Retry-After"] = str(math.ceil(fault.retry_after_s))
