@@ -28,7 +28,7 @@ _PROMPT = "a golden vase with different flowers"
 
 
 class LaunchSettings(BaseSettings, ModelOptions):
-    """What `python -m serve` can be told: `--port 8001`, or `DSD_PORT=8001`."""
+    """The settings of `python -m serve`: `--port 8001`, or `DSD_PORT=8001`."""
 
     model_config = SettingsConfigDict(
         env_prefix="DSD_",
@@ -58,7 +58,7 @@ class LaunchSettings(BaseSettings, ModelOptions):
         None, description="names and hashes of API keys; none needed when absent"
     )
     graceful_shutdown_timeout_s: float = Field(
-        5, gt=0, description="how long requests under way may take once it is told to stop"
+        5, gt=0, description="how long requests under way may take after SIGTERM or Ctrl-C"
     )
     show_logs: bool = Field(False, description="show the replicas' log lines here, too")
     log_encoding: Literal["TEXT", "JSON"] = Field("TEXT", description="form of the log lines")

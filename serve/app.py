@@ -56,10 +56,10 @@ class Ingress(Router):
 
     def __serve_build_asgi_app__(self) -> Any:
         """Build the routes in the replica; Serve calls this after the constructor."""
-        return build_api(self, self._args, read_keys(self._args))
+        return build_api(self, self._args, key_file(self._args))
 
 
-def read_keys(args: AppArgs) -> KeyFile | None:
+def key_file(args: AppArgs) -> KeyFile | None:
     """The file of API keys, where there is one.
 
     Raises:
@@ -77,7 +77,7 @@ def build_app(args: AppArgs) -> Application:
         WeightsError: the family folder is missing, incomplete or not safe to load.
         KeysError: the file of API keys is missing or broken.
     """
-    read_keys(args)  # It fails here at once; a router would try to start again and again.
+    key_file(args)  # It fails here at once; a router would try to start again and again.
     folder = family_dir(args.family, args.weights_dir)
     manifest = check_family(
         folder, family(args.family), args.served, safety_checker=args.safety_checker

@@ -1,4 +1,4 @@
-"""The arguments of `build_app`: everything that a deployment of the service can be told. No I/O.
+"""The arguments of `build_app`: every option of the service. No I/O.
 
 They are flat, since Serve's command line knows only `name=value`; the classes group them by the
 room that reads them.

@@ -1,7 +1,7 @@
 """The vocabulary from the router to the pictures: what is to be drawn, and what came of it.
 
-Plain frozen data without defaults: whoever makes a `Generation` has decided everything, so nobody
-downstream needs the request's schema or the catalogue.
+Plain frozen data without defaults: whoever makes a `Generation` has decided everything, so the code
+downstream needs neither the request's schema nor the catalogue.
 """
 
 from dataclasses import dataclass
@@ -105,7 +105,7 @@ class Timings:
 
 @dataclass(frozen=True, slots=True)
 class Drawing:
-    """Encoded pictures, in the order of the seeds, with what the client should be told.
+    """Encoded pictures, in the order of the seeds, with their times and warnings.
 
     None stands for a picture that the safety checker flagged; at least one is there.
     """

@@ -32,7 +32,10 @@ class ReplicaMetrics:
             "dsd_overload_refused", "Requests refused on arrival for a long queue", _VARIANT
         )
         self._retry_after_s = Histogram(
-            "dsd_retry_after_seconds", "Retry-After told", _RETRY_BUCKETS_S, ("variant", "code")
+            "dsd_retry_after_seconds",
+            "Retry-After of refused requests",
+            _RETRY_BUCKETS_S,
+            ("variant", "code"),
         )
         self._forecast = Histogram(
             "dsd_forecast_ratio", "Time taken over time forecast", _RATIO_BUCKETS, _VARIANT
@@ -115,7 +118,7 @@ class ReplicaMetrics:
         """A job wasn't taken on."""
         self._overloaded.inc(1, {"variant": job.variant})
 
-    def told_to_retry(self, job: Generation, code: str, after_s: float) -> None:
+    def refused_with_retry(self, job: Generation, code: str, after_s: float) -> None:
         """A job was refused, with the error's code, and when to come back."""
         self._retry_after_s.observe(after_s, {"variant": job.variant, "code": code})
 

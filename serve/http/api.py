@@ -21,7 +21,7 @@ from .service import Router
 
 
 def build_api(router: Router, options: HttpOptions, keys: KeyFile | None = None) -> FastAPI:
-    """The application over a router; without `keys` nobody needs an API key."""
+    """The application over a router; without `keys`, requests need no API key."""
     # Offline: it serves Swagger's files, so that `/docs` works without a network.
     api: FastAPI = FastAPIOffline(
         title="distilled-sd-serve",

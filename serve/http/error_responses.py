@@ -83,7 +83,7 @@ def errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
 
 
 def internal_error() -> ServingError:
-    """What a client is told of an error that nobody expected: where to look it up."""
+    """The error for an unexpected exception, which says where to look it up."""
     return ServingError("internal error; the server's log has it under this reply's x-request-id")
 
 

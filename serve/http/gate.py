@@ -61,8 +61,8 @@ class Gate:
     Args:
         app: what is behind.
         refuse: makes an error's answer.
-        options: what requests are held to; `max_requests_per_key` counts in this process.
-        keys: the API keys; without any nobody needs one.
+        options: the limits; `max_requests_per_key` counts in this process.
+        keys: the API keys; with None, requests need no key.
     """
 
     def __init__(

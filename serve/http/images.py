@@ -150,7 +150,7 @@ def _headers(
 
 
 def _log_user(asked: GenerationRequest) -> None:
-    """Log on whose behalf a request is made, hashed, so that abuse can be traced."""
+    """Log the hash of the end user that a request names, so that abuse can be traced."""
     for field, value in (("user", asked.user), ("safety_identifier", asked.safety_identifier)):
         if value is not None:
             _log.info("%s %s", field, hashlib.sha256(value.encode()).hexdigest()[:16])

@@ -21,7 +21,7 @@ class RequestLimits(BaseModel):
 
 
 class HttpOptions(RequestLimits):
-    """What is served over HTTP, and what clients are held to."""
+    """Which routes are served, and the limits of clients and requests."""
 
     playground: bool = Field(True, description="serve the page at `/`")
     a1111: bool = Field(False, description="answer AUTOMATIC1111's clients under /sdapi/v1")

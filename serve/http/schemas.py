@@ -293,7 +293,7 @@ class ErrorBody(Strict):
 
     @classmethod
     def of(cls, fault: ServingError) -> Self:
-        """What a client is told of an error."""
+        """An error as clients get it."""
         return cls(message=fault.message, type=fault.type, param=fault.param, code=fault.code)
 
 
@@ -369,7 +369,7 @@ def bounds() -> dict[str, tuple[float, float]]:
         for rule in schema.get("anyOf", [schema]):
             if "maximum" in rule and "minimum" in rule:
                 found[name] = (rule["minimum"], rule["maximum"])
-            elif "exclusiveMaximum" in rule:  # Only integers have one.
+            elif "exclusiveMaximum" in rule:  # Only integers have an exclusive maximum.
                 found[name] = (rule["minimum"], rule["exclusiveMaximum"] - 1)
             elif "maxLength" in rule:
                 found[name] = (rule.get("minLength", 0), rule["maxLength"])

@@ -13,7 +13,7 @@ from .options import ReplicaOptions
 _BOUNDS_S = 1, 600
 # So that clients that were refused together don't come back together.
 _JITTER = 0.25
-# Of others who were refused, nobody waits for more than so many queues' lengths.
+# For the returns of others a refused request waits at most so many queues' lengths.
 _MOST_QUEUES = 2
 
 
@@ -26,14 +26,14 @@ class Refusal:
 
 
 class Returns:
-    """The work of those who were told to come back and aren't due yet; times are on one clock."""
+    """The work of refused requests whose `Retry-After` isn't over; times are on one clock."""
 
     def __init__(self) -> None:
         # By the second in which it is due: a flood of refusals doesn't fill the memory.
         self._work_s: dict[int, float] = {}
 
     def expect(self, due_at: float, work_s: float) -> None:
-        """Somebody was told to come back then, with so many seconds of work."""
+        """A refused request comes back at `due_at`, with so many seconds of work."""
         second = math.ceil(due_at)
         self._work_s[second] = self._work_s.get(second, 0.0) + work_s
 
@@ -54,7 +54,7 @@ def refusal(
 
     Others were refused before it and come back before it: it is told to come after them, up to two
     queues' lengths. By then all that waits now has begun, even where half of the device's time goes
-    to newcomers, and of a long overload nobody knows how many do come back.
+    to newcomers, and in a long overload it is unknown how many do come back.
 
     Args:
         start_s: when the request would begin, in seconds from now.

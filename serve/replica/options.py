@@ -23,7 +23,7 @@ class ReplicaOptions(BaseModel):
         False, description="keep back what the family's safety checker flags; its folder needs one"
     )
     png_parameters: bool = Field(
-        True, description="put prompt, seed and the like into PNGs, as other tools do"
+        True, description="put prompt, seed and other parameters into PNGs, as other tools do"
     )
     max_queued_requests: int = Field(
         32, ge=1, description="requests that wait inside a replica, and in each router before it"

@@ -36,8 +36,8 @@ _FAULTS_IN_A_ROW = 5
 class VariantReplica:
     """Draws with the variants it hosts. Loaded and warm once constructed, so RUNNING means ready.
 
-    `notes` say, by variant, what everybody who sees its pictures must know of its weights: they go
-    into every picture's Exif and every reply's warnings.
+    `notes` say, by variant, what users of its pictures must know of its weights: they go into every
+    picture's Exif and every reply's warnings.
     """
 
     async def __init__(  # type: ignore[misc]  # Serve awaits constructors.
@@ -149,7 +149,7 @@ class VariantReplica:
                 raise Overloaded(f"{generation.variant}: {refused.reason}", refused.retry_after_s)
             return self._engine.submit(generation, _on_own_clock(generation.deadline_at))
         except RetryLater as fault:
-            self._metrics.told_to_retry(generation, fault.code, fault.retry_after_s or 0.0)
+            self._metrics.refused_with_retry(generation, fault.code, fault.retry_after_s or 0.0)
             raise
 
     async def _encode(

@@ -38,7 +38,7 @@ class LeastWork(RequestRouter):
         self._routed = {
             replica_id: routed for replica_id, routed in self._routed.items() if replica_id in known
         }
-        # At random where they are equal, so that several routers don't agree on one.
+        # At random where they are equal, so that several routers don't all choose the same.
         ranked = sorted(
             candidate_replicas,
             key=lambda replica: (self._ahead_s(replica, now), random.random()),

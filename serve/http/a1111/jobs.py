@@ -15,7 +15,7 @@ _WEIGHT = 0.3
 
 @dataclass(eq=False)
 class _Job:
-    """A request under way: whose, since when, how much work, and its task."""
+    """A request under way; `owner` is the name of its API key, if any."""
 
     owner: str | None
     began_s: float

@@ -268,7 +268,7 @@ def test_what_refused_requests_are_told_to_wait_is_measured_by_code(
     told: list[tuple[str, str, float]] = []
     monkeypatch.setattr(
         ReplicaMetrics,
-        "told_to_retry",
+        "refused_with_retry",
         lambda _, asked, code, after_s: told.append((asked.variant, code, after_s)),
     )
 
