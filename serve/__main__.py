@@ -1,4 +1,8 @@
-"""`python -m serve`: the application on a Ray cluster of its own, on this machine only."""
+"""`python -m serve`: the application on a Ray cluster of its own, on this machine only.
+
+`serve run` neither checks port and memory, nor says when every variant is warm, nor ends cleanly on
+SIGTERM.
+"""
 
 import contextlib
 import io

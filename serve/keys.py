@@ -50,7 +50,8 @@ class Key:
 class KeyFile:
     """The keys in a file, which may be replaced while it is used.
 
-    A new file that is broken or gone leaves the old keys in force, and is logged once.
+    A new file that is broken or gone leaves the old keys in force, so that a slip in an editor
+    locks nobody out, and is logged once.
 
     Args:
         path: of the file; a link, as in mounted Secrets, is followed at every look.

@@ -1,7 +1,7 @@
 """Every metric of this project, named in one place; Ray prefixes `ray_` and adds `_total`.
 
-Serve tags them with application, deployment and replica. deploy/README.md's table says what each
-means and is held to this module.
+Serve tags them with application, deployment and replica. docs/metrics.md says what each means; a
+test compares it with this module.
 """
 
 from ray.serve.metrics import Counter, Gauge, Histogram

@@ -180,6 +180,7 @@ def _sd_v1(name: str, description: str, unet: Component, vae: Component) -> Vari
         scheduler=_sd_scheduler,
         unet=unet,
         vae=vae,
+        # 5 MB in every folder, so that there are previews whatever the variant.
         preview_vae=_taesd_vae,
         default_scheduler="pndm",
         guidance_scale=7.5,

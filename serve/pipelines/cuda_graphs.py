@@ -2,7 +2,8 @@
 
 A replay launches hundreds of kernels at once, reads its inputs from fixed buffers and writes into
 a fixed output. A row is one sample of the UNet: with guidance an image has two. Rows don't touch
-each other, so a call may be split and its last part padded with whatever the buffers hold.
+each other, so a call may be split and its last part padded with whatever the buffers hold. The
+compiler's own graphs belong to one thread, and replicas load on another than they draw on.
 """
 
 from collections.abc import Callable, Mapping

@@ -183,6 +183,7 @@ class Pipeline:
         On CUDA it returns when the step before is done: launches stay one ahead.
         """
         if self.optimisations.deterministic:
+            # Not one padded size: a row of a padded call may still depend on its place in it.
             for one in trajectories:
                 self._advance([one])
         else:

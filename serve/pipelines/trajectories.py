@@ -115,6 +115,8 @@ class Trajectory:
     def estimate(self, last: Prediction) -> torch.Tensor:
         """The finished latents as a prediction has them: the sample without its noise.
 
+        Previews show this, since the noisy latents are mere noise to the eye even halfway.
+
         `sample = signal * finished + noise`, with the powers of signal and noise adding up to 1
         but for Euler, whose samples keep the signal whole (Karras et al., arXiv 2206.00364).
         """

@@ -104,7 +104,7 @@ class VariantReplica:
 
     def record_routing_stats(self) -> dict[str, float]:
         """Report to Serve's routers how much work is ahead here; see `routing/least_work.py`."""
-        # Serve asks about once a second, which suits the gauges, too.
+        # Serve asks about once a second; Ray drops a gauge that isn't set for 20 s.
         self._metrics.report_gauges(*self._engine.occupied, self._engine.cap)
         return {
             "at": time.time(),

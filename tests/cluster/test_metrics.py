@@ -31,7 +31,7 @@ OF_THE_OPERATOR = {
 TABLE = dict(
     re.findall(
         r"^\| `(ray_dsd_\w+)` \| (\w+) \|",
-        (ROOT / "deploy" / "METRICS.md").read_text(),
+        (ROOT / "docs" / "metrics.md").read_text(),
         re.MULTILINE,
     )
 )
