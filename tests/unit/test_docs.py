@@ -10,6 +10,7 @@ import pytest
 from serve import errors
 from serve.errors import RetryLater, ServingError
 from serve.http.schemas import GenerationRequest
+from tests.configuration_document import DOCUMENT, render
 from tests.fuzz.test_openapi import app
 from tests.machine import ROOT
 
@@ -99,6 +100,10 @@ def test_every_make_target_in_the_documents_exists(document: str) -> None:
 def test_every_other_command_in_the_documents_is_run_by_a_test(document: str) -> None:
     for command in commands(document):
         assert command.startswith(("make", "curl http://127.0.0.1:8000")) or command in RUN_BY_TESTS
+
+
+def test_the_table_of_options_is_the_option_classes() -> None:
+    assert DOCUMENT.read_text() == render(), "run: python -m tests.configuration_document"
 
 
 def test_the_api_document_lists_every_field_with_its_default() -> None:
