@@ -18,7 +18,7 @@ _SECONDS = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9})?")
 # What Pillow raises beside OSError: on misplaced chunks, and on sizes that would fill the memory.
 _PILLOW_FAULTS = (SyntaxError, Image.DecompressionBombError)
 # Who drew a picture, as its own parameters have it; the prompt before them may say anything.
-_DRAWN_BY = re.compile(r", Model: ([^,\n]+)$")
+_DRAWN_BY = re.compile(r", Model: ([^,\n]+)(, Version: [^,\n]+)?$")
 # What a reply of another shape raises; the last where lists lie in lists by the thousand.
 _SHAPE_FAULTS = (ValueError, KeyError, TypeError, RecursionError)
 

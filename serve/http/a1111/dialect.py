@@ -12,17 +12,16 @@ from typing import Any, ClassVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ...errors import InvalidRequest, MalformedBody, ServingError, shown
-from ...generation import Drawing, Generation, SchedulerName, infotext
+from ...generation import SAMPLER_NAMES, Drawing, Generation, SchedulerName, infotext
 from ...variants import Variant
 from ..schemas import GenerationRequest, validate_request
 
-# Its sampler of the same algorithm, and what else that is called there. PNDM without its
-# Runge-Kutta steps, as Stable Diffusion configures it, is PLMS.
-SAMPLERS: dict[SchedulerName, tuple[str, tuple[str, ...]]] = {
-    "pndm": ("PLMS", ("plms",)),
-    "ddim": ("DDIM", ("ddim",)),
-    "dpm++": ("DPM++ 2M", ("k_dpmpp_2m",)),
-    "euler": ("Euler", ("k_euler",)),
+# What else its API calls the samplers.
+SAMPLER_ALIASES: dict[SchedulerName, str] = {
+    "pndm": "plms",
+    "ddim": "ddim",
+    "dpm++": "k_dpmpp_2m",
+    "euler": "k_euler",
 }
 # What each of these may say: that it changes nothing.
 _NEUTRAL: dict[str, tuple[Any, ...]] = {
@@ -135,12 +134,12 @@ class Txt2Img(BaseModel):
         named = self.sampler_name or self.sampler_index
         if named is None or named == "Automatic":
             return None
-        for scheduler, (name, aliases) in SAMPLERS.items():
-            if named.lower() in (name.lower(), *aliases):
+        for scheduler, name in SAMPLER_NAMES.items():
+            if named.lower() in (name.lower(), SAMPLER_ALIASES[scheduler]):
                 if scheduler == "ddim" and self.eta:
                     raise InvalidRequest(f"eta: {self.eta:g} was given; DDIM allows only 0", "eta")
                 return scheduler
-        known = ", ".join(name for name, _ in SAMPLERS.values())
+        known = ", ".join(SAMPLER_NAMES.values())
         raise InvalidRequest(
             f"sampler_name: {shown(named)} was given; allowed: {known}", "sampler_name"
         )
@@ -178,7 +177,6 @@ def reply(asked: Txt2Img, generation: Generation, drawing: Drawing) -> dict[str,
     """`images`, `parameters` and `info`; flagged pictures are left out, and `info` says so."""
     drawn = [image for image, picture in enumerate(drawing.pictures) if picture is not None]
     seeds = [generation.seeds[image] for image in drawn]
-    sampler, _ = SAMPLERS[generation.scheduler]
     info = {
         "prompt": generation.prompt,
         "all_prompts": [generation.prompt] * len(drawn),
@@ -192,7 +190,7 @@ def reply(asked: Txt2Img, generation: Generation, drawing: Drawing) -> dict[str,
         "subseed_strength": 0,
         "width": generation.width_px,
         "height": generation.height_px,
-        "sampler_name": sampler,
+        "sampler_name": SAMPLER_NAMES[generation.scheduler],
         "cfg_scale": generation.guidance_scale,
         "steps": generation.num_inference_steps,
         "batch_size": len(drawn),

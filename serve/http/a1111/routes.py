@@ -12,13 +12,13 @@ from pydantic import BaseModel
 from pydantic_core import from_json
 
 from ...errors import CrossSiteRequest, MalformedBody, VariantNotFound, shown
-from ...generation import LOSSLESS_PNG
+from ...generation import LOSSLESS_PNG, SAMPLER_NAMES
 from ..body import read_json
 from ..error_responses import Route
 from ..gate import require_allowed
 from ..options import HttpOptions
 from ..service import Router
-from .dialect import SAMPLERS, Txt2Img, changed_options, parse_txt2img, reply
+from .dialect import SAMPLER_ALIASES, Txt2Img, changed_options, parse_txt2img, reply
 from .jobs import Jobs
 
 
@@ -77,8 +77,8 @@ def a1111_routes(router: Router, options: HttpOptions, locks: Sequence[Any]) -> 
     async def samplers() -> list[dict[str, Any]]:
         """The schedulers by their names there."""
         return [
-            {"name": name, "aliases": list(aliases), "options": {}}
-            for name, aliases in SAMPLERS.values()
+            {"name": name, "aliases": [SAMPLER_ALIASES[scheduler]], "options": {}}
+            for scheduler, name in SAMPLER_NAMES.items()
         ]
 
     @routes.get("/options", responses=refused)

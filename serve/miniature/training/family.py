@@ -48,6 +48,7 @@ def denoise(
             scheduler="pndm",
             deadline_at=None,
             previews=0,
+            warnings=(),
         )
         trajectories += pipeline.begin(asked)[0]
     for _ in range(trajectories[0].total_steps):

@@ -15,7 +15,7 @@ from PIL import Image
 
 from serve.errors import Overloaded, RequestInterrupted, VariantUnavailable
 from serve.generation import Drawing, Generation, PictureFormat, Timings
-from serve.http.a1111.dialect import SAMPLERS
+from serve.http.a1111.dialect import SAMPLER_ALIASES
 from serve.http.a1111.jobs import Jobs
 from serve.http.api import build_api
 from serve.http.options import HttpOptions
@@ -176,7 +176,7 @@ def test_an_unknown_checkpoint_is_not_found_wherever_it_is_named(call: Call) -> 
         ),
         pytest.param({"cfg_scale": 31}, "cfg_scale: ", id="cfg"),
         pytest.param({"width": 97}, "width and height: ", id="size"),
-        pytest.param({"batch_size": 3, "n_iter": 3}, "batch_size and n_iter: ", id="images"),
+        pytest.param({"batch_size": 4, "n_iter": 3}, "batch_size and n_iter: 12 ", id="images"),
         pytest.param({"batch_size": 0}, "batch_size and n_iter: ", id="none"),
         pytest.param({"seed": -2}, "seed: -2", id="seed"),
         pytest.param({"steps": "many"}, 'steps: "many"', id="type"),
@@ -240,13 +240,13 @@ def test_a_flagged_picture_is_left_out_and_told(call: Call, router: FakeRouter) 
 
 
 def test_every_scheduler_has_a_sampler_and_is_found_by_it(call: Call, router: FakeRouter) -> None:
-    assert set(SAMPLERS) == set(SCHEDULERS)
+    assert set(SAMPLER_ALIASES) == set(SCHEDULERS)
     for one in call("GET", "/sdapi/v1/samplers").json():
         for name in (one["name"], *one["aliases"]):
             body = {"prompt": "x", "sampler_name": name}
             assert call("POST", TXT2IMG, json=body).status_code == 200
     assert [asked.scheduler for _, asked, _ in router.asked] == [
-        one for one in SAMPLERS for _ in range(2)
+        name for name in SAMPLER_ALIASES for _ in range(2)
     ]
 
 

@@ -187,7 +187,9 @@ def test_a_picture_by_another_variant_than_the_reply_names_is_a_failure(
 ) -> None:
     def draw(reply: dict[str, Any]) -> None:
         chunk, buffer = PngInfo(), io.BytesIO()
-        chunk.add_text("parameters", f"a vase, Model: any\nSteps: 2, Model: {drawn_by}")
+        chunk.add_text(
+            "parameters", f"a vase, Model: any\nSteps: 2, Model: {drawn_by}, Version: x 1"
+        )
         image = Image.linear_gradient("L").resize((64, 64))
         image.save(buffer, "PNG", pnginfo=chunk)
         reply.update(model="distilled", model_reason="degraded under load")
