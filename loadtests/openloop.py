@@ -19,9 +19,9 @@ from pathlib import Path
 from typing import Any
 
 from . import arrivals
-from .client import Client, connected
+from .client import Client, answered, connected
 from .keys import KEY_HELP, environments_key
-from .samples import Sample, Summary, answered, summarize
+from .samples import Sample, Summary, summarize
 from .workload import Workload
 
 # Beyond this many the operating system's limits would be measured.

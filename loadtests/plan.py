@@ -189,8 +189,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--rate", type=float, required=True, help="requests a second to carry, at the peak")
     add("--slo-p95", type=float, required=True, help="seconds that 95 of 100 requests should keep")
     add("--mix", default="", help="a=0.2,b=0.8: shares of the rate; default: even ones")
-    add("--efficiency", type=float, default=1.0,
-        help="of several replicas; loadtests.replicas measures it")  # fmt: skip
+    add("--efficiency", type=float, default=1.0, help="of several replicas, against single ones")
     add("--price-per-hour", type=float, help="of a device; default: the report's")
     add("--out", type=Path, help="write plan.json here, for loadtests.compare --plan")
     return parser

@@ -1,13 +1,10 @@
 """One request of a load test as it went, and the exact figures of a run."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal
+from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
-
-if TYPE_CHECKING:  # `bench` takes percentiles where there is no HTTP client.
-    from .client import Answer
 
 # A request that is fired later than this was not fired on time.
 _LATE_S = 0.010
@@ -45,22 +42,6 @@ class Sample:
     def latency_s(self) -> float:
         """From the instant for which it was scheduled to its last byte."""
         return self.done_s - self.scheduled_s
-
-
-def answered(sample: Sample, answer: "Answer", done_s: float) -> Sample:
-    """The sample with what came back, `done_s` after the run's start."""
-    verdict = answer.verdict
-    return replace(
-        sample,
-        done_s=done_s,
-        status=answer.status,
-        outcome=verdict.outcome,
-        reason=verdict.reason,
-        retry_after_s=verdict.retry_after_s,
-        queue_s=(verdict.timings or {}).get("queue_s"),
-        model=verdict.model,
-        model_reason=verdict.model_reason,
-    )
 
 
 @dataclass(frozen=True)

@@ -2,11 +2,12 @@
 
 import contextlib
 import signal
-import socket
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+
+from ..machine import free_port
 
 _END_S = 60
 # What `auto` keeps where no SLO is given: about three of the miniature's single-user times on one
@@ -24,9 +25,7 @@ def own_service(slo_s: float | None = None) -> Iterator[str]:
     Raises:
         RuntimeError: it did not start; the message is its own.
     """
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = int(probe.getsockname()[1])
+    port = free_port()
     process = subprocess.Popen(
         [sys.executable, "-m", "serve", "--port", str(port), "--auto-slo-s",
          str(slo_s or _AUTO_SLO_S)],
