@@ -79,7 +79,7 @@ miniature: .venv/.serve  ## train the embedded miniature from nothing (ARGS="--d
 measure: .venv/.serve  ## measure the shipped miniature (ARGS=--quick)
 	$(BIN)/python -m serve.miniature.training.measure $(ARGS)
 
-image: .venv/.serve  ## build the container image, with its SBOM (TARGET=cuda, ARGS="--stand-in-base --host-pip")
+image: .venv/.serve  ## build the container image, with its SBOM (TARGET=cuda or loadtest, ARGS="--stand-in-base --host-pip")
 	@$(BIN)/python deploy/image.py build --target $(TARGET) $(ARGS)
 
 image-test: .venv/.serve  ## run the image as the manifests do: read-only, pictures, SIGTERM
