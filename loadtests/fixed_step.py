@@ -58,8 +58,8 @@ class FixedStep:
     def step(self, trajectories: list[_Trajectory]) -> None:
         """Sleep."""
         time.sleep(self._step_s)
-        for one in trajectories:
-            one.steps_done += 1
+        for trajectory in trajectories:
+            trajectory.steps_done += 1
 
     def decode_slice(self, _: _Trajectory) -> int:
         """One at a time."""
@@ -67,7 +67,9 @@ class FixedStep:
 
     def decode(self, trajectories: list[_Trajectory]) -> NDArray[np.uint8]:
         """`picture` of each; `(B, H, W, 3)`."""
-        return np.stack([self.picture(one.generation, one.seed) for one in trajectories])
+        return np.stack(
+            [self.picture(trajectory.generation, trajectory.seed) for trajectory in trajectories]
+        )
 
     def picture(self, generation: Generation, seed: int) -> NDArray[np.uint8]:
         """Two colours, so that it isn't blank; `(H, W, 3)`."""

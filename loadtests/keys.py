@@ -16,6 +16,8 @@ def environments_key() -> str | None:
 def without_key(arguments: Sequence[str], key: str | None) -> list[str]:
     """A command's arguments as they may be written down."""
     return [
-        f"{one.removesuffix(key)}..." if key and (one == key or one.endswith(f"={key}")) else one
-        for one in arguments
+        f"{argument.removesuffix(key)}..."
+        if key and (argument == key or argument.endswith(f"={key}"))
+        else argument
+        for argument in arguments
     ]

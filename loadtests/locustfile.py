@@ -50,11 +50,11 @@ def _drop_classes_without_tasks(environment: Any, **_: Any) -> None:
     wanted = set(environment.parsed_options.tags or ())
     excluded = set(environment.parsed_options.exclude_tags or ())
     environment.user_classes = [
-        one
-        for one in environment.user_classes
+        user_class
+        for user_class in environment.user_classes
         if any(
             (not wanted or wanted & tags) and not excluded & tags
-            for tags in (task.locust_tag_set for task in one.tasks)
+            for tags in (task.locust_tag_set for task in user_class.tasks)
         )
     ]
 
@@ -250,11 +250,11 @@ class StreamingUser(VariantUser):
             self._tell("between events", [b - a for a, b in pairwise(arrived_s)])
 
     def _tell(self, what: str, seconds: list[float]) -> None:
-        for one in seconds:
+        for gap_s in seconds:
             self.environment.events.request.fire(
                 request_type="SSE",
                 name=f"{what} [{self.variant}]",
-                response_time=1000 * one,
+                response_time=1000 * gap_s,
                 response_length=0,
                 exception=None,
                 context={},

@@ -71,11 +71,14 @@ def summarize(samples: Sequence[Sample], duration_s: float, slo_s: float | None)
     was (the smallest that at least that share doesn't exceed). `within_slo` is the share of all
     requests that were drawn within `slo_s`, so a rejected one counts against it.
     """
-    by = {outcome: [one for one in samples if one.outcome == outcome] for outcome in _OUTCOMES}
-    latencies = sorted(one.latency_s for one in by["ok"])
-    sent = [one for one in samples if one.outcome != "unsent"]
-    late = sum(one.fired_s - one.scheduled_s > _LATE_S for one in sent)
-    ended_s = max([duration_s, *(one.done_s for one in sent)])
+    by = {
+        outcome: [sample for sample in samples if sample.outcome == outcome]
+        for outcome in _OUTCOMES
+    }
+    latencies = sorted(sample.latency_s for sample in by["ok"])
+    sent = [sample for sample in samples if sample.outcome != "unsent"]
+    late = sum(sample.fired_s - sample.scheduled_s > _LATE_S for sample in sent)
+    ended_s = max([duration_s, *(sample.done_s for sample in sent)])
     in_time = sum(slo_s is not None and latency_s <= slo_s for latency_s in latencies)
     void = ""
     if by["unsent"]:

@@ -24,11 +24,11 @@ def vae_pairs(family: Family) -> list[tuple[str, str]]:
     """Variants with the same UNet and another VAE: (the one with the KL VAE, the other)."""
     variants = family.variants.values()
     return [
-        (one.name, other.name)
-        for one in variants
+        (variant.name, other.name)
+        for variant in variants
         for other in variants
-        if one.unet == other.unet
-        and one.vae.component_class == "AutoencoderKL"
+        if variant.unet == other.unet
+        and variant.vae.component_class == "AutoencoderKL"
         and other.vae.component_class != "AutoencoderKL"
     ]
 

@@ -85,7 +85,14 @@ replicas are compared); pictures weigh what photos of 512x512 do.
 
 def _part(part: str, contenders: Rounds) -> str:
     against, comparison, caption = _PARTS[part]
-    roles = sorted({role for each in contenders.values() for one in each for role in one.cpu_ms})
+    roles = sorted(
+        {
+            role
+            for each in contenders.values()
+            for measurement in each
+            for role in measurement.cpu_ms
+        }
+    )
     rows = []
     for name, measured in contenders.items():
         cpu = [_median([each.cpu_ms.get(role, 0.0) for each in measured]) for role in roles]
