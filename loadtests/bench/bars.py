@@ -9,32 +9,26 @@ Finding = tuple[float, str] | str
 
 @dataclass(frozen=True)
 class Bar:
-    """One requirement; a `goal` is aimed at, and missing it is no failure."""
+    """One requirement; `found` is the figure in words, or why there is none."""
 
     name: str
     wanted: str
     found: str
     state: Literal["met", "missed", "not decided"]
-    goal: bool = False
 
     @classmethod
-    def at_least(
-        cls, name: str, limit: float, unit: str, found: Finding, *, goal: bool = False
-    ) -> "Bar":
+    def at_least(cls, name: str, limit: float, unit: str, found: Finding) -> "Bar":
         """A bar for a figure of which more is better."""
-        return cls._of(name, f"at least {limit:g}{unit}", found, limit, 1, goal)
+        return cls._of(name, f"at least {limit:g}{unit}", found, limit, 1)
 
     @classmethod
     def at_most(cls, name: str, limit: float, unit: str, found: Finding) -> "Bar":
         """A bar for a figure of which less is better."""
-        return cls._of(name, f"at most {limit:g}{unit}", found, limit, -1, False)
+        return cls._of(name, f"at most {limit:g}{unit}", found, limit, -1)
 
     @classmethod
-    def _of(
-        cls, name: str, wanted: str, found: Finding, limit: float, sign: int, goal: bool
-    ) -> "Bar":
+    def _of(cls, name: str, wanted: str, found: Finding, limit: float, sign: int) -> "Bar":
         if isinstance(found, str):
-            return cls(name, wanted, found, "not decided", goal)
+            return cls(name, wanted, found, "not decided")
         figure, text = found
-        state: Literal["met", "missed"] = "met" if sign * figure >= sign * limit else "missed"
-        return cls(name, wanted, text, state, goal)
+        return cls(name, wanted, text, "met" if sign * figure >= sign * limit else "missed")

@@ -258,14 +258,14 @@ def test_an_address_where_nobody_answers_is_one_clear_line(tmp_path: Path) -> No
     assert "does not answer" in done.stderr.splitlines()[-1]
 
 
-def test_a_service_that_refuses_from_the_start_is_told_at_once(tmp_path: Path) -> None:
+def test_a_service_that_refuses_from_the_start_is_reported_at_once(tmp_path: Path) -> None:
     done = compare(FakeService(serial_s={"original": 0.01}, reject_every=1), tmp_path)
     assert done.returncode == 2
     assert "original: not drawn when warmed up: 429" in done.stderr
     assert not (tmp_path / "report.json").exists()
 
 
-def test_somebody_elses_endpoint_is_told(tmp_path: Path) -> None:
+def test_an_endpoint_of_another_service_is_reported(tmp_path: Path) -> None:
     done = compare(FakeService(serial_s={"original": 0.01}, family="flux"), tmp_path)
     assert done.returncode == 2
     assert "is not this service" in done.stderr

@@ -82,10 +82,6 @@ def _h200_bars(variants: dict[str, Any]) -> Iterator[Bar]:
     for name, wanted in _H200_IMAGES_PER_S.items():
         rate = figure(name, "8", "images_per_s", " images/s")
         yield Bar.at_least(f"H200: `{name}`, batch 8", wanted, " images/s", rate)
-        share = figure(name, "8", "peak_share", " of the peak")
-        yield Bar.at_least(
-            f"H200, goal: `{name}`, batch 8", 0.5, " of the matmul peak", share, goal=True
-        )
     for batch, wanted in (("1", 2.0), ("4", 1.5)):
         for name, costs in variants.items():
             yield Bar.at_least(

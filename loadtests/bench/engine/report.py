@@ -14,13 +14,13 @@ def render(result: dict[str, Any]) -> str:
     """The report, ending in a line break."""
     sections = [
         _head(result),
-        bars_table(result["bars"]) if result["bars"] else "",
+        *([bars_table(result["bars"])] if result["bars"] else []),
         _against_stock(result),
         _seed_workload(result),
         _stages(result),
         _policies(result["policies"]),
     ]
-    return "\n\n".join(section for section in sections if section) + "\n"
+    return "\n\n".join(sections) + "\n"
 
 
 def regime(costs: Mapping[str, Any]) -> str:
@@ -134,15 +134,14 @@ def _policies(found: dict[str, Any]) -> str:
         for policy, figures in load["policies"].items():
             latencies.append(
                 [where, f"`{policy}`", _x(figures["mean_s"]), f"{figures['p50_s']:.2f}",
-                 f"{figures['p95_s']:.2f}",
-                 _x(figures["mean_against_batch"])]
+                 f"{figures['p95_s']:.2f}", _x(figures["mean_against_batch"])]
             )  # fmt: skip
     return "\n\n".join(
         [
             f"## Policies, `{found['variant']}`\n\nThe engine by wall clock: {found['cap']} slots, "
-            "one-image requests of 10, 25 and 50 steps, as many of each. "
-            f"Loads are shares of what `batch` draws from a full queue. {found['rounds']} rounds, "
-            "each with Poisson arrivals that all policies get, in turn. In `batch` an image leaves "
+            "one-image requests of 10, 25 and 50 steps, as many of each. Loads are "
+            f"shares of what `batch` draws from a full queue. {found['rounds']} rounds, each with"
+            " Poisson arrivals that all policies get, in turn. In `batch` an image leaves "
             "as soon as it is done, so its slot is empty until the batch is through.",
             table(
                 "Images/s from a queue that is always full.",

@@ -122,7 +122,6 @@ def _load(
         "load_s": loaded_s - started_s,
         "first_picture_s": first_s - swept_s,
         "cap": ours.settings.cap,
-        "sweep_s": {str(images): seconds for images, seconds in ours.call_s.items()},
         "peak_memory_bytes": peak_bytes - before_bytes,
         "flop_per_picture": flop_per_picture(stock.eager, variant, run.steps),
     }

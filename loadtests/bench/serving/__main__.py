@@ -27,9 +27,7 @@ _CANNOT = 77
 
 def main() -> int:
     """Measure, print, write."""
-    parser = _parser()
-    args = parser.parse_args()
-    replicas = _replicas(parser, args)
+    args = _parser().parse_args()
     if reason := "" if args.inside else haproxy.missing():
         print(f"Not measured: {reason}", file=sys.stderr)
         return _CANNOT
@@ -37,24 +35,24 @@ def main() -> int:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.default_int_handler)
     try:
-        return _run(args, replicas)
-    except (RuntimeError, TimeoutError, ExceptionGroup) as fault:
-        print(f"distilled-sd-serve: {_first(fault)!r}", file=sys.stderr)
+        return _run(args)
+    except (RuntimeError, ExceptionGroup) as fault:
+        print(f"distilled-sd-serve: {_first(fault)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("Interrupted.", flush=True)
         return 130
 
 
-def _run(args: argparse.Namespace, replicas: tuple[int, ...]) -> int:
+def _run(args: argparse.Namespace) -> int:
     # Serve reads its environment when it is imported, which `namespaces.enter` has set.
     from .report import render
     from .run import ServingRun, measure
 
     started_at = time.perf_counter()
-    run = ServingRun(replicas=replicas)
+    run = ServingRun(replicas=args.replicas)
     if args.quick:
-        run = replace(run, rounds=1, single=5, waves=3, router_s=1.0, replicas=replicas[:2])
+        run = replace(run, rounds=1, single=5, waves=3, router=300, replicas=args.replicas[:2])
     result = measure(run, partial(print, flush=True))
     given = shlex.join(argument for argument in sys.argv[1:] if argument != "--inside")
     result["command"] = "make overhead" + (f" ARGS={shlex.quote(given)}" if given else "")
@@ -69,10 +67,10 @@ def _first(fault: Exception) -> Exception:
     return fault
 
 
-def _replicas(parser: argparse.ArgumentParser, args: argparse.Namespace) -> tuple[int, ...]:
-    counts = args.replicas.split(",")
+def _counts(text: str) -> tuple[int, ...]:
+    counts = text.split(",")
     if not all(count.isdecimal() and 1 <= int(count) <= 64 for count in counts):
-        parser.error(f"--replicas: {args.replicas!r} was given; allowed: numbers from 1 to 64")
+        raise argparse.ArgumentTypeError(f"{text!r} was given; allowed: numbers from 1 to 64")
     return tuple(sorted({1, *map(int, counts)}))
 
 
@@ -84,7 +82,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("--quick", action="store_true", help="one short round; decides nothing")
-    add("--replicas", default="1,2,4", help="counts that are compared")
+    add("--replicas", type=_counts, default="1,2,4", help="counts that are compared")
     add("--out", type=Path, default=REPORTS, help="where reports go")
     add("--inside", action="store_true", help=argparse.SUPPRESS)
     return parser

@@ -1,6 +1,5 @@
 """The result as tables for people."""
 
-from collections.abc import Sequence
 from typing import Any
 
 from ...markdown import table
@@ -75,10 +74,7 @@ replicas are compared); pictures weigh what photos of 512x512 do.
         bars_table(result["bars"]),
     ]
     for part, contenders in result["parts"].items():
-        rounds = {
-            name: [Measurement(**measured) for measured in each]
-            for name, each in contenders.items()
-        }
+        rounds = {name: [Measurement(**each) for each in all_] for name, all_ in contenders.items()}
         parts.append(_part(part, rounds))
     return "\n\n".join(parts) + "\n"
 
@@ -86,16 +82,11 @@ replicas are compared); pictures weigh what photos of 512x512 do.
 def _part(part: str, contenders: Rounds) -> str:
     against, comparison, caption = _PARTS[part]
     roles = sorted(
-        {
-            role
-            for each in contenders.values()
-            for measurement in each
-            for role in measurement.cpu_ms
-        }
+        {role for rounds in contenders.values() for each in rounds for role in each.cpu_ms}
     )
     rows = []
     for name, measured in contenders.items():
-        cpu = [_median([each.cpu_ms.get(role, 0.0) for each in measured]) for role in roles]
+        cpu = [Spread.of(each.cpu_ms.get(role, 0.0) for each in measured) for role in roles]
         if name == against:
             compared = "-"
         elif part == "single":
@@ -106,10 +97,7 @@ def _part(part: str, contenders: Rounds) -> str:
         rows.append(
             [_NAMES.get(name, name), Spread.of(each.p50_ms for each in measured).text(),
              Spread.of(each.per_s for each in measured).text(), compared,
-             Spread.of(each.others for each in measured).text(), *cpu]
+             Spread.of(each.others for each in measured).text(),
+             *(f"{spent_ms.median:.1f}" for spent_ms in cpu)]
         )  # fmt: skip
     return table(caption, ["", "p50 ms", "a second", comparison, "others", *roles], rows)
-
-
-def _median(values: Sequence[float]) -> str:
-    return f"{Spread.of(values).median:.1f}"

@@ -5,7 +5,7 @@ import contextlib
 import os
 import statistics
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -50,15 +50,14 @@ _READY_S = 120
 class ServingRun:
     """How much of what, in each of the rounds.
 
-    `single` requests of one user; `waves` of pictures that fill the slots; `router_s` seconds of
-    requests to each server of the router-only part; `replicas` are the counts that are compared,
-    with `requests_a_user`.
+    `single` requests of one user; `waves` of pictures that fill the slots; `router` requests to
+    each server of the router-only part; `replicas` are compared, with `requests_a_user`.
     """
 
     rounds: int = 5
     single: int = 20
     waves: int = 20
-    router_s: float = 4.0
+    router: int = 2000
     replicas: tuple[int, ...] = (1, 2, 4)
     requests_a_user: int = 5
 
@@ -83,7 +82,7 @@ def measure(run: ServingRun, progress: Callable[[str], object]) -> dict[str, Any
     """Start everything, measure, and end it; returns the result in JSON's types.
 
     Raises:
-        TimeoutError: something doesn't start.
+        RuntimeError: something doesn't start.
         ExceptionGroup: of RuntimeErrors, for answers that are anything but a picture.
     """
     load = psutil.getloadavg()[0]
@@ -110,16 +109,14 @@ async def _measure_all(
 ) -> dict[str, Rounds]:
     """Every part in turn."""
 
-    async def in_turn(
-        part: str, asks: Mapping[str, Ask], users: int, requests: Callable[[], Iterable[int]]
-    ) -> Rounds:
+    async def in_turn(part: str, asks: Mapping[str, Ask], users: int, requests: int) -> Rounds:
         for ask in asks.values():  # Opens connections, and loads code.
             await at_once(ask, users, range(2 * users))
         found: Rounds = {name: [] for name in asks}
         for round_ in range(run.rounds):
             progress(f"{part}, round {round_ + 1} of {run.rounds} ...")
             for name in rotated(asks, round_):
-                found[name].append(await _measured(asks[name], users, requests()))
+                found[name].append(await _measured(asks[name], users, requests))
         return found
 
     parts: dict[str, Rounds] = {}
@@ -136,19 +133,16 @@ async def _measure_all(
             "engine": engine.ask(SATURATED, encode=False),
             "JSON": over_http(session, service, SATURATED),
         }
-        parts["single"] = await in_turn("one user", single, 1, lambda: range(run.single))
-        parts["saturated"] = await in_turn(
-            "saturated", saturated, USERS_A_SLOT * SLOTS, lambda: range(run.waves * SLOTS)
-        )
+        parts["single"] = await in_turn("one user", single, 1, run.single)
+        users = USERS_A_SLOT * SLOTS
+        parts["saturated"] = await in_turn("saturated", saturated, users, run.waves * SLOTS)
         engine.close()
         await _deploy(instant_app(), session, f"{url}/instant")
         router = over_http(session, f"{url}/instant", INSTANT)
         with fastapi_floor(await router(7)) as floor_url:
             await _until_ready(session, f"{floor_url}/docs")
             asks = {"FastAPI": over_http(session, floor_url, INSTANT), "router": router}
-            parts["router"] = await in_turn(
-                "the router alone", asks, ROUTER_USERS, lambda: _for_seconds(run.router_s)
-            )
+            parts["router"] = await in_turn("the router", asks, ROUTER_USERS, run.router)
         parts["replicas"] = {str(count): [] for count in run.replicas}
         ask = over_http(session, f"{url}/replicas", SATURATED)
         for round_ in range(run.rounds):
@@ -158,20 +152,20 @@ async def _measure_all(
                 await _deploy(_fixed_step_app(1, count), session, f"{url}/replicas")
                 users = USERS_A_REPLICA * count
                 await at_once(ask, users, range(users))
-                requests = range(users * run.requests_a_user)
-                parts["replicas"][str(count)].append(await _measured(ask, users, requests))
+                measured = await _measured(ask, users, users * run.requests_a_user)
+                parts["replicas"][str(count)].append(measured)
     return parts
 
 
-async def _measured(ask: Ask, users: int, requests: Iterable[int]) -> Measurement:
+async def _measured(ask: Ask, users: int, requests: int) -> Measurement:
     account, started_at = Account(), time.perf_counter()
-    latencies_s = await at_once(ask, users, requests)
-    seconds, count = time.perf_counter() - started_at, len(latencies_s)
+    latencies_s = await at_once(ask, users, range(requests))
+    seconds = time.perf_counter() - started_at
     cpu_s, others = account.close()
     return Measurement(
         p50_ms=1000 * statistics.median(latencies_s),
-        per_s=count / seconds,
-        cpu_ms={role: 1000 * spent_s / count for role, spent_s in cpu_s.items()},
+        per_s=requests / seconds,
+        cpu_ms={role: 1000 * spent_s / requests for role, spent_s in cpu_s.items()},
         others=others,
     )
 
@@ -199,21 +193,14 @@ async def _deploy(app: Application, session: aiohttp.ClientSession, url: str) ->
 
 
 async def _until_ready(session: aiohttp.ClientSession, url: str) -> None:
-    async with asyncio.timeout(_READY_S):
-        while True:
-            with contextlib.suppress(aiohttp.ClientError):
-                async with session.get(url) as response:
-                    if response.status == 200:
-                        return
-            await asyncio.sleep(0.1)
-
-
-def _for_seconds(seconds: float) -> Iterator[int]:
-    """Request numbers, for so long."""
-    end_at, request = time.perf_counter() + seconds, 0
-    while time.perf_counter() < end_at:
-        yield request
-        request += 1
+    end_at = time.monotonic() + _READY_S
+    while time.monotonic() < end_at:
+        with contextlib.suppress(aiohttp.ClientError):
+            async with session.get(url) as response:
+                if response.status == 200:
+                    return
+        await asyncio.sleep(0.1)
+    raise RuntimeError(f"{url} does not answer")
 
 
 def added_ms(service: Sequence[Measurement], engine: Sequence[Measurement]) -> list[float]:
