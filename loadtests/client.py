@@ -1,4 +1,4 @@
-"""One connection pool to an endpoint: ask for pictures and judge them, ask what is served."""
+"""HTTP client of an endpoint: request pictures and judge the replies, read what is served."""
 
 import asyncio
 import contextlib
@@ -65,8 +65,8 @@ class Client:
         """The JSON of `GET path`, whatever its status.
 
         Raises:
-            aiohttp.ClientError: nobody answers there, or not in JSON.
-            TimeoutError: not in time.
+            aiohttp.ClientError: no answer, or one that is not JSON.
+            TimeoutError: no answer in time.
         """
         async with self._session.get(self._url + path) as response:
             return await response.json()

@@ -1,4 +1,4 @@
-"""A closed loop: so many users, each of whom asks again as soon as it has its answer."""
+"""Closed loop: a number of users, each sending its next request when the last is answered."""
 
 import asyncio
 import time

@@ -1,7 +1,6 @@
-"""The service over a device that isn't there: every denoising step takes a fixed time.
+"""The whole application, but with denoising steps that sleep for a fixed time.
 
-Logical GPUs and this denoiser show how replicas, router and proxy scale where there is one core and
-no GPU: nothing but they take time.
+On logical GPUs it shows how replicas, router and proxy scale on a machine without GPUs.
 """
 
 import time
@@ -86,7 +85,7 @@ class FixedStep:
         return [False] * len(pixels)
 
     def free_memory(self) -> None:
-        """There is none to free."""
+        """Nothing to free."""
 
     def clock_s(self) -> float:
         """The wall's: a step is a sleep."""

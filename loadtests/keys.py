@@ -3,7 +3,7 @@
 import os
 from collections.abc import Sequence
 
-# An argument of a command is seen by whoever lists the machine's processes; this isn't.
+# Command-line arguments are visible in the machine's list of processes; this isn't.
 KEY_VARIABLE = "DSD_API_KEY"
 KEY_HELP = f"an API key; {KEY_VARIABLE} of the environment when absent"
 

@@ -31,7 +31,7 @@ def cpu_name() -> str:
 
 
 def free_port() -> int:
-    """A TCP port of the loopback address that nobody listens on."""
+    """An unused TCP port of the loopback address."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

@@ -1,4 +1,4 @@
-"""What a load test asks for: the same prompts, seeds and parameters for every variant."""
+"""The requests of a load test: the same prompts, seeds and parameters for every variant."""
 
 import random
 from collections.abc import Sequence

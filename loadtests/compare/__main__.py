@@ -119,7 +119,7 @@ def main() -> int:
 
 
 def _compare(args: argparse.Namespace) -> int:
-    # Whatever can be wrong with the arguments is found before minutes of measuring.
+    # Errors in the arguments are found before minutes of measuring.
     baseline = read_report(args.baseline) if args.baseline else None
     plan = read_plan(args.plan) if args.plan else None
     serve_config = args.serve_config.read_text() if args.serve_config else ""
@@ -207,7 +207,7 @@ def _judge_with_models(
     found: dict[str, Any] = {}
     if endpoint.family == "miniature" or args.weights_dir:
         _print("Decoding identical latents with both VAEs ...")
-        # Seconds of imports that nobody else needs.
+        # Importing torch takes seconds, and only this needs it.
         from .decoders import vae_similarity
 
         folder = family_dir(endpoint.family, args.weights_dir)

@@ -13,11 +13,11 @@ from .findings import VariantFindings, slo_s
 from .ratios import Difference, Outcome, Repeated
 from .record import Record, Run
 
-# What overloads the best variant alone: its closed loop's throughput times this.
+# This many times its closed loop's throughput overloads the best variant.
 _OVER_THE_BEST = 1.2
-# Where even that one has room, `auto` should stay with it.
+# At this share of it `auto` should stay with the best variant.
 _CALM = 0.6
-# For the last answers.
+# Until the last answers are there.
 _AIR_S = 0.5
 
 

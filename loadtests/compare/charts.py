@@ -11,7 +11,7 @@ from ..replies import AUTO
 from .auto import AutoRate
 from .findings import VariantFindings
 
-# Okabe and Ito's, which also colour-blind people tell apart.
+# Okabe and Ito's palette, which colour-blind people can tell apart, too.
 _COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#d55e00", "#56b4e9")
 _AUTO_COLOUR = "#333333"
 # Narrow, so that the letters stay readable on a phone.
@@ -19,9 +19,9 @@ _SIZE_INCHES = (5.2, 3.6)
 
 
 def latency_curves(found: Mapping[str, VariantFindings], slo_s: float | None) -> str:
-    """p95 (whole lines) and p50 (broken ones) against the offered rate.
+    """p95 (solid lines) and p50 (dashed lines) against the offered rate.
 
-    A hollow triangle on the SLO is a rate that missed it for sure before its p95 was decided.
+    A hollow triangle on the SLO is a rate that had certainly missed it before its p95 was decided.
     """
     figure, axes = _axes("offered requests a second (open loop)", "seconds")
     for name, colour in zip(found, _COLOURS, strict=False):

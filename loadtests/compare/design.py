@@ -20,11 +20,11 @@ class Design:
     many requests each rate of the open loop gets, at most `most_rates` rates a variant. `budget_s`
     bounds the whole: what doesn't fit is left out and named.
 
-    `auto_against` are the pinned variants that `auto` is held to, the best first; none leaves the
-    section out. `auto_slo_s` is its policy's; None means the comparison's. Each of `auto_rates`
-    offered rates is run `auto_rounds` times, with `auto_requests` requests at least and for
-    `auto_slos` times the SLO, so that a queue can grow beyond it and the policy can answer. The
-    search leaves `auto_share` of the budget to it.
+    `auto_against` are the pinned variants that `auto` is compared with, the best first; without any
+    the section is left out. `auto_slo_s` is its policy's; None means the comparison's. Each of
+    `auto_rates` offered rates is run `auto_rounds` times, with `auto_requests` requests at least
+    and for `auto_slos` times the SLO, so that a queue can grow beyond it and the policy can answer.
+    The search leaves `auto_share` of the budget to it.
     """
 
     variants: tuple[str, ...]

@@ -1,4 +1,4 @@
-"""How right an earlier plan was: its p95 at its rate, against the one measured now."""
+"""An earlier plan's p95 at its rate, against the one measured now."""
 
 import json
 from collections.abc import Mapping

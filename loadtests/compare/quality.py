@@ -1,4 +1,4 @@
-"""How alike the variants' pictures are: the same prompts and seeds, picture by picture.
+"""Similarity of the variants' pictures of the same prompts and seeds.
 
 SSIM and PSNR by scikit-image. LPIPS would judge more as people do, but its network's weights come
 from a model hub only.

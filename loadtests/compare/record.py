@@ -1,4 +1,4 @@
-"""What a comparison has measured so far: raw, so that an interrupted one loses nothing."""
+"""Raw samples and pictures of a comparison, so that an interrupted one loses nothing."""
 
 import csv
 from collections.abc import Iterator

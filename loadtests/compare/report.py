@@ -96,7 +96,7 @@ def _warnings(conclusion: Conclusion) -> list[str]:
 
 
 def facts(conclusion: Conclusion) -> list[str]:
-    """What a stranger needs to repeat the run."""
+    """What it takes to repeat the run."""
     made, design, workload = conclusion.made, conclusion.design, conclusion.design.workload
     packages = ", ".join(f"{name} {number}" for name, number in made["packages"].items())
     sizes = sorted({model["defaults"]["size"] for model in conclusion.endpoint.models.values()})
@@ -130,7 +130,7 @@ def _charts(conclusion: Conclusion) -> list[dict[str, str]]:
     """Title and source of each chart that there is something for."""
     found, drawn = conclusion.found, {}
     if any(figures.rungs for figures in found.values()):
-        title = "Latency by offered rate: p95 whole, p50 broken; hollow: missed the SLO for sure"
+        title = "Latency by offered rate: p95 solid, p50 dashed; hollow: certainly missed the SLO"
         drawn[title] = charts.latency_curves(found, conclusion.slo_s)
     if any(figures.best for figures in found.values()):
         title = "Throughput; whiskers: lowest and highest round"

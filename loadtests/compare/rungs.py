@@ -1,4 +1,4 @@
-"""The rates of the open loop: what each brought, and between which the highest good one lies."""
+"""The rates of the open loop: figures of each, and the highest one that meets the SLO."""
 
 import statistics
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ from ..samples import Sample, percentile, summarize
 from .design import DECIDING_SAMPLES, Design, most_misses
 from .record import Record, Run
 
-# Where the first request of a run waited longer in the replica, something else was asking, too.
+# Where a run's first request waited longer in the replica, another client was using the service.
 _IDLE_S = 0.1
 
 
@@ -88,7 +88,7 @@ def rung(design: Design, runs: Sequence[Run], rate_per_s: float, limit_s: float)
 
 
 def misses(samples: Sequence[Sample], limit_s: float) -> int:
-    """Requests that were answered, but not with a picture within the SLO; 429s aside."""
+    """Requests that got no picture within the SLO; 429s aside."""
     return sum(
         sample.outcome == "failed" or (sample.outcome == "ok" and sample.latency_s > limit_s)
         for sample in samples

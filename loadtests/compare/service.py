@@ -1,4 +1,4 @@
-"""A service of the comparison's own, on the embedded miniature, on a free port."""
+"""The service that a comparison starts itself: the embedded miniature on a free port."""
 
 import contextlib
 import signal
@@ -55,7 +55,7 @@ def _address_when_ready(process: "subprocess.Popen[str]") -> str:
     for line in process.stdout:
         last = line.strip() or last
         if line.startswith("Ready on "):
-            # So that what it says later cannot fill the pipe and stop it.
+            # So that later output cannot fill the pipe and block the service.
             threading.Thread(target=process.stdout.read, daemon=True).start()
             return line.removeprefix("Ready on ").strip()
     raise RuntimeError(last or "the service ended without a word")

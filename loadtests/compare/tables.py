@@ -164,8 +164,8 @@ def _open_loop(conclusion: Conclusion) -> Table:
         "Open loop",
         f"Requests arrive at random at each rate, whatever has come back; latency counts from the "
         f"scheduled instant. SLO: {slo}{_slo_origin(conclusion)}, at most "
-        f"{conclusion.design.most_rejected:.0%} rejected. A rate ends early once it has missed the "
-        "SLO for sure; every run begins with an empty queue.",
+        f"{conclusion.design.most_rejected:.0%} rejected. A rate ends early once it has certainly "
+        "missed the SLO; every run begins with an empty queue.",
         ["variant", "offered/s", "drawn/s", "requests", "p50 s", "p95 s", "p99 s", "within SLO",
          "rejected", "failed", "late", "SLO"],
         rows,
@@ -272,7 +272,7 @@ def _quality(conclusion: Conclusion) -> Table:
         "SSIM and PSNR by scikit-image; LPIPS's weights come from a model hub only, so it isn't "
         "used. Published by BK-SDM's authors for the real weights on MS-COCO 30K, FID / IS / CLIP "
         f"score, not measured here: {published}.",
-        ["pictures of", "held to", "SSIM (lowest to highest)", "PSNR dB", "pictures"],
+        ["pictures of", "compared with", "SSIM (lowest to highest)", "PSNR dB", "pictures"],
         rows,
     )
 

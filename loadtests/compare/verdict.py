@@ -44,7 +44,7 @@ def of_auto(rates: Sequence[AutoRate], slo_s: float | None) -> list[str]:
     drawn = ", ".join(f"`{name}` {rate.share(name):.0%}" for name in rate.answers)
     return [
         f"`auto` at {rate.rate_per_s:.2f}/s: {ours.median:.2f} pictures/s within {slo_s:.2f} s, "
-        f"against {', '.join(parts)}; drawn by {drawn or 'nobody'}."
+        f"against {', '.join(parts)}; drawn by {drawn or 'none'}."
     ]
 
 
@@ -54,7 +54,7 @@ def _cheapest(
     similar: Mapping[str, Similarity],
     reference: str,
 ) -> str:
-    """Who draws most for the money, ties named, and what it costs in likeness."""
+    """The variant with the lowest cost a picture, its ties, and how alike its pictures are."""
     cheapest = min(costs, key=lambda name: costs[name].device_s_per_image)
     tied = [
         comparison.against if comparison.variant == cheapest else comparison.variant

@@ -232,7 +232,7 @@ def _over_quiet_rounds(
     service: Sequence[Measurement],
     engine: Sequence[Measurement],
 ) -> Finding:
-    """Over the rounds that nobody else disturbed; no figure where those are too few."""
+    """Over the rounds that other processes left undisturbed; no figure where those are too few."""
     quiet = [
         figure
         for figure, *measured in zip(compare(service, engine), service, engine, strict=True)
