@@ -422,6 +422,50 @@ def test_the_history_survives_a_reload_and_brings_settings_and_pictures_back(
     expect(page.locator("#history-hint")).to_contain_text("Empty.")
 
 
+# As WebKit's private windows do, iOS with a page in the background, and a browser without storage.
+FAILING = {
+    "put": """IDBObjectStore.prototype.put = () => {
+        throw new DOMException("blobs can't be stored", "DataCloneError");
+    };""",
+    "open": """IDBFactory.prototype.open = () => {
+        throw new DOMException("storage is off", "SecurityError");
+    };""",
+    "closed": """{
+        const { transaction } = IDBDatabase.prototype;
+        let closings = 1;
+        IDBDatabase.prototype.transaction = function (...names) {
+            if (closings-- > 0) throw new DOMException("closing", "InvalidStateError");
+            return transaction.apply(this, names);
+        };
+    }""",
+}
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize(
+    ("fault", "hint", "kept"),
+    [
+        pytest.param("put", "not kept: this browser doesn't store them (blobs can't", 0, id="put"),
+        pytest.param("open", "Nothing is kept: this browser opens no database", 0, id="open"),
+        pytest.param("closed", "The newest 24 are kept", 1, id="closed"),
+    ],
+)
+def test_the_page_says_what_is_not_kept_and_opens_a_closed_database_again(
+    service: Service, open_page: Open, fault: str, hint: str, kept: int
+) -> None:
+    page = open_page(service.url)
+    expect(page.locator("#history-hint")).to_contain_text("Empty.")
+    if fault == "open":
+        page.add_init_script(FAILING[fault])
+        page.reload()
+    else:
+        page.evaluate(f"() => {{ {FAILING[fault]} }}")
+    draw(page, prompt="first", seed=11)
+    expect_states(page, "done")
+    expect(page.locator("#history li")).to_have_count(kept)
+    expect(page.locator("#history-hint")).to_contain_text(hint)
+
+
 @pytest.mark.thorough
 def test_the_history_is_bounded(service: Service, open_page: Open) -> None:
     page = open_page(service.url)

@@ -3,6 +3,8 @@
 
 export const LIMIT = 24;
 const STORE = "runs";
+// How a connection fails that the browser has closed, as iOS does with a page in the background.
+const CLOSED = ["InvalidStateError", "UnknownError"];
 
 const settled = (request) =>
   new Promise((resolve, reject) => {
@@ -10,24 +12,52 @@ const settled = (request) =>
     request.onerror = () => reject(request.error);
   });
 
+// A full disk, for one, shows only when a transaction ends.
+const committed = (transaction) =>
+  new Promise((resolve, reject) => {
+    transaction.oncomplete = resolve;
+    transaction.onabort = () => reject(transaction.error);
+  });
+
 let opened = null;
-function store(mode) {
+const forget = () => (opened = null);
+
+function open() {
   opened ??= (async () => {
     const opening = indexedDB.open("distilled-sd-serve", 1);
     opening.onupgradeneeded = () => opening.result.createObjectStore(STORE, { keyPath: "id" });
-    return settled(opening);
+    const database = await settled(opening);
+    database.onclose = forget;
+    return database;
   })();
-  return opened.then((database) => database.transaction(STORE, mode).objectStore(STORE));
+  return opened;
+}
+
+// Works on the store in one transaction; in another connection where the browser has closed this.
+async function inStore(mode, work, { again = true } = {}) {
+  try {
+    const transaction = (await open()).transaction(STORE, mode);
+    const [result] = await Promise.all([
+      work(transaction.objectStore(STORE)),
+      committed(transaction),
+    ]);
+    return result;
+  } catch (fault) {
+    forget();
+    if (again && CLOSED.includes(fault?.name)) return inStore(mode, work, { again: false });
+    throw fault;
+  }
 }
 
 // Newest first. Ids are moments in milliseconds, so their order is the order in time.
-export const all = async () => (await settled((await store("readonly")).getAll())).reverse();
+export const all = async () =>
+  (await inStore("readonly", (runs) => settled(runs.getAll()))).reverse();
 
-export async function put(run) {
-  const runs = await store("readwrite");
-  await settled(runs.put(run));
-  const ids = await settled(runs.getAllKeys());
-  await Promise.all(ids.slice(0, -LIMIT).map((id) => settled(runs.delete(id))));
-}
+export const put = (run) =>
+  inStore("readwrite", async (runs) => {
+    await settled(runs.put(run));
+    const ids = await settled(runs.getAllKeys());
+    await Promise.all(ids.slice(0, -LIMIT).map((id) => settled(runs.delete(id))));
+  });
 
-export const clear = async () => settled((await store("readwrite")).clear());
+export const clear = () => inStore("readwrite", (runs) => settled(runs.clear()));

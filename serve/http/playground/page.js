@@ -410,6 +410,7 @@ async function copy(source) {
 // --- History --------------------------------------------------------------------------------
 
 let thumbnails = [];
+const reason = (fault) => fault?.message || fault?.name || "no reason given";
 
 async function remember(run) {
   const results = run.results
@@ -417,24 +418,29 @@ async function remember(run) {
     .map(({ model, about, picture, timings, warnings, size, total_s }) => ({
       model, about, picture, timings, warnings, size, total_s,
     }));
+  let lost = "";
   try {
     const { id, settings, inTurn } = run;
     await history.put({ id, settings, inTurn, results });
-  } catch {
-    // listHistory says that nothing is kept.
+  } catch (fault) {
+    lost =
+      `The last pictures are not kept: this browser doesn't store them (${reason(fault)}). ` +
+      "Private windows often don't, and a full disk can't. ";
   }
-  await listHistory();
+  await listHistory(lost);
 }
 
-async function listHistory() {
+async function listHistory(lost = "") {
   let runs;
   try {
     runs = await history.all();
-  } catch {
-    $("history-hint").textContent = "This browser keeps nothing for this page.";
+  } catch (fault) {
+    $("history-hint").textContent =
+      `Nothing is kept: this browser opens no database for this page (${reason(fault)}).`;
     return;
   }
   $("history-hint").textContent =
+    lost ||
     `${runs.length ? "" : "Empty. "}The newest ${history.LIMIT} are kept, in this browser only.`;
   $("clear").hidden = !runs.length;
   const focused = document.activeElement?.dataset.run;
@@ -516,9 +522,13 @@ for (const button of document.querySelectorAll("[data-copies]")) {
   button.onclick = () => copy($(button.dataset.copies));
 }
 $("clear").onclick = async () => {
-  await history.clear();
+  try {
+    await history.clear();
+    tell("The history is empty.");
+  } catch (fault) {
+    tell(`The history can't be cleared: ${reason(fault)}.`);
+  }
   await listHistory();
-  tell("The history is empty.");
   $("draw").focus();
 };
 
