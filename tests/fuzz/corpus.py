@@ -317,7 +317,7 @@ RAW = [
     _raw("bytes in a header", "GET /nothing HTTP/1.1\r\nX: \xff\xfe", 400, 404),
     # Chunks.
     _raw("chunk that is no number", _CHUNKED, 400, body=b"zz\r\nx\r\n0\r\n\r\n"),
-    _raw("chunk of 2^64", _CHUNKED, 400, body=b"10000000000000000\r\nx"),
+    _raw("chunk of 2^64", _CHUNKED, 400, 408, body=b"10000000000000000\r\nx"),
     _raw("negative chunk", _CHUNKED, 400, body=b"-1\r\nx\r\n0\r\n\r\n"),
     _raw("flood of small chunks", _CHUNKED, 413, body=b"1\r\n \r\n" * 100_000 + b"0\r\n\r\n"),
     _raw("flood of one chunk", _CHUNKED, 413,
