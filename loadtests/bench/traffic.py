@@ -13,7 +13,7 @@ from typing import Any
 
 from serve.engine.forecast import Pace
 from serve.engine.loop import Engine, Settings
-from serve.engine.observer import Unobserved
+from serve.engine.observer import Observer
 from serve.generation import Generation
 from serve.pipelines.trajectories import unet_calls
 
@@ -59,7 +59,7 @@ def poisson_arrivals(
     return [Arrival(at_s, job) for at_s, job in zip(instants, chosen, strict=True)]
 
 
-class Calls(Unobserved):
+class Calls(Observer):
     """Hears an engine's calls and decodes: seconds by images in them."""
 
     def __init__(self) -> None:
@@ -91,26 +91,27 @@ class Window(Calls):
 
     def __init__(self) -> None:
         super().__init__()
+        self.engine: Engine[Any, Any] | None = None
         self.full = asyncio.Event()
         self._loop = asyncio.get_running_loop()
-        self._done = 0
         self._began_at: float | None = None
+        self._last_at, self._done = 0.0, 0
         self.elapsed_s, self.done = 0.0, 0
 
-    def occupied(self, under_way: int, waiting: int, cap: int) -> None:
-        """From the first admission that leaves somebody waiting to the first that doesn't."""
+    def called(self, images: int, seconds: float | None) -> None:
+        """Count from the first call with others waiting to the last one."""
+        super().called(images, seconds)
+        waiting = self.engine is not None and self.engine.occupied[1] > 0
         now = time.perf_counter()
         if self._began_at is None:
             if waiting:
-                self._began_at, self._done = now, 0
+                self._began_at = now
         elif not waiting and not self.elapsed_s:
-            self.elapsed_s, self.done = now - self._began_at, self._done
+            self.elapsed_s, self.done = self._last_at - self._began_at, self._done
             self._loop.call_soon_threadsafe(self.full.set)
-
-    def called(self, images: int, seconds: float | None) -> None:
-        """Count it."""
-        super().called(images, seconds)
-        self._done += images
+        else:
+            self._done += images
+        self._last_at = now
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +144,7 @@ async def play(ours: Ours, settings: Settings, arrivals: Sequence[Arrival]) -> P
     async def serve(arrival: Arrival) -> Served:
         due_at = started_at + arrival.at_s
         await asyncio.sleep(due_at - time.perf_counter())
-        forecast_s = engine.forecast_s(arrival.generation)
+        forecast_s = engine.forecast(arrival.generation).finish_s
         ticket = engine.submit(arrival.generation)
         result = await ticket.result()
         # The engine's own times: when this loop gets round to look at the result doesn't matter.
@@ -165,7 +166,7 @@ async def saturate(ours: Ours, settings: Settings, steps: Sequence[int]) -> floa
     Counted as `simulation.saturation_per_s` does. What is left in the end is cancelled.
     """
     window = Window()
-    engine = Engine(ours.pipeline, settings, Pace(ours.call_s), window)
+    engine = window.engine = Engine(ours.pipeline, settings, Pace(ours.call_s), window)
     asked = jobs(ours, steps)
     calls = [unet_calls(one.scheduler, one.num_inference_steps) for one in asked]
     try:

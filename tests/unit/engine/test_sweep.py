@@ -54,15 +54,3 @@ def test_steps_are_timed_by_the_denoisers_own_clock() -> None:
     )
     assert best == 16
     assert seconds == pytest.approx({n: 0.010 + 0.005 * n for n in (1, 2, 4, 8, 16)})
-
-
-def test_a_denoisers_sweep_times_its_steps() -> None:
-    # A call takes the same whatever is in it, so every doubling is worth it.
-    best, seconds = sweep_denoiser(
-        FakeDenoiser(step_s=0.002),
-        lambda images, steps: generation(seeds=tuple(range(images)), num_inference_steps=steps),
-        most=4,
-    )
-    assert best == 4
-    assert list(seconds) == [1, 2, 4]
-    assert min(seconds.values()) >= 0.002
