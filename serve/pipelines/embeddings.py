@@ -1,53 +1,53 @@
-"""Prompts to embeddings, and a small cache of them."""
+"""Prompts to embeddings, with a small cache."""
 
 from collections import OrderedDict
 from dataclasses import dataclass
 
 import torch
-from transformers import CLIPTextModel, CLIPTokenizer
 
+from .components import TextEncoder, Tokenizer
 from .devices import to_device
 
 
 @dataclass(frozen=True, slots=True)
 class Embedding:
-    """What the text encoder made of a text: `(1, 77, D)`, and how many tokens the text has."""
+    """A text's hidden states, `(1, 77, D)`, and how many tokens it has."""
 
     states: torch.Tensor
     tokens: int
 
 
 class EmbeddingCache:
-    """The embeddings that were used last. Not thread-safe, but anyone may read the counts."""
+    """Keeps the most recently used embeddings. Not thread-safe, except for reading the counts."""
 
     def __init__(self, capacity: int) -> None:
         self.hits = 0
         self.misses = 0
         self._capacity = capacity
-        self._kept: OrderedDict[tuple[str, str], Embedding] = OrderedDict()
+        self._entries: OrderedDict[tuple[str, str], Embedding] = OrderedDict()
 
     def get(self, encoder: str, text: str) -> Embedding | None:
-        """What `put` was given for a text encoder and a text; counts as a hit or a miss."""
-        found = self._kept.get((encoder, text))
+        """Look up a text encoder's embedding of a text; counts as a hit or a miss."""
+        found = self._entries.get((encoder, text))
         if found is None:
             self.misses += 1
         else:
             self.hits += 1
-            self._kept.move_to_end((encoder, text))
+            self._entries.move_to_end((encoder, text))
         return found
 
     def put(self, encoder: str, text: str, embedding: Embedding) -> None:
-        """Keep an embedding, and drop those that were used longest ago."""
-        self._kept[encoder, text] = embedding
-        while len(self._kept) > self._capacity:
-            self._kept.popitem(last=False)
+        """Keep an embedding, and drop the least recently used ones beyond the capacity."""
+        self._entries[encoder, text] = embedding
+        while len(self._entries) > self._capacity:
+            self._entries.popitem(last=False)
 
 
 class PromptEncoder:
-    """A tokenizer and a text encoder. `name` tells it from others that share the cache."""
+    """A tokenizer with its text encoder; `name` identifies it in a shared cache."""
 
     def __init__(
-        self, name: str, tokenizer: CLIPTokenizer, model: CLIPTextModel, cache: EmbeddingCache
+        self, name: str, tokenizer: Tokenizer, model: TextEncoder, cache: EmbeddingCache
     ) -> None:
         self._name = name
         self._tokenizer = tokenizer
@@ -55,22 +55,23 @@ class PromptEncoder:
         self._cache = cache
 
     def encode(self, field: str, text: str) -> tuple[torch.Tensor, list[str]]:
-        """Hidden states of the padded text, `(1, 77, D)`, and a warning where it was cut.
+        """Hidden states of the padded text, `(1, 77, D)`, and a warning if it was truncated.
 
         The warning names the request's `field`.
         """
         limit = self._tokenizer.model_max_length
-        found = self._cache.get(self._name, text)
-        if found is None:
-            found = self._compute(text, limit)
-            self._cache.put(self._name, text, found)
-        cut = found.tokens > limit
-        warnings = [f"{field}: {found.tokens} tokens, cut to the first {limit}"] if cut else []
-        return found.states, warnings
+        embedding = self._cache.get(self._name, text)
+        if embedding is None:
+            embedding = self._compute(text, limit)
+            self._cache.put(self._name, text, embedding)
+        warnings = []
+        if embedding.tokens > limit:
+            warnings.append(f"{field}: {embedding.tokens} tokens, cut to the first {limit}")
+        return embedding.states, warnings
 
     def _compute(self, text: str, limit: int) -> Embedding:
-        used = self._tokenizer(
+        padded = self._tokenizer(
             text, padding="max_length", max_length=limit, truncation=True, return_tensors="pt"
         )
         tokens = len(self._tokenizer(text, verbose=False).input_ids)
-        return Embedding(self._model(to_device(used.input_ids, self._model.device))[0], tokens)
+        return Embedding(self._model(to_device(padded.input_ids, self._model.device))[0], tokens)

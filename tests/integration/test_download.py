@@ -25,7 +25,7 @@ from tests.commands import run_main
 from tests.fakes import generation
 from tests.hub import Hub, Repository, published_from, serving
 from tests.machine import HANG_S, ROOT, free_port
-from tests.pictures import difference, finish
+from tests.pictures import difference, draw
 from tests.safety import ALWAYS, sd_v1_with_checker
 from tests.unit.weights.test_weights import Canary
 
@@ -94,9 +94,7 @@ def test_what_was_downloaded_draws_what_was_published(hub: Hub, folder: Path) ->
     pictures = []
     for family, path in ((SD_V1, folder), (MINIATURE, WEIGHTS_DIR)):
         pipe = Pipeline.load([family.variants["distilled-tiny-vae"]], path, "cpu")
-        trajectories, _ = pipe.begin(asked)
-        finish(pipe, trajectories)
-        pictures.append(pipe.decode(trajectories))
+        pictures.append(draw(pipe, asked))
     assert difference(*pictures) == 0
 
 
