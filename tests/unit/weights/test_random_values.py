@@ -38,7 +38,7 @@ def test_the_published_architectures_have_their_parameters(name: str, parameters
     component = SD_V1.components(SD_V1.variants)[name]
     with torch.device("meta"):
         model = build_model(component, ARCHITECTURE / name)
-    assert sum(one.numel() for one in model.parameters()) == parameters
+    assert sum(p.numel() for p in model.parameters()) == parameters
 
 
 def test_the_configurations_are_those_of_the_reference() -> None:
@@ -109,17 +109,15 @@ def test_its_manifest_says_that_the_values_are_random(folder: Path) -> None:
         assert read_manifest(WEIGHTS_DIR).note(variant) is None
 
 
-def test_it_is_never_written_over_the_trained_weights(tmp_path: Path) -> None:
-    shutil.copytree(WEIGHTS_DIR, tmp_path / "copy")
-    assert cli("random", tmp_path / "copy", "--family", "miniature") == 1
-    assert cli("verify", tmp_path / "copy") == 0
-
-
 def test_it_is_never_written_over_other_files(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    mine = tmp_path / "mine.txt"
-    mine.write_text("x")
-    assert cli("random", tmp_path, "--family", "miniature") == 1
-    assert "choose an empty folder" in capsys.readouterr().err
-    assert list(tmp_path.iterdir()) == [mine]
+    trained, mine = tmp_path / "trained", tmp_path / "mine"
+    shutil.copytree(WEIGHTS_DIR, trained)
+    mine.mkdir()
+    (mine / "mine.txt").write_text("x")
+    for folder, complaint in ((trained, "choose another folder"), (mine, "an empty folder")):
+        assert cli("random", folder, "--family", "miniature") == 1
+        assert complaint in capsys.readouterr().err
+    assert cli("verify", trained) == 0
+    assert [path.name for path in mine.iterdir()] == ["mine.txt"]
