@@ -1,8 +1,8 @@
-"""Train the whole miniature from nothing: `python -m serve.miniature.training [--out DIR]`.
+"""Train the whole miniature from scratch: `python -m serve.miniature.training [--out DIR]`.
 
-Stages, each resumable from its checkpoint in DIR: `latents` (what the latents mean), `unet` (the
-teacher with its text encoder), `unet_distilled` (the student), `vae` and `vae_tiny` (the decoders).
-The finished folders lie in DIR/weights. On a CPU two single-thread processes share the work.
+Stages, each resumable from its checkpoint in DIR: `latents` (their meaning), `unet` (the teacher
+with its text encoder), `unet_distilled` (the student), `vae` and `vae_tiny` (the decoders). The
+finished folders are in DIR/weights. On a CPU two single-threaded processes share the work.
 """
 
 from __future__ import annotations
@@ -14,9 +14,10 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
+from torch import Tensor
 from torch.multiprocessing.spawn import spawn
 
-from . import architecture
+from .architecture import new_model
 from .dataset import captioned_latents, pictures, vocabulary_captions
 from .export import export_manifest, export_model, export_text
 from .fitting import Budget, World
@@ -32,15 +33,15 @@ BUDGETS = {
     "unet_distilled": Budget(steps=2400, batch=32, learning_rate=8e-4, ema=0.999),
     "vae_tiny": Budget(steps=3000, batch=16, learning_rate=2e-3, ema=0.995),
 }
-"""Batches are for one of two processes; one process alone takes twice as much."""
+"""Batches of one of two processes; a single process takes twice as many samples."""
 
 _PICTURES = 24_000
 _SCENES = 60_000
 
 
 @dataclass(frozen=True)
-class Plan:
-    """What the command line asks for."""
+class TrainingRun:
+    """The options of the command line."""
 
     out: Path
     device: str
@@ -49,8 +50,12 @@ class Plan:
     scale: float
     port: int
 
+    def pictures(self) -> Tensor:
+        """The pictures that the decoders learn from; see `dataset.pictures`."""
+        return pictures(self.out, max(600, round(_PICTURES * min(1.0, self.scale))), seed=1)
+
     def budget(self, stage: str) -> Budget:
-        """The stage's budget, scaled in steps; the samples a step stay the same."""
+        """The stage's budget, with its steps scaled; the samples per step stay the same."""
         budget = BUDGETS[stage]
         return replace(
             budget,
@@ -59,42 +64,42 @@ class Plan:
         )
 
 
-def _train(rank: int, plan: Plan) -> None:
+def _train(rank: int, run: TrainingRun) -> None:
     torch.set_num_threads(1)
-    if plan.processes > 1:
+    if run.processes > 1:
         dist.init_process_group(
-            "gloo", f"tcp://127.0.0.1:{plan.port}", rank=rank, world_size=plan.processes
+            "gloo", f"tcp://127.0.0.1:{run.port}", rank=rank, world_size=run.processes
         )
-    world = World(rank, plan.processes, torch.device(plan.device))
-    out, weights, writes = plan.out, plan.out / "weights", rank == 0
-    drawn = pictures(out, max(600, round(_PICTURES * min(1.0, plan.scale))), seed=1)
-    coder = train_latents(world, drawn, plan.budget("latents"), out)
+    world = World(rank, run.processes, torch.device(run.device))
+    out, weights, writes = run.out, run.out / "weights", rank == 0
+    drawn = run.pictures()
+    coder = train_latents(world, drawn, run.budget("latents"), out)
     tokenizer = build_tokenizer(vocabulary_captions())
-    if {"unet", "unet_distilled"} & set(plan.stages):
-        scenes = max(64, round(_SCENES * min(1.0, plan.scale))) // plan.processes
+    if {"unet", "unet_distilled"} & set(run.stages):
+        scenes = max(64, round(_SCENES * min(1.0, run.scale))) // run.processes
         data = captioned_latents(out, coder.cpu(), tokenizer, scenes, seed=100 + rank)
         torch.manual_seed(4)
-        text = architecture.text_encoder(tokenizer)
-        unet, text = train_unet(world, data, text, plan.budget("unet"), out)
+        text = new_model("text_encoder")
+        unet, text = train_unet(world, data, text, run.budget("unet"), out)
         if writes:
             export_text(tokenizer, text.cpu(), weights)
             export_model(unet.cpu(), weights, "unet")
-        if "unet_distilled" in plan.stages:
-            budget = plan.budget("unet_distilled")
+        if "unet_distilled" in run.stages:
+            budget = run.budget("unet_distilled")
             student = train_student(world, data, unet, text, budget, out)
             if writes:
                 export_model(student.cpu(), weights, "unet_distilled")
-    if {"vae", "vae_tiny"} & set(plan.stages):
-        vae = train_vae(world, drawn, coder, plan.budget("vae"), out)
-        if "vae_tiny" in plan.stages:
-            tiny = train_vae_tiny(world, drawn, coder, vae, plan.budget("vae_tiny"), out)
+    if {"vae", "vae_tiny"} & set(run.stages):
+        vae = train_vae(world, drawn, coder, run.budget("vae"), out)
+        if "vae_tiny" in run.stages:
+            tiny = train_vae_tiny(world, drawn, coder, vae, run.budget("vae_tiny"), out)
             if writes:
                 export_model(tiny.cpu(), weights, "vae_tiny")
         if writes:
             export_model(fold_scaling(vae.cpu()), weights, "vae")
-    if writes and weights.exists():  # The stage `latents` alone exports nothing.
+    if writes and weights.exists():  # Stage `latents` exports nothing.
         export_manifest(weights)
-    if plan.processes > 1:
+    if run.processes > 1:
         dist.barrier()
         dist.destroy_process_group()
 
@@ -106,7 +111,7 @@ def main() -> None:
         "--out", type=Path, default=Path("miniature-build"), help="checkpoints and DIR/weights"
     )
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    parser.add_argument("--scale", type=float, default=1.0, help="of every stage's steps")
+    parser.add_argument("--scale", type=float, default=1.0, help="factor for every stage's steps")
     parser.add_argument("--processes", type=int, help="default: 2 on a CPU, 1 on a GPU")
     parser.add_argument("--stages", default=",".join(BUDGETS), help="default: all")
     args = parser.parse_args()
@@ -118,12 +123,12 @@ def main() -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    plan = Plan(args.out, args.device, processes, stages, args.scale, port)
-    pictures(args.out, max(600, round(_PICTURES * min(1.0, args.scale))), seed=1)
+    run = TrainingRun(args.out, args.device, processes, stages, args.scale, port)
+    run.pictures()  # Once, before the processes start.
     if processes == 1:
-        _train(0, plan)
+        _train(0, run)
     else:
-        spawn(_train, (plan,), processes)
+        spawn(_train, (run,), processes)
 
 
 if __name__ == "__main__":

@@ -12,8 +12,9 @@ from serve.miniature.training.scenes import Scene, Thing, Vase, draw, parse_capt
 def drawn_prompts():
     pictures = []
     for index, prompt in enumerate(colour_prompts()):
-        wish = parse_caption(prompt)
-        pictures.append(draw(Scene(Thing(wish.thing, wish.colour), wish.background, index)))
+        caption = parse_caption(prompt)
+        thing = Thing(caption.thing, caption.colour)
+        pictures.append(draw(Scene(thing, caption.background, index)))
     return np.stack(pictures)
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from serve.miniature.training import architecture
+from serve.miniature.training.architecture import new_model
 from serve.miniature.training.fitting import Budget, World, fit
 from serve.miniature.training.train_unet import student_from
 from serve.miniature.training.train_vae import fold_scaling
@@ -46,7 +46,7 @@ def test_a_longer_budget_goes_on_from_the_checkpoint(tmp_path):
 
 
 def test_the_student_starts_with_the_teachers_first_and_last_pairs():
-    teacher = architecture.unet()
+    teacher = new_model("unet")
     state, student = teacher.state_dict(), student_from(teacher).state_dict()
     for ours, theirs in [
         ("down_blocks.0.resnets.0.conv1.weight", "down_blocks.0.resnets.0.conv1.weight"),
@@ -58,7 +58,7 @@ def test_the_student_starts_with_the_teachers_first_and_last_pairs():
 
 
 def test_folding_the_scaling_factor_changes_no_picture():
-    vae = architecture.vae().eval()
+    vae = new_model("vae").eval()
     latents, pixels = torch.randn(1, 4, 4, 4), torch.rand(1, 3, 32, 32)
     with torch.no_grad():
         picture, posterior = vae.decode(latents).sample, vae.encode(pixels).latent_dist
