@@ -9,14 +9,15 @@ FastAPI in it, and replicas, one per share of a device. A request's path through
                             that the key may use the model, and draws a seed where none was given
      3. routing/router.py   picks the variant, for `model: "auto"` by a policy (auto.py); the
                             variant's defaults complete the request to a `Generation`
-     4. routing/router.py   calls the replica with the least work ahead (least_work.py), and
+     4. routing/replicas.py calls the replica with the least work ahead (least_work.py); the router
                             retries once if it dies
      5. replica/replica.py  admits the request, or refuses it with a Retry-After (admission.py)
      6. engine/loop.py      gives each image a slot (slots.py), steps all of them together, and
                             decodes them on a thread of its own (decoding.py)
      7. pipelines/pipeline.py  makes embeddings of the prompt (embeddings.py) and noise of the seed,
                             takes one denoising step for many images, decodes latents (vae.py)
-     8. replica/encoding.py encodes pixels as PNG, JPEG or WebP
+     8. replica/drawing.py  collects the pictures as they are done, encoded as PNG, JPEG or WebP
+                            (encoding.py)
      9. http/images.py      answers with JSON (base64_json.py), bytes, or server-sent events
                             (streaming.py); http/error_responses.py turns errors into statuses
 
@@ -33,7 +34,8 @@ Above them:
 
     __main__     `python -m serve`: the application on this machine
     app          the composition root: options to deployments to one application
-    config       `AppArgs`, the options of `build_app`
+    config       `AppArgs`, the options of `build_app`; http/options.py and replica/options.py
+                 hold the groups that these rooms read
 
 Below them, for all:
 

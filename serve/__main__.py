@@ -1,4 +1,8 @@
-"""`python -m serve`: the application on a Ray cluster of its own, on this machine only."""
+"""`python -m serve`: the application on a Ray cluster of its own, on this machine only.
+
+`serve run` neither checks port and memory, nor says when every variant is warm, nor ends cleanly on
+SIGTERM.
+"""
 
 import contextlib
 import io
@@ -8,15 +12,16 @@ import socket
 import sys
 import time
 from collections.abc import Iterator
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import psutil
-from pydantic import ValidationError
+from pydantic import Field, FilePath, ValidationError
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from .config import AppArgs
+from .config import AppArgs, ModelOptions
 from .errors import ServingError
 from .routing.auto import QualityFirstPolicy
-from .settings import LaunchSettings, prepare_ray_environment
+from .settings import prepare_ray_environment
 from .variants import family
 from .weights.layout import family_dir, fp32_bytes
 
@@ -24,6 +29,43 @@ from .weights.layout import family_dir, fp32_bytes
 # What larger weights need on a CPU comes on top.
 _NEEDED_BYTES = 3 * 1024**3
 _PROMPT = "a golden vase with different flowers"
+
+
+class LaunchSettings(BaseSettings, ModelOptions):
+    """The settings of `python -m serve`: `--port 8001`, or `DSD_PORT=8001`."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="DSD_",
+        frozen=True,
+        extra="forbid",
+        cli_parse_args=True,
+        cli_prog_name="python -m serve",
+        cli_kebab_case=True,
+        cli_avoid_json=True,
+        cli_implicit_flags=True,
+    )
+
+    # Split at commas by `ModelOptions`, not read as JSON.
+    variants: Annotated[tuple[str, ...], NoDecode] = Field(
+        (), description="a,b: which to serve; all when empty"
+    )
+    host: str = Field("127.0.0.1", description="address to listen on")
+    port: int = Field(8000, ge=1, le=65535, description="port to listen on")
+    safety_checker: bool = Field(
+        False, description="keep back what the family's safety checker flags"
+    )
+    auto_slo_s: float | None = Field(
+        None, gt=0, allow_inf_nan=False, description="seconds that model: auto tries to keep"
+    )
+    num_gpus: float = Field(0, ge=0, description="GPUs that each replica reserves")
+    api_keys_file: FilePath | None = Field(
+        None, description="names and hashes of API keys; none needed when absent"
+    )
+    graceful_shutdown_timeout_s: float = Field(
+        5, gt=0, description="how long requests under way may take after SIGTERM or Ctrl-C"
+    )
+    show_logs: bool = Field(False, description="show the replicas' log lines here, too")
+    log_encoding: Literal["TEXT", "JSON"] = Field("TEXT", description="form of the log lines")
 
 
 def main() -> int:
@@ -59,13 +101,9 @@ def _serve(settings: LaunchSettings) -> None:
     if settings.auto_slo_s is not None:
         auto["auto"] = QualityFirstPolicy(kind="quality-first", slo_s=settings.auto_slo_s)
     args = AppArgs(
-        family=settings.family,
-        weights_dir=settings.weights_dir,
-        variants=settings.variants,
-        verify_hashes=settings.verify_hashes,
-        safety_checker=settings.safety_checker,
+        **settings.model_dump(include=set(ModelOptions.model_fields)),
         **auto,
-        device=settings.device,
+        safety_checker=settings.safety_checker,
         num_gpus=settings.num_gpus,
         # The router's folder is another.
         api_keys_file=settings.api_keys_file and settings.api_keys_file.absolute(),
@@ -152,7 +190,11 @@ def _wait_until_warm(serve: Any) -> None:
         if app.status == "RUNNING":
             return
         if app.status == "DEPLOY_FAILED":
-            reasons = [one.message.splitlines() for one in app.deployments.values() if one.message]
+            reasons = [
+                deployment.message.splitlines()
+                for deployment in app.deployments.values()
+                if deployment.message
+            ]
             raise ServingError(f"could not start: {reasons[0][-1] if reasons else app.message}")
         time.sleep(0.2)
 

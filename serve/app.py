@@ -19,12 +19,11 @@ from .config import AppArgs
 from .engine.denoiser import Denoiser
 from .generation import Generation
 from .http.api import build_api
-from .http.gate import ClientLimits
 from .keys import KeyFile
-from .replica.admission import Limits
-from .replica.replica import ReplicaSettings, VariantReplica
+from .replica.replica import VariantReplica
 from .replica.startup import LoadDenoiser
 from .routing.least_work import LeastWork
+from .routing.replicas import RayReplicas
 from .routing.router import Router
 from .settings import CompileSettings, forbid_chance, go_offline, keep_compiled_code
 from .variants import Variant, family
@@ -40,7 +39,7 @@ _STATS_PERIOD_S = 1.0
 
 
 class Ingress(Router):
-    """The router with its HTTP face."""
+    """The router with its HTTP side."""
 
     def __init__(
         self, args: AppArgs, manifest: Manifest, handles: dict[str, DeploymentHandle]
@@ -48,40 +47,27 @@ class Ingress(Router):
         super().__init__(
             family(args.family),
             manifest,
-            handles,
-            float(args.retry_after_s),
+            {name: RayReplicas(handle, args.retry_after_s) for name, handle in handles.items()},
+            args.retry_after_s,
             args.model_when_absent,
             args.auto,
-            args.shadow,
         )
         self._args = args
 
     def __serve_build_asgi_app__(self) -> Any:
         """Build the routes in the replica; Serve calls this after the constructor."""
-        args = self._args
-        return build_api(
-            self,
-            args.max_image_steps,
-            args.min_ready_replicas,
-            args.max_request_s,
-            client_limits(args),
-            args.playground,
-            args.a1111,
-        )
+        return build_api(self, self._args, key_file(self._args))
 
 
-def client_limits(args: AppArgs) -> ClientLimits:
-    """What clients are held to; reads the file of keys, where there is one.
+def key_file(args: AppArgs) -> KeyFile | None:
+    """The file of API keys, where there is one.
 
     Raises:
         KeysError: it is missing or broken.
     """
-    keys = None
-    if args.api_keys_file is not None:
-        keys = KeyFile(args.api_keys_file, family(args.family).variants)
-    return ClientLimits(
-        args.body_timeout_s, keys, args.max_requests_per_key, float(args.retry_after_s)
-    )
+    if args.api_keys_file is None:
+        return None
+    return KeyFile(args.api_keys_file, family(args.family).variants)
 
 
 def build_app(args: AppArgs) -> Application:
@@ -91,7 +77,7 @@ def build_app(args: AppArgs) -> Application:
         WeightsError: the family folder is missing, incomplete or not safe to load.
         KeysError: the file of API keys is missing or broken.
     """
-    client_limits(args)  # Here it is told at once; a router would try to start again and again.
+    key_file(args)  # It fails here at once; a router would try to start again and again.
     folder = family_dir(args.family, args.weights_dir)
     manifest = check_family(
         folder, family(args.family), args.served, safety_checker=args.safety_checker
@@ -101,14 +87,6 @@ def build_app(args: AppArgs) -> Application:
 
 def compose(args: AppArgs, manifest: Manifest, load: LoadDenoiser) -> Application:
     """Bind a deployment per variant, or one that hosts all, and the router before them."""
-    settings = ReplicaSettings(
-        policy=args.policy,
-        slots=args.slots,
-        limits=Limits(args.max_queue_s, args.max_queued_requests),
-        stuck_after_s=args.stuck_after_s,
-        png_parameters=args.png_parameters,
-        safety_checker=args.safety_checker,
-    )
     served = tuple(args.served.values())
     hosted = [served] if args.packed else [(variant,) for variant in served]
     replicas: dict[str, Application] = {}
@@ -130,7 +108,7 @@ def compose(args: AppArgs, manifest: Manifest, load: LoadDenoiser) -> Applicatio
             max_constructor_retry_count=2,
         )
         notes = {variant.name: manifest.note(variant) for variant in variants}
-        bound = deployment.bind(variants, load, settings, notes)
+        bound = deployment.bind(variants, load, args, notes)
         replicas |= {variant.name: bound for variant in variants}
     # The router only waits: it may hold every request that the variants can hold, and some more
     # that it answers at once.
@@ -153,7 +131,7 @@ def _load_pipeline(
     check_family(
         folder,
         family(args.family),
-        [one.name for one in variants],
+        [variant.name for variant in variants],
         safety_checker=args.safety_checker,
         hashes=args.verify_hashes,
     )

@@ -1,7 +1,7 @@
 """The vocabulary from the router to the pictures: what is to be drawn, and what came of it.
 
-Plain frozen data without defaults: whoever makes a `Generation` has decided everything, so nobody
-downstream needs the request's schema or the catalogue.
+Plain frozen data without defaults: whoever makes a `Generation` has decided everything, so the code
+downstream needs neither the request's schema nor the catalogue.
 """
 
 from dataclasses import dataclass
@@ -16,9 +16,10 @@ class Generation:
     """One request with every default filled in.
 
     `variant` is one that the replica holds. `seeds` holds one seed an image (0 to 2^32-1). Width
-    and height are multiples of 8. A `guidance_scale` of at most 1 means no classifier-free
-    guidance, hence no negative prompt. `deadline_at` is in Unix seconds, since it crosses machines;
-    None means whenever. `previews` is how many pictures of each image to show before it is done.
+    and height are multiples of 8; `default_size_px` is the side of the variant's own pictures, in
+    which work is counted. A `guidance_scale` of at most 1 means no classifier-free guidance, hence
+    no negative prompt. `deadline_at` is in Unix seconds, since it crosses machines; None means no
+    deadline. `previews` is how many pictures of each image to show before it is done.
     """
 
     variant: str
@@ -27,11 +28,32 @@ class Generation:
     seeds: tuple[int, ...]
     width_px: int
     height_px: int
+    default_size_px: int
     num_inference_steps: int
     guidance_scale: float
     scheduler: SchedulerName
     deadline_at: float | None
     previews: int
+
+    @property
+    def guided(self) -> bool:
+        """Whether there is classifier-free guidance."""
+        return self.guidance_scale > 1
+
+    @property
+    def step_cost(self) -> float:
+        """What one image's step takes, in steps with guidance at the variant's default size.
+
+        In proportion to the picture's area, and half without guidance; attention, which grows
+        faster, has the smaller part in it.
+        """
+        area = self.width_px * self.height_px / self.default_size_px**2
+        return area if self.guided else area / 2
+
+    @property
+    def image_steps(self) -> float:
+        """The request's work, in steps of one image with guidance at the default size."""
+        return len(self.seeds) * self.num_inference_steps * self.step_cost
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,11 +87,14 @@ class PictureFormat:
     quality: int
 
 
+LOSSLESS_PNG = PictureFormat("png", 100)
+
+
 @dataclass(frozen=True, slots=True)
 class Timings:
-    """Seconds that a request spent in each stage of a replica.
+    """Seconds that a picture, or a whole request, spent in each stage of a replica, one by one.
 
-    `denoise_s` includes encoding the prompt; `encode_s` is PNG, JPEG or WebP.
+    `denoise_s` includes encoding the prompt; `encode_s` is PNG, JPEG or WebP, and the wait for it.
     """
 
     queue_s: float
@@ -80,7 +105,7 @@ class Timings:
 
 @dataclass(frozen=True, slots=True)
 class Drawing:
-    """Encoded pictures, in the order of the seeds, with what the client should be told.
+    """Encoded pictures, in the order of the seeds, with their times and warnings.
 
     None stands for a picture that the safety checker flagged; at least one is there.
     """

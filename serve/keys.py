@@ -5,7 +5,7 @@
     batch 60303ae22b998861bce3b28f33eec1be758a213c86c93c076dbe9f558c11c752 distilled,original
 
 `python -m serve.keys new NAME` makes a key. `http/gate.py` asks for keys; this knows neither HTTP
-nor Ray. Nothing of a file but names is ever told: not in errors, not in logs.
+nor Ray. Of a file only names ever appear in errors and logs.
 """
 
 import argparse
@@ -50,7 +50,8 @@ class Key:
 class KeyFile:
     """The keys in a file, which may be replaced while it is used.
 
-    A new file that is broken or gone leaves the old keys in force, and is logged once.
+    A new file that is broken or gone leaves the old keys in force, so that a slip in an editor
+    locks nobody out, and is logged once.
 
     Args:
         path: of the file; a link, as in mounted Secrets, is followed at every look.
@@ -165,7 +166,7 @@ def new_key(name: str, variants: str = "") -> tuple[str, str]:
     # 256 random bits: a plain sha256 of them is out of reach, a slow hash would add nothing.
     key = f"dsd-{secrets.token_urlsafe(32)}"
     line = f"{name} {hashlib.sha256(key.encode()).hexdigest()} {variants}".rstrip()
-    _parsed(line.split(), [one for one in variants.split(",") if one])
+    _parsed(line.split(), [name for name in variants.split(",") if name])
     return key, line
 
 
@@ -173,7 +174,7 @@ def main() -> int:
     """Make a key and show it, this once."""
     parser = argparse.ArgumentParser(prog="python -m serve.keys", description="API keys")
     new = parser.add_subparsers(required=True).add_parser("new", help="make a key")
-    new.add_argument("name", help="whose it is; goes into the log")
+    new.add_argument("name", help="the key's owner; goes into the log")
     new.add_argument("--variants", default="", help="a,b: which it may use; all when absent")
     args = parser.parse_args()
     try:

@@ -1,7 +1,7 @@
 """Every metric of this project, named in one place; Ray prefixes `ray_` and adds `_total`.
 
-Serve tags them with application, deployment and replica. deploy/README.md's table says what each
-means and is held to this module.
+Serve tags them with application, deployment and replica. docs/metrics.md says what each means; a
+test compares it with this module.
 """
 
 from ray.serve.metrics import Counter, Gauge, Histogram
@@ -15,7 +15,6 @@ _STEP_BUCKETS_S = [0.002, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.25,
 _IMAGES_BUCKETS = [1, 2, 3, 4, 6, 8, 12, 16]
 _RATIO_BUCKETS = [0.25, 0.5, 0.7, 0.8, 0.9, 1, 1.1, 1.25, 1.5, 2, 4]
 _RETRY_BUCKETS_S = [1, 2, 3, 5, 7.5, 10, 15, 20, 30, 60, 120, 300, 600]
-_PSNR_BUCKETS_DB = [5, 8, 10, 12, 14, 16, 18, 20, 25, 30, 40]
 _VARIANT = ("variant",)
 
 
@@ -33,7 +32,10 @@ class ReplicaMetrics(Observer):
             "dsd_overload_refused", "Requests refused on arrival for a long queue", _VARIANT
         )
         self._retry_after_s = Histogram(
-            "dsd_retry_after_seconds", "Retry-After told", _RETRY_BUCKETS_S, ("variant", "code")
+            "dsd_retry_after_seconds",
+            "Retry-After of refused requests",
+            _RETRY_BUCKETS_S,
+            ("variant", "code"),
         )
         self._forecast = Histogram(
             "dsd_forecast_ratio", "Time taken over time forecast", _RATIO_BUCKETS, _VARIANT
@@ -113,7 +115,7 @@ class ReplicaMetrics(Observer):
         """A job wasn't taken on."""
         self._overloaded.inc(1, {"variant": job.variant})
 
-    def told_to_retry(self, job: Generation, code: str, after_s: float) -> None:
+    def refused_with_retry(self, job: Generation, code: str, after_s: float) -> None:
         """A job was refused, with the error's code, and when to come back."""
         self._retry_after_s.observe(after_s, {"variant": job.variant, "code": code})
 
@@ -158,27 +160,7 @@ class RouterMetrics:
         self._decisions = Counter(
             "dsd_auto_decisions", "Variants chosen for `auto`", ("variant", "reason")
         )
-        pair = ("variant", "shadow")
-        self._shadow_psnr_db = Histogram(
-            "dsd_shadow_psnr_db", "Likeness of a picture and its shadow", _PSNR_BUCKETS_DB, pair
-        )
-        self._shadow_time_ratio = Histogram(
-            "dsd_shadow_time_ratio", "Time of a shadow over its picture's", _RATIO_BUCKETS, pair
-        )
-        self._shadows_dropped = Counter(
-            "dsd_shadows_dropped", "Shadows that had no idle room, or no longer", pair
-        )
 
     def decided(self, variant: str, reason: str) -> None:
         """Count a request for `auto` by the variant that draws it, and why."""
         self._decisions.inc(1, {"variant": variant, "reason": reason})
-
-    def shadowed(self, pinned: str, shadow: str, psnr_db: float, time_ratio: float) -> None:
-        """A pair was drawn: how alike, and the second one's time over the first one's."""
-        tags = {"variant": pinned, "shadow": shadow}
-        self._shadow_psnr_db.observe(min(psnr_db, 99.0), tags)  # Equal pictures: infinite.
-        self._shadow_time_ratio.observe(time_ratio, tags)
-
-    def shadow_dropped(self, pinned: str, shadow: str) -> None:
-        """There was no idle room for a shadow, or no longer."""
-        self._shadows_dropped.inc(1, {"variant": pinned, "shadow": shadow})

@@ -1,13 +1,13 @@
-"""Environment and command line to frozen settings; the only reader and writer of `os.environ`."""
+"""The environment to frozen settings; the only writer of `os.environ`.
+
+What `python -m serve` takes from environment and command line is in `__main__`.
+"""
 
 import os
 from pathlib import Path
-from typing import Literal
 
-from pydantic import Field, FilePath
+from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
-
-from .variants import FamilyName
 
 # Ray's own switches, set before Ray is imported; what the user has set stays.
 _RAY_ENVIRONMENT = {
@@ -22,46 +22,6 @@ _RAY_ENVIRONMENT = {
     # Serve would let it drain; but where a device call hangs nothing drains, and who waits is lost.
     "RAY_SERVE_FORCE_STOP_UNHEALTHY_REPLICAS": "1",
 }
-
-
-class LaunchSettings(BaseSettings):
-    """What `python -m serve` can be told: `--port 8001`, or `DSD_PORT=8001`."""
-
-    model_config = SettingsConfigDict(
-        env_prefix="DSD_",
-        frozen=True,
-        extra="forbid",
-        cli_parse_args=True,
-        cli_prog_name="python -m serve",
-        cli_kebab_case=True,
-        cli_avoid_json=True,
-        cli_implicit_flags=True,
-    )
-
-    host: str = Field("127.0.0.1", description="address to listen on")
-    port: int = Field(8000, ge=1, le=65535, description="port to listen on")
-    family: FamilyName = Field("miniature", description="which weights to serve")
-    weights_dir: Path | None = Field(None, description="family folder; needed unless miniature")
-    variants: str = Field("", description="a,b: which to serve; all when empty")
-    verify_hashes: bool = Field(
-        False, description="compare every byte of the weights with their manifest first"
-    )
-    safety_checker: bool = Field(
-        False, description="keep back what the family's safety checker flags"
-    )
-    auto_slo_s: float | None = Field(
-        None, gt=0, allow_inf_nan=False, description="seconds that model: auto tries to keep"
-    )
-    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where the models run")
-    num_gpus: float = Field(0, ge=0, description="GPUs that each replica reserves")
-    api_keys_file: FilePath | None = Field(
-        None, description="names and hashes of API keys; none needed when absent"
-    )
-    graceful_shutdown_timeout_s: float = Field(
-        5, gt=0, description="how long requests under way may take once it is told to stop"
-    )
-    show_logs: bool = Field(False, description="show the replicas' log lines here, too")
-    log_encoding: Literal["TEXT", "JSON"] = Field("TEXT", description="form of the log lines")
 
 
 class CompileSettings(BaseSettings):

@@ -12,6 +12,8 @@ from typing import Literal
 from .generation import SchedulerName
 
 FamilyName = Literal["miniature", "sd-v1"]
+# A request's `model` that leaves the choice of the variant to the server.
+AUTO = "auto"
 ComponentClass = Literal[
     "CLIPTokenizer",
     "CLIPTextModel",
@@ -119,6 +121,11 @@ class Family:
         return needed
 
 
+def offered_models(variants: Iterable[str], auto: bool) -> list[str]:
+    """What a request's `model` may be: the served variants, and `auto` where it is offered."""
+    return [*variants, *([AUTO] if auto else [])]
+
+
 def family(name: FamilyName) -> Family:
     """The catalogue's entry for a family.
 
@@ -173,6 +180,7 @@ def _sd_v1(name: str, description: str, unet: Component, vae: Component) -> Vari
         scheduler=_sd_scheduler,
         unet=unet,
         vae=vae,
+        # 5 MB in every folder, so that there are previews whatever the variant.
         preview_vae=_taesd_vae,
         default_scheduler="pndm",
         guidance_scale=7.5,

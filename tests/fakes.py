@@ -24,6 +24,7 @@ def generation(**changes: object) -> Generation:
         "seeds": (7,),
         "width_px": 64,
         "height_px": 64,
+        "default_size_px": 64,
         "num_inference_steps": 5,
         "guidance_scale": 4.0,
         "scheduler": "pndm",

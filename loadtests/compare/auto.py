@@ -36,7 +36,9 @@ class Contender:
     """`auto` or a pinned variant at one rate, its goes pooled.
 
     `goodput_per_s` is how many pictures a second were drawn within the SLO, by go; None where no go
-    was completed. `against` is `auto`'s goodput less this one's.
+    was completed. `auto` gives quality for time: neither throughput nor p95 says whether that was
+    worth it. `against` is `auto`'s goodput less this one's; a difference, since a pinned variant in
+    overload may draw nothing in time.
     """
 
     requests: int

@@ -311,6 +311,7 @@ class Engine(Generic[JobT, TrajectoryT]):
         self._observer.out_of_memory()
         if len(images) > 1:
             with self._changed:
+                # For good: what took the memory may come again, and a restart tries anew.
                 self._slots.cap = max(1, len(images) // 2)
             _log.warning("out of device memory: %d image(s) at once from now on", self.cap)
         elif images[0].had_no_room:

@@ -39,6 +39,9 @@ class Finished:
     decode_s: float
 
 
+Event = Preview | Finished
+
+
 @dataclass(frozen=True, slots=True)
 class Result:
     """Pictures, `(H, W, 3)` uint8 each, in the job's order, and the seconds of each stage.
@@ -83,7 +86,7 @@ class Ticket:
         self._ended = False
         # Guards `_ended` and `_events`, which the engine's threads and the event loop share.
         self._lock = threading.Lock()
-        self._events: list[Preview | Finished] = []
+        self._events: list[Event] = []
         self._loop = asyncio.get_running_loop()
         self._changed = asyncio.Event()
 
@@ -104,7 +107,7 @@ class Ticket:
             self.cancel()
             raise
 
-    async def events(self) -> AsyncIterator[Preview | Finished]:
+    async def events(self) -> AsyncIterator[Event]:
         """Yield previews and finished images, in order, until the job ends; for one reader."""
         while True:
             self._changed.clear()
@@ -133,7 +136,7 @@ class Ticket:
 
     # The engine's threads call what follows.
 
-    def add_event(self, event: Preview | Finished) -> None:
+    def add_event(self, event: Event) -> None:
         """Queue an event for the reader of `events`."""
         with self._lock:
             self._events.append(event)

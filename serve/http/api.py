@@ -7,34 +7,21 @@ from fastapi import FastAPI, Security
 from fastapi.security import HTTPBearer
 from fastapi_offline import FastAPIOffline
 
+from ..keys import KeyFile
 from .a1111.routes import a1111_routes
 from .browser_headers import BrowserHeaders
 from .docs import docs_routes
 from .error_responses import Route, add_error_handlers, refuse
-from .gate import ClientLimits, Gate
+from .gate import Gate
 from .images import image_routes
 from .models import model_routes
+from .options import HttpOptions
 from .playground import page_routes
 from .service import Router
 
 
-def build_api(
-    router: Router,
-    max_image_steps: int,
-    min_ready_replicas: int,
-    max_request_s: float | None = None,
-    limits: ClientLimits = ClientLimits(),  # noqa: B008 (frozen)
-    playground: bool = True,
-    a1111: bool = False,
-) -> FastAPI:
-    """The application over a router.
-
-    With the page at `/` where `playground` is true, and `/sdapi/v1` where `a1111` is.
-
-    `max_image_steps` and `max_request_s` bound one request's work and time
-    (`GenerationRequest.resolve`); `/readyz` wants `min_ready_replicas` warm replicas of every
-    variant; `limits` is what clients are held to.
-    """
+def build_api(router: Router, options: HttpOptions, keys: KeyFile | None = None) -> FastAPI:
+    """The application over a router; without `keys`, requests need no API key."""
     # Offline: it serves Swagger's files, so that `/docs` works without a network.
     api: FastAPI = FastAPIOffline(
         title="distilled-sd-serve",
@@ -47,19 +34,15 @@ def build_api(
     )
     api.router.route_class = Route
     add_error_handlers(api)
-    api.add_middleware(Gate, refuse=refuse, limits=limits)
+    api.add_middleware(Gate, refuse=refuse, options=options, keys=keys)
     api.add_middleware(BrowserHeaders)
-    api.include_router(docs_routes(api.title))
     # Only tells the OpenAPI document of the keys; the gate has checked them.
-    locks = [] if limits.keys is None else [Security(HTTPBearer(auto_error=False))]
-    api.include_router(
-        image_routes(router, max_image_steps, max_request_s, limits.body_timeout_s, locks)
-    )
-    api.include_router(model_routes(router, min_ready_replicas, locks))
-    if playground:
+    locks = [] if keys is None else [Security(HTTPBearer(auto_error=False))]
+    api.include_router(docs_routes(api.title))
+    api.include_router(image_routes(router, options, locks))
+    api.include_router(model_routes(router, options, locks))
+    if options.playground:
         api.include_router(page_routes())
-    if a1111:
-        api.include_router(
-            a1111_routes(router, max_image_steps, max_request_s, limits.body_timeout_s, locks)
-        )
+    if options.a1111:
+        api.include_router(a1111_routes(router, options, locks))
     return api

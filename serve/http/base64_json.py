@@ -9,7 +9,7 @@ import base64
 import secrets
 from collections.abc import Iterable
 
-# What no prompt and no warning holds: it is never told.
+# Random and never sent, so that no prompt and no warning can hold it.
 PICTURE = secrets.token_hex(16)
 
 

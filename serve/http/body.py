@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Mapping
 
-from ..errors import BodyTooLarge, InvalidRequest, RequestTimeout
+from ..errors import BodyTooLarge, InvalidRequest, RequestTimeout, shown
 
 MAX_BODY_BYTES = 64 * 1024
 
@@ -43,12 +43,12 @@ def _check_is_json(headers: Mapping[str, str]) -> None:
     given = headers.get("content-type", "")
     if given.split(";")[0].strip().lower() != "application/json":
         raise InvalidRequest(
-            f"content-type: {ascii(given)[:80]} was given; it must be application/json",
+            f"content-type: {shown(given)} was given; it must be application/json",
             "content-type",
         )
     encoding = headers.get("content-encoding", "identity")
     if encoding.strip().lower() not in ("", "identity"):
         raise InvalidRequest(
-            f"content-encoding: {ascii(encoding)[:80]} was given; a body must come as it is",
+            f"content-encoding: {shown(encoding)} was given; a body must come as it is",
             "content-encoding",
         )

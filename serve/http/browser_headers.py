@@ -10,25 +10,25 @@ _Message = MutableMapping[str, Any]
 _HEADERS = (
     (b"x-content-type-options", b"nosniff"),
     (b"referrer-policy", b"no-referrer"),
-    # What is no page loads nothing and is shown in no frame; pages bring policies of their own.
+    # For responses that aren't pages; pages have policies of their own.
     (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'"),
 )
 
 
 class BrowserHeaders:
-    """Plain ASGI round an application: adds each header that an answer doesn't have yet."""
+    """ASGI middleware that adds each of the headers that a response doesn't have yet."""
 
     def __init__(self, app: Callable[..., Awaitable[None]]) -> None:
         self._app = app
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        """One request, or what else a server tells."""
+        """Handle one ASGI scope."""
 
         async def send_more(message: _Message) -> None:
             if message["type"] == "http.response.start":
                 given = list(message.get("headers", ()))
                 names = {name.lower() for name, _ in given}
-                added = [one for one in _HEADERS if one[0] not in names]
+                added = [(name, value) for name, value in _HEADERS if name not in names]
                 message = {**message, "headers": [*given, *added]}
             await send(message)
 

@@ -83,14 +83,16 @@ def errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
 
 
 def internal_error() -> ServingError:
-    """What a client is told of an error that nobody expected: where to look it up."""
+    """The error for an unexpected exception, which says where to look it up."""
     return ServingError("internal error; the server's log has it under this reply's x-request-id")
 
 
 def _error_response(fault: ServingError, scope: MutableMapping[str, Any]) -> JSONResponse:
     """In the dialect of the request."""
-    body = ErrorBody(message=fault.message, type=fault.type, param=fault.param, code=fault.code)
-    content = error_body(fault) if is_sdapi(scope) else ErrorResponse(error=body).model_dump()
+    if is_sdapi(scope):
+        content: dict[str, Any] = error_body(fault)
+    else:
+        content = ErrorResponse(error=ErrorBody.of(fault)).model_dump()
     headers = {}
     if fault.retry_after_s is not None:
         headers["Retry-After"] = str(math.ceil(fault.retry_after_s))

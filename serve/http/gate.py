@@ -11,12 +11,10 @@ from collections import Counter
 from collections.abc import (
     Awaitable,
     Callable,
-    Collection,
     Iterable,
     Iterator,
     MutableMapping,
 )
-from dataclasses import dataclass
 from typing import Any
 
 from ..errors import (
@@ -29,12 +27,14 @@ from ..errors import (
     shown,
 )
 from ..keys import Key, KeyFile
+from .options import HttpOptions
 
 # What HAProxy holds requests to (`tune.http.maxhdr`, `tune.bufsize`); uvicorn has no such limits.
 MAX_HEADERS = 100
 MAX_HEADER_BYTES = 16 * 1024
-# Serve obeys these from anybody: one lifts its time limit, the other lets abandoned work go on.
-_LIFTING = ("x-request-timeout-seconds", "x-request-disconnect-disabled")
+# Serve obeys these from anybody: the first lifts its time limit, the second lets abandoned work
+# go on.
+_FORBIDDEN_HEADERS = ("x-request-timeout-seconds", "x-request-disconnect-disabled")
 # Everything else needs a key, what doesn't exist included.
 _OPEN_PATHS = ("/", "/healthz", "/readyz", "/docs", "/openapi.json")
 _OPEN_FOLDERS = ("/playground/", "/static-offline-docs/")
@@ -52,22 +52,8 @@ App = Callable[
 ]
 
 
-@dataclass(frozen=True)
-class ClientLimits:
-    """What clients are held to.
-
-    Without `keys` nobody needs one. `max_requests_per_key` counts in this process: with several
-    routers, a key has as many times that.
-    """
-
-    body_timeout_s: float = 10.0
-    keys: KeyFile | None = None
-    max_requests_per_key: int | None = None
-    retry_after_s: float = 5.0
-
-
 class Gate:
-    """Lets a request in, or refuses it before anything was read or done.
+    """Middleware that lets a request in, or refuses it before anything was read or done.
 
     A request holds its key's place until its answer has ended, a stream's included, or its client
     has left. The key itself goes no further than here.
@@ -75,28 +61,32 @@ class Gate:
     Args:
         app: what is behind.
         refuse: makes an error's answer.
-        limits: what requests are held to.
+        options: the limits; `max_requests_per_key` counts in this process.
+        keys: the API keys; with None, requests need no key.
     """
 
     def __init__(
-        self, app: App, refuse: Callable[[ServingError], App], limits: ClientLimits
+        self,
+        app: App,
+        refuse: Callable[[ServingError], App],
+        options: HttpOptions,
+        keys: KeyFile | None,
     ) -> None:
-        self._app, self._refuse, self._limits = app, refuse, limits
+        self._app, self._refuse, self._options, self._keys = app, refuse, options, keys
         self._under_way: Counter[str] = Counter()
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        """One request, or what else a server tells."""
+        """Handle one ASGI scope."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        with contextlib.ExitStack() as held:
+        with contextlib.ExitStack() as places:
             try:
                 _check_headers(scope["headers"])
-                keys = self._limits.keys
-                if keys is not None and not _is_open(scope):
-                    key = _authenticated(scope["headers"], keys, basic=is_sdapi(scope))
+                if self._keys is not None and not _is_open(scope):
+                    key = _authenticated(scope["headers"], self._keys, basic=is_sdapi(scope))
                     _log.info("key %s", key.name)
-                    held.enter_context(self._place(key))
+                    places.enter_context(self._place(key))
                     scope = _with_key(scope, key)
             except ServingError as fault:
                 await self._refuse(fault)(scope, receive, send)
@@ -105,12 +95,12 @@ class Gate:
 
     @contextlib.contextmanager
     def _place(self, key: Key) -> Iterator[None]:
-        most = self._limits.max_requests_per_key
+        most = self._options.max_requests_per_key
         if most is not None and self._under_way[key.name] >= most:
             raise TooManyRequests(
                 f"key {shown(key.name)} has {most} requests under way, the most that are allowed "
                 "at once; retry when one has ended",
-                self._limits.retry_after_s,
+                self._options.retry_after_s,
             )
         self._under_way[key.name] += 1
         try:
@@ -121,17 +111,16 @@ class Gate:
                 del self._under_way[key.name]
 
 
-def require_allowed(scope: MutableMapping[str, Any], model: str, served: Collection[str]) -> None:
+def require_allowed(scope: MutableMapping[str, Any], model: str) -> None:
     """Hold a request that came through the gate to the variants of its key.
 
-    A key for some variants may not leave the choice to `auto`. A model that isn't served is no
-    matter of keys. `served` is what may be named here, `auto` included where it is offered.
+    A key for some variants may not leave the choice to `auto`.
 
     Raises:
         ModelNotAllowed: another variant.
     """
     key: Key | None = scope.get("state", {}).get("key")
-    if key is not None and key.variants is not None and model in served and not key.allows(model):
+    if key is not None and key.variants is not None and not key.allows(model):
         raise ModelNotAllowed(
             f"model: {shown(model)} would draw; key {shown(key.name)} allows: "
             f"{', '.join(sorted(key.variants))}",
@@ -148,9 +137,9 @@ def _check_headers(headers: _Headers) -> None:
                 f"headers: more than {MAX_HEADERS}, or than {MAX_HEADER_BYTES} bytes of them, "
                 "the most that are allowed"
             )
-    for lifting in _LIFTING:
-        if any(name.lower() == lifting.encode() for name, _ in headers):
-            raise InvalidRequest(f"{lifting}: was sent; this header is not allowed here", lifting)
+    for forbidden in _FORBIDDEN_HEADERS:
+        if any(name.lower() == forbidden.encode() for name, _ in headers):
+            raise InvalidRequest(f"{forbidden}: was sent; this header is not allowed", forbidden)
 
 
 def is_sdapi(scope: MutableMapping[str, Any]) -> bool:
@@ -159,7 +148,7 @@ def is_sdapi(scope: MutableMapping[str, Any]) -> bool:
 
 
 def _path(scope: MutableMapping[str, Any]) -> str:
-    """As Starlette finds its routes: below where the application is mounted."""
+    """The path below the mount point, as Starlette matches its routes."""
     path: str = scope["path"]
     root: str = scope.get("root_path", "")
     return path.removeprefix(root) if root and path.startswith(f"{root}/") else path
@@ -196,6 +185,8 @@ def _with_key(scope: MutableMapping[str, Any], key: Key) -> dict[str, Any]:
     return {
         **scope,
         # What isn't there can't be logged.
-        "headers": [one for one in scope["headers"] if one[0].lower() != b"authorization"],
+        "headers": [
+            (name, value) for name, value in scope["headers"] if name.lower() != b"authorization"
+        ],
         "state": {**scope.get("state", {}), "key": key},
     }

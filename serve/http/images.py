@@ -17,8 +17,9 @@ from .body import read_json
 from .error_responses import Route, errors, internal_error
 from .gate import require_allowed
 from .negotiation import Answer, negotiate, picture_answers
+from .options import HttpOptions
 from .schemas import GenerationRequest, Image, ImagesResponse, parse_request
-from .service import Router, served_models
+from .service import Router
 from .streaming import DONE, sse, sse_error, with_heartbeats
 
 _OUTPUT_FORMATS: dict[str, OutputFormat] = {
@@ -37,18 +38,8 @@ _REQUEST_EXAMPLES = {
 }
 
 
-def image_routes(
-    router: Router,
-    max_image_steps: int,
-    max_request_s: float | None,
-    body_timeout_s: float,
-    locks: Sequence[Any],
-) -> APIRouter:
-    """The route, with `locks` as its dependencies where keys are needed.
-
-    `max_image_steps` and `max_request_s` bound one request's work and time
-    (`GenerationRequest.resolve`).
-    """
+def image_routes(router: Router, options: HttpOptions, locks: Sequence[Any]) -> APIRouter:
+    """The route, with `locks` as its dependencies where keys are needed."""
     routes = APIRouter(route_class=Route)
 
     @routes.post(
@@ -74,17 +65,16 @@ def image_routes(
     )
     async def generate_images(request: Request) -> Response:
         """Draw one or more images: JSON, one picture's bytes by `Accept`, or a stream of events."""
-        body = await read_json(request.headers, request.stream(), body_timeout_s)
+        body = await read_json(request.headers, request.stream(), options.body_timeout_s)
         asked = parse_request(body)
         answer = _negotiate(request.headers.get("accept", "*/*"), asked)
         picture_format = asked.picture_format(_OUTPUT_FORMATS.get(answer))
         model = router.default_model if asked.model is None else asked.model
-        require_allowed(request.scope, model, served_models(router))
+        if model in router.models:  # Else `choose` refuses it, whatever the key.
+            require_allowed(request.scope, model)
         asked = asked.with_seed()
-        choice = await router.choose(
-            model, lambda variant: asked.resolve(variant, max_image_steps, max_request_s)
-        )
-        _log_whose(asked)
+        choice = await router.choose(model, lambda variant: asked.resolve(variant, options))
+        _log_user(asked)
         if asked.stream:
             return await _stream_response(router, choice, picture_format)
         drawing = await router.draw(choice.generation, picture_format)
@@ -159,8 +149,8 @@ def _headers(
     return headers
 
 
-def _log_whose(asked: GenerationRequest) -> None:
-    """Log on whose behalf a request is made, hashed, so that abuse can be traced."""
+def _log_user(asked: GenerationRequest) -> None:
+    """Log the hash of the end user that a request names, so that abuse can be traced."""
     for field, value in (("user", asked.user), ("safety_identifier", asked.safety_identifier)):
         if value is not None:
             _log.info("%s %s", field, hashlib.sha256(value.encode()).hexdigest()[:16])

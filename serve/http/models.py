@@ -2,20 +2,53 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import Any, Literal
 
 from fastapi import APIRouter
 from fastapi.responses import JSONResponse
+from pydantic import BaseModel, Field
 
 from ..variants import Family, Variant
 from ..weights.manifest import Manifest
 from .error_responses import Route, errors
+from .options import HttpOptions
 from .schemas import SIZE_STEP_PX, GenerationRequest, bounds
 from .service import Router
 
 
-def model_routes(router: Router, min_ready_replicas: int, locks: Sequence[Any]) -> APIRouter:
-    """The routes; `/readyz` wants `min_ready_replicas` warm replicas of every variant."""
+class VariantModel(BaseModel):
+    """A served variant: what it is made of, and the defaults and bounds of its requests."""
+
+    id: str
+    object: Literal["model"] = "model"
+    created: int = Field(0, description="The Images API's clients want it; nothing here is dated.")
+    owned_by: str = "distilled-sd-serve"
+    family: str
+    description: str
+    random_weights: bool
+    licences: list[str]
+    components: dict[str, dict[str, Any]] = Field(
+        description="By the names that diffusers gives them: folder, class, source and origin."
+    )
+    defaults: dict[str, Any]
+    size_bounds_px: tuple[int, int]
+    size_step_px: int = SIZE_STEP_PX
+    bounds: dict[str, tuple[int | float, int | float]] = Field(
+        description="The least and the most of each number, and of each text's length."
+    )
+
+
+class ModelList(BaseModel):
+    """The served variants, and who draws requests without a `model`."""
+
+    object: Literal["list"] = "list"
+    data: list[VariantModel]
+    default_model: str
+    auto: dict[str, Any] | None = Field(description="The policy of `auto`, where it is offered.")
+
+
+def model_routes(router: Router, options: HttpOptions, locks: Sequence[Any]) -> APIRouter:
+    """The routes, with `locks` as the dependencies of those that need a key."""
     routes = APIRouter(route_class=Route)
 
     @routes.get(
@@ -28,17 +61,16 @@ def model_routes(router: Router, min_ready_replicas: int, locks: Sequence[Any]) 
             **errors(400, 431, *((401, 429) if locks else ())),
         },
     )
-    async def list_models() -> dict[str, Any]:
+    async def list_models() -> ModelList:
         """The served variants, what each is made of, and the defaults of its requests."""
-        return {
-            "object": "list",
-            "data": [
+        return ModelList(
+            data=[
                 _model(router.family, variant, router.manifest)
                 for variant in router.variants.values()
             ],
-            "default_model": router.default_model,
-            "auto": None if router.auto is None else router.auto.model_dump(),
-        }
+            default_model=router.default_model,
+            auto=None if router.auto is None else router.auto.model_dump(),
+        )
 
     @routes.get("/healthz", responses=_example({"status": "ok"}))
     async def healthz() -> dict[str, str]:
@@ -55,8 +87,12 @@ def model_routes(router: Router, min_ready_replicas: int, locks: Sequence[Any]) 
     async def readyz() -> JSONResponse:
         """Ready: every variant has at least its configured minimum of warm replicas."""
         replicas = await router.warm_replicas()
-        ready = all(count >= min_ready_replicas for count in replicas.values())
-        content = {"ready": ready, "warm_replicas": replicas, "minimum": min_ready_replicas}
+        ready = all(count >= options.min_ready_replicas for count in replicas.values())
+        content = {
+            "ready": ready,
+            "warm_replicas": replicas,
+            "minimum": options.min_ready_replicas,
+        }
         return JSONResponse(content, status_code=200 if ready else 503)
 
     return routes
@@ -66,28 +102,24 @@ def _example(value: Any) -> dict[int | str, dict[str, Any]]:
     return {200: {"content": {"application/json": {"example": value}}}}
 
 
-def _model(family: Family, variant: Variant, manifest: Manifest) -> dict[str, Any]:
+def _model(family: Family, variant: Variant, manifest: Manifest) -> VariantModel:
     origins = manifest.origins(variant)
-    return {
-        "id": variant.name,
-        "object": "model",
-        "created": 0,  # The Images API's clients require the field; a catalogue has no date.
-        "owned_by": "distilled-sd-serve",
-        "family": family.name,
-        "description": variant.description,
-        "random_weights": any(origin.kind == "random" for origin in origins.values()),
-        "licences": sorted({origin.licence for origin in origins.values()}),
-        "components": {
+    return VariantModel(
+        id=variant.name,
+        family=family.name,
+        description=variant.description,
+        random_weights=any(origin.kind == "random" for origin in origins.values()),
+        licences=sorted({origin.licence for origin in origins.values()}),
+        components={
             name: {**asdict(component), "origin": origins[name].model_dump()}
             for name, component in variant.components.items()
         },
-        "defaults": {
+        defaults={
             "size": f"{variant.default_size_px}x{variant.default_size_px}",
             "num_inference_steps": GenerationRequest.model_fields["num_inference_steps"].default,
             "guidance_scale": variant.guidance_scale,
             "scheduler": variant.default_scheduler,
         },
-        "size_bounds_px": [variant.min_size_px, variant.max_size_px],
-        "size_step_px": SIZE_STEP_PX,
-        "bounds": bounds(),
-    }
+        size_bounds_px=(variant.min_size_px, variant.max_size_px),
+        bounds=bounds(),
+    )

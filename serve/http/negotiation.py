@@ -4,7 +4,7 @@ import re
 from collections.abc import Sequence
 from typing import Literal, get_args
 
-from ..errors import NotAcceptable
+from ..errors import NotAcceptable, shown
 from ..generation import OutputFormat
 
 # Also `.5`, which some clients send; not what else `float` reads, such as nan.
@@ -22,13 +22,13 @@ def negotiate(accept: str, offered: Sequence[Answer]) -> Answer:
     Raises:
         NotAcceptable: it accepts none of them.
     """
-    ranges = [_parsed(one) for one in accept.split(",") if one.strip()] or [("*/*", 1.0)]
+    given = [media_range for media_range in accept.split(",") if media_range.strip()]
+    ranges = [_parsed(media_range) for media_range in given or ["*/*"]]
     weights = [_weight(answer, ranges) for answer in offered]
     best = max(weights)
     if best <= 0:
         raise NotAcceptable(
-            f"accept: {ascii(accept)[:80]} was given; this can be answered with "
-            f"{', '.join(offered)}",
+            f"accept: {shown(accept)} was given; this can be answered with {', '.join(offered)}",
             "accept",
         )
     return offered[weights.index(best)]
@@ -36,8 +36,8 @@ def negotiate(accept: str, offered: Sequence[Answer]) -> Answer:
 
 def picture_answers(output_format: OutputFormat | None) -> tuple[Answer, ...]:
     """The picture types to offer: all, or the one that the request's body names first."""
-    images: list[Answer] = [one for one in get_args(Answer) if one.startswith("image/")]
-    images.sort(key=lambda one: one != f"image/{output_format}")
+    images: list[Answer] = [answer for answer in get_args(Answer) if answer.startswith("image/")]
+    images.sort(key=lambda answer: answer != f"image/{output_format}")
     return tuple(images)
 
 

@@ -4,12 +4,13 @@
 `GenerationRequest.resolve` fills in a variant's defaults and holds the request to its bounds.
 """
 
+import contextlib
 import json
 import secrets
 import time
 import unicodedata
-from collections.abc import Sequence
-from typing import Annotated, Any, Literal, Self
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
 
 from pydantic import (
     AfterValidator,
@@ -22,9 +23,10 @@ from pydantic import (
 )
 from pydantic_core import ErrorDetails, PydanticCustomError
 
-from ..errors import InvalidRequest, MalformedBody, UnknownField, shown
+from ..errors import InvalidRequest, MalformedBody, ServingError, UnknownField, shown
 from ..generation import Generation, OutputFormat, PictureFormat, SchedulerName, Timings
 from ..variants import Variant
+from .options import RequestLimits
 
 SEEDS = 2**32
 # The latents have an eighth of a picture's sides.
@@ -146,6 +148,14 @@ class GenerationRequest(Strict):
     user: Identifier | None = Field(None, description="Goes hashed into the log.")
     safety_identifier: Identifier | None = Field(None, description="Goes hashed into the log.")
 
+    field_names: ClassVar[Mapping[str, str]] = {}
+    """What clients of another dialect call a field, where that differs."""
+
+    @classmethod
+    def client_name(cls, field: str) -> str:
+        """What errors call a field."""
+        return cls.field_names.get(field, field)
+
     @model_validator(mode="after")
     def _previews_only_in_streams(self) -> Self:
         if self.partial_images and not self.stream:
@@ -183,44 +193,43 @@ class GenerationRequest(Strict):
             return self
         return self.model_copy(update={"seed": secrets.randbelow(SEEDS)})
 
-    def resolve(
-        self, variant: Variant, max_image_steps: int, max_request_s: float | None = None
-    ) -> Generation:
+    def resolve(self, variant: Variant, limits: RequestLimits) -> Generation:
         """Fill in a variant's defaults, and a random seed where the request has none.
-
-        `max_image_steps` bounds a request's work: images x steps, in pictures of the variant's
-        default size. `max_request_s` is the latest deadline, also of a request that has none.
 
         Raises:
             InvalidRequest: the size or the work is out of the variant's bounds.
         """
         width_px, height_px = self._size_px(variant)
-        area = width_px * height_px / variant.default_size_px**2
-        image_steps = self.n * self.num_inference_steps * area
-        if image_steps > max_image_steps:
-            raise InvalidRequest(
-                f"n: {self.n} image(s) of {width_px}x{height_px} with {self.num_inference_steps} "
-                f"steps are {image_steps:.0f} image steps of "
-                f"{variant.default_size_px}x{variant.default_size_px}; a request may ask for "
-                f"{max_image_steps}; lower n, size or num_inference_steps",
-                "n",
-            )
-        times_s = [one for one in (self.deadline_s, max_request_s) if one is not None]
+        times_s = [
+            seconds for seconds in (self.deadline_s, limits.max_request_s) if seconds is not None
+        ]
         first = secrets.randbelow(SEEDS) if self.seed is None else self.seed
         guidance_scale = self.guidance_scale
-        return Generation(
+        generation = Generation(
             variant=variant.name,
             prompt=self.prompt,
             negative_prompt=self.negative_prompt,
             seeds=tuple((first + image) % SEEDS for image in range(self.n)),
             width_px=width_px,
             height_px=height_px,
+            default_size_px=variant.default_size_px,
             num_inference_steps=self.num_inference_steps,
             guidance_scale=variant.guidance_scale if guidance_scale is None else guidance_scale,
             scheduler=self.scheduler or variant.default_scheduler,
             deadline_at=time.time() + min(times_s) if times_s else None,
             previews=self.partial_images,
         )
+        if generation.image_steps > limits.max_image_steps:
+            n, size, steps = map(self.client_name, ("n", "size", "num_inference_steps"))
+            side_px = variant.default_size_px
+            raise InvalidRequest(
+                f"{n}: {self.n} image(s) of {width_px}x{height_px} with {self.num_inference_steps} "
+                f"steps are {generation.image_steps:.0f} steps of one {side_px}x{side_px} image "
+                f"with guidance; a request may ask for {limits.max_image_steps}; lower {n}, {size} "
+                f"or {steps}",
+                n,
+            )
+        return generation
 
     def _size_px(self, variant: Variant) -> tuple[int, int]:
         if self.size in (None, "auto"):
@@ -228,11 +237,12 @@ class GenerationRequest(Strict):
         width_px, height_px = (int(side) for side in self.size.split("x"))
         for side_px in (width_px, height_px):
             if side_px % SIZE_STEP_PX or not variant.min_size_px <= side_px <= variant.max_size_px:
+                size = self.client_name("size")
                 raise InvalidRequest(
-                    f"size: {shown(self.size)} was given; {shown(variant.name)} allows "
+                    f"{size}: {shown(self.size)} was given; {shown(variant.name)} allows "
                     f"WIDTHxHEIGHT with both sides multiples of {SIZE_STEP_PX} from "
                     f"{variant.min_size_px} to {variant.max_size_px}",
-                    "size",
+                    size,
                 )
         return width_px, height_px
 
@@ -281,6 +291,11 @@ class ErrorBody(Strict):
     param: str | None
     code: str
 
+    @classmethod
+    def of(cls, fault: ServingError) -> Self:
+        """An error as clients get it."""
+        return cls(message=fault.message, type=fault.type, param=fault.param, code=fault.code)
+
 
 class ErrorResponse(Strict):
     """Every reply that isn't a success."""
@@ -309,14 +324,34 @@ def parse_request(body: bytes) -> GenerationRequest:
         UnknownField: a field that doesn't exist.
         InvalidRequest: names the field, what was given and what is allowed.
     """
+    with _invalid_requests(GenerationRequest):
+        request = GenerationRequest.model_validate_json(body)
+    json.loads(body, object_pairs_hook=_refuse_repeated)
+    return request
+
+
+RequestT = TypeVar("RequestT", bound=GenerationRequest)
+
+
+def validate_request(kind: type[RequestT], fields: Mapping[str, Any]) -> RequestT:
+    """A request of fields that another dialect's request has given.
+
+    Raises:
+        InvalidRequest: names the field, what was given and what is allowed.
+    """
+    with _invalid_requests(kind):
+        return kind.model_validate(fields)
+
+
+@contextlib.contextmanager
+def _invalid_requests(kind: type[GenerationRequest]) -> Iterator[None]:
+    """Raise pydantic's errors as this project's."""
     try:
-        asked = GenerationRequest.model_validate_json(body)
+        yield
     except ValidationError as fault:
         # An unknown field first: it is often the reason for the others, a misspelt name.
-        details = sorted(fault.errors(), key=lambda one: one["type"] != "extra_forbidden")
-        raise _as_invalid_request(details[0]) from None
-    json.loads(body, object_pairs_hook=_refuse_repeated)
-    return asked
+        details = sorted(fault.errors(), key=lambda detail: detail["type"] != "extra_forbidden")
+        raise _as_invalid_request(details[0], kind) from None
 
 
 def _refuse_repeated(pairs: Sequence[tuple[str, Any]]) -> None:
@@ -334,14 +369,14 @@ def bounds() -> dict[str, tuple[float, float]]:
         for rule in schema.get("anyOf", [schema]):
             if "maximum" in rule and "minimum" in rule:
                 found[name] = (rule["minimum"], rule["maximum"])
-            elif "exclusiveMaximum" in rule:  # Only integers have one.
+            elif "exclusiveMaximum" in rule:  # Only integers have an exclusive maximum.
                 found[name] = (rule["minimum"], rule["exclusiveMaximum"] - 1)
             elif "maxLength" in rule:
                 found[name] = (rule.get("minLength", 0), rule["maxLength"])
     return found
 
 
-def _as_invalid_request(detail: ErrorDetails) -> InvalidRequest:
+def _as_invalid_request(detail: ErrorDetails, kind: type[GenerationRequest]) -> InvalidRequest:
     if not detail["loc"]:
         reason = str(detail.get("ctx", {}).get("error", "not a JSON object"))
         return MalformedBody(f"body: must be a JSON object in UTF-8: {reason}")
@@ -351,19 +386,20 @@ def _as_invalid_request(detail: ErrorDetails) -> InvalidRequest:
             f"{shown(field)}: unknown field; allowed: {', '.join(GenerationRequest.model_fields)}",
             field[:64],
         )
+    name = kind.client_name(field)
     if detail["type"] == "missing":
-        return InvalidRequest(f"{field}: missing; it must be {_allowed(field)}", field)
+        return InvalidRequest(f"{name}: missing; it must be {_allowed(field)}", name)
     problem = detail["msg"] if detail["type"] in ("control_character", "blank") else "was given"
     return InvalidRequest(
-        f"{field}: {shown(detail['input'])} {problem}; it must be {_allowed(field)}", field
+        f"{name}: {shown(detail['input'])} {problem}; it must be {_allowed(field)}", name
     )
 
 
 def _allowed(field: str) -> str:
     """A field's bounds in words, read from the schema so that they have one owner."""
     schema = GenerationRequest.model_json_schema()["properties"][field]
-    choices = [one for one in schema.get("anyOf", [schema]) if one.get("type") != "null"]
-    rule = choices[0]
+    alternatives = schema.get("anyOf", [schema])
+    rule = next(rule for rule in alternatives if rule.get("type") != "null")
     if "const" in rule:
         return f"{shown(rule['const'])} ({schema['description']})"
     if "enum" in rule:

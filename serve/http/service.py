@@ -22,6 +22,10 @@ class Router(Protocol):
         """The served variants by name."""
 
     @property
+    def models(self) -> list[str]:
+        """What a request's `model` may be: the variants, and `auto` where it is offered."""
+
+    @property
     def manifest(self) -> Manifest:
         """Where their weights came from."""
 
@@ -46,8 +50,3 @@ class Router(Protocol):
 
     async def warm_replicas(self) -> dict[str, int]:
         """How many replicas of each variant are warm."""
-
-
-def served_models(router: Router) -> list[str]:
-    """What a request's `model` may be: the variants, and `auto` where it is offered."""
-    return [*router.variants, *(["auto"] if router.auto is not None else [])]

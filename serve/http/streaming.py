@@ -5,6 +5,7 @@ import contextlib
 import json
 import time
 from collections.abc import AsyncGenerator, AsyncIterator
+from dataclasses import asdict
 from typing import Any
 
 from ..errors import ServingError
@@ -78,13 +79,7 @@ def sse(event: PictureEvent | None, choice: Choice, picture_format: PictureForma
             fields["partial_image_index"] = event.index
         case FinishedPicture():
             kind = "image_generation.completed"
-            times = event.timings
-            fields["timings"] = {
-                "queue_s": times.queue_s,
-                "denoise_s": times.denoise_s,
-                "decode_s": times.decode_s,
-                "encode_s": times.encode_s,
-            }
+            fields["timings"] = asdict(event.timings)
             fields["warnings"] = event.warnings
             fields["usage"] = {
                 "input_tokens": 0,
@@ -97,8 +92,8 @@ def sse(event: PictureEvent | None, choice: Choice, picture_format: PictureForma
 
 def sse_error(fault: ServingError) -> bytes:
     """What ends a stream that has begun; clients raise on it."""
-    body = ErrorBody(message=fault.message, type=fault.type, param=fault.param, code=fault.code)
-    return _message("error", {"type": "error", "error": body.model_dump()}).encode()
+    error = ErrorBody.of(fault).model_dump()
+    return _message("error", {"type": "error", "error": error}).encode()
 
 
 DONE = b"data: [DONE]\n\n"

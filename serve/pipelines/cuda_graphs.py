@@ -3,6 +3,7 @@
 A replay launches hundreds of kernels at once, reads its inputs from fixed buffers and writes to a
 fixed output. A row is one sample of the UNet: with guidance an image has two. Rows are independent,
 so a call can be split into several replays, and the last one padded with whatever the buffers hold.
+torch.compile's own CUDA graphs are bound to a thread, and replicas load on another than they draw.
 """
 
 from collections.abc import Callable, Mapping

@@ -135,7 +135,7 @@ class Pipeline:
         parts, encoder = self.components[variant.name], self._encoders[variant.name]
         prompt_embeds, warnings = encoder.encode("prompt", generation.prompt)
         negative_embeds = None
-        if generation.guidance_scale > 1:
+        if generation.guided:
             negative_embeds, cut = encoder.encode("negative_prompt", generation.negative_prompt)
             warnings = warnings + cut
         # As StableDiffusionPipeline corrects every scheduler, whatever its file says.
@@ -181,6 +181,7 @@ class Pipeline:
         when the previous step is done: launches stay one step ahead.
         """
         if self.optimisations.deterministic:
+            # Not padded to one size: a row's result may depend on its place in the batch.
             for trajectory in trajectories:
                 self._advance([trajectory])
         else:

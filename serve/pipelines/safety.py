@@ -50,6 +50,7 @@ class SafetyChecker:
         )
         if missing := sorted(found["missing_keys"]):
             raise WeightsError(f"{dirs['safety_checker']}: its weights lack {missing[0]}")
+        # Pillow's, whatever else is installed: torchvision resizes a little differently.
         image_processor = CLIPImageProcessorPil.from_pretrained(
             dirs["feature_extractor"], local_files_only=True
         )

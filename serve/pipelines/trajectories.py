@@ -115,6 +115,8 @@ class Trajectory:
     def estimate(self, last: Prediction) -> torch.Tensor:
         """The finished latents according to a prediction: the sample without its noise.
 
+        Previews show this: the latents themselves are mere noise to the eye even halfway.
+
         `sample = signal * finished + sigma * noise`, with `signal**2 + sigma**2 == 1` except for
         Euler, where `signal` is 1 (Karras et al., https://arxiv.org/abs/2206.00364).
         """
@@ -140,18 +142,15 @@ def guided_calls(calls: int, skip_guidance_after: float) -> int:
 
 
 def plan(generation: Generation, variant: Variant, skip_guidance_after: float) -> Plan:
-    """A request's work: its steps, the cost of each, and the steps after which to show previews.
-
-    A step's cost is proportional to the picture's area, and half without guidance; attention,
-    which grows faster, is the smaller part of it.
-    """
+    """A request's work: its steps, the mean cost of each, and the steps to show previews after."""
     steps = unet_calls(generation.scheduler, generation.num_inference_steps)
-    guided = guided_calls(steps, skip_guidance_after) if generation.guidance_scale > 1 else 0
-    area = generation.width_px * generation.height_px / variant.default_size_px**2
+    cost = generation.step_cost
+    if generation.guided:  # A step without guidance costs half.
+        cost *= (1 + guided_calls(steps, skip_guidance_after) / steps) / 2
     parts = 1 + (generation.previews if variant.preview_vae is not None else 0)
     return Plan(
         images=len(generation.seeds),
         steps=steps,
-        step_cost=area * (1 + guided / steps) / 2,
+        step_cost=cost,
         previews_at=tuple(sorted({part * steps // parts for part in range(1, parts)} - {0})),
     )

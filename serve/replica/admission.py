@@ -7,20 +7,14 @@ router that came through.
 import math
 from dataclasses import dataclass
 
+from .options import ReplicaOptions
+
 # Shorter would be a busy loop, longer than ten minutes no client waits.
 _BOUNDS_S = 1, 600
 # So that clients that were refused together don't come back together.
 _JITTER = 0.25
-# Of others who were refused, nobody waits for more than so many queues' lengths.
+# For the returns of others a refused request waits at most so many queues' lengths.
 _MOST_QUEUES = 2
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """How long a queue may be: in seconds before a request begins, and in requests that wait."""
-
-    queue_s: float
-    queue_requests: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,14 +26,14 @@ class Refusal:
 
 
 class Returns:
-    """The work of those who were told to come back and aren't due yet; times are on one clock."""
+    """The work of refused requests whose `Retry-After` isn't over; times are on one clock."""
 
     def __init__(self) -> None:
         # By the second in which it is due: a flood of refusals doesn't fill the memory.
         self._work_s: dict[int, float] = {}
 
     def expect(self, due_at: float, work_s: float) -> None:
-        """Somebody was told to come back then, with so many seconds of work."""
+        """A refused request comes back at `due_at`, with so many seconds of work."""
         second = math.ceil(due_at)
         self._work_s[second] = self._work_s.get(second, 0.0) + work_s
 
@@ -50,27 +44,35 @@ class Returns:
 
 
 def refusal(
-    start_s: float, waiting: int, limits: Limits, returns_s: float, draw: float
+    start_s: float,
+    waiting: int,
+    options: ReplicaOptions,
+    returns_s: float,
+    draw: float,
 ) -> Refusal | None:
-    """Why not to take on a request that would begin in `start_s`, with so many waiting before it.
+    """Why not to take on a request; None where it is welcome.
 
-    Others were refused before it and come back before it, with `returns_s` of work (`Returns`): it
-    is told to come after them, up to two queues' lengths: by then all that waits now has begun,
-    even where half of the device's time goes to newcomers, and of a long overload nobody knows how
-    many do come back.
+    Others were refused before it and come back before it: it is told to come after them, up to two
+    queues' lengths. By then all that waits now has begun, even where half of the device's time goes
+    to newcomers, and in a long overload it is unknown how many do come back.
 
-    `draw`, from 0 to 1, spreads the answers. None where it is welcome.
+    Args:
+        start_s: when the request would begin, in seconds from now.
+        waiting: the requests that wait before it.
+        options: how long a queue may be.
+        returns_s: the work of those who were refused before it (`Returns`).
+        draw: a random number from 0 to 1, which spreads the answers.
     """
-    others_s = min(returns_s, _MOST_QUEUES * limits.queue_s)
-    if start_s > limits.queue_s:
+    others_s = min(returns_s, _MOST_QUEUES * options.max_queue_s)
+    if start_s > options.max_queue_s:
         return Refusal(
             f"a request would wait about {start_s:.1f} s before it begins; at most "
-            f"{limits.queue_s:g} s are allowed",
-            retry_after_s(start_s - limits.queue_s + others_s, draw),
+            f"{options.max_queue_s:g} s are allowed",
+            retry_after_s(start_s - options.max_queue_s + others_s, draw),
         )
-    if waiting >= limits.queue_requests and start_s > 0:
+    if waiting >= options.max_queued_requests and start_s > 0:
         return Refusal(
-            f"{waiting} requests wait already; at most {limits.queue_requests} are allowed",
+            f"{waiting} requests wait already; at most {options.max_queued_requests} are allowed",
             retry_after_s(start_s / (waiting + 1) + others_s, draw),
         )
     return None

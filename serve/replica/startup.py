@@ -13,7 +13,6 @@ import numpy as np
 from ..engine.denoiser import Denoiser
 from ..engine.forecast import Pace
 from ..engine.loop import Engine, Settings
-from ..engine.slots import Policy
 from ..engine.sweep import MOST_IMAGES, sweep_denoiser
 from ..errors import Flagged
 from ..generation import Generation, OutputFormat, PictureFormat
@@ -29,7 +28,6 @@ LoadDenoiser = Callable[[Sequence[Variant]], Denoiser[Generation, Any]]
 async def start(
     variants: Sequence[Variant],
     load: LoadDenoiser,
-    policy: Policy,
     slots: int | None,
     encoder: Encoder,
     metrics: ReplicaMetrics,
@@ -44,12 +42,12 @@ async def start(
     )
     _log.info(
         "a UNet call takes %s: %d slots%s",
-        ", ".join(f"{one * 1000:.1f} ms for {images}" for images, one in call_s.items()),
+        ", ".join(f"{seconds * 1000:.1f} ms for {images}" for images, seconds in call_s.items()),
         slots or found,
         "" if slots is None else ", as configured",
     )
     engine: Engine[Generation, Any] = Engine(
-        denoiser, Settings(policy, slots or found), Pace(call_s), metrics
+        denoiser, Settings(cap=slots or found), Pace(call_s), metrics
     )
     try:
         for variant in variants:
@@ -93,6 +91,7 @@ def _warm_up_job(
         seeds=tuple(seeds),
         width_px=variant.default_size_px,
         height_px=variant.default_size_px,
+        default_size_px=variant.default_size_px,
         num_inference_steps=steps,
         guidance_scale=guidance_scale,
         scheduler=variant.default_scheduler,

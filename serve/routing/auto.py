@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Literal, Self
+from typing import Annotated, ClassVar, Literal, Protocol, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -16,13 +16,13 @@ class Decision:
     reason: str
 
 
-class Policy(BaseModel):
+class _PolicyModel(BaseModel):
     """What a configuration may say about `auto`."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
-class WeightedPolicy(Policy):
+class WeightedPolicy(_PolicyModel):
     """Shares, for an A/B test: `{kind: weighted, weights: {original: 9, distilled: 1}}`."""
 
     kind: Literal["weighted"]
@@ -42,7 +42,7 @@ class WeightedPolicy(Policy):
         return tuple(self.weights)
 
 
-class QualityFirstPolicy(Policy):
+class QualityFirstPolicy(_PolicyModel):
     """The best variant that is in time: `{kind: quality-first, slo_s: 5}`."""
 
     kind: Literal["quality-first"]
@@ -62,21 +62,52 @@ class QualityFirstPolicy(Policy):
 AutoPolicy = Annotated[WeightedPolicy | QualityFirstPolicy, Field(discriminator="kind")]
 
 
+class Rule(Protocol):
+    """Decides for one request after another."""
+
+    by_forecast: ClassVar[bool]
+    """Whether `decide` needs to know what each candidate is expected to take."""
+
+    def candidates(self, request_id: str) -> Sequence[str]:
+        """The variants that `decide` may choose for a request."""
+
+    def decide(
+        self, finish_s: Mapping[str, float], deadline_s: float | None, now: float
+    ) -> Decision:
+        """Decide for a request with what each candidate is expected to take.
+
+        Args:
+            finish_s: seconds until the request's last picture, by variant; infinite where none can
+                answer, 0 without `by_forecast`.
+            deadline_s: the request's own, in seconds from now.
+            now: a clock in seconds that never goes back.
+        """
+
+
 class Weighted:
     """Shares requests out by weights: the same request id always gets the same variant."""
+
+    by_forecast: ClassVar[bool] = False
 
     def __init__(self, weights: Mapping[str, float]) -> None:
         self._weights = weights
 
-    def decide(self, request_id: str) -> Decision:
-        """By the request's id, so that a repetition is repeated by the same variant."""
+    def candidates(self, request_id: str) -> Sequence[str]:
+        """One, by the request's id: a repeated request gets the same variant."""
         digest = hashlib.sha256(request_id.encode()).digest()
         point = int.from_bytes(digest[:8], "big") / 2**64 * sum(self._weights.values())
         for variant, weight in self._weights.items():
             point -= weight
             if point < 0:
-                return Decision(variant, "weight")
-        return Decision(list(self._weights)[-1], "weight")  # Rounding, at the very end.
+                return (variant,)
+        return (list(self._weights)[-1],)  # Rounding, at the very end.
+
+    def decide(
+        self, finish_s: Mapping[str, float], deadline_s: float | None, now: float
+    ) -> Decision:
+        """The only candidate."""
+        (variant,) = finish_s
+        return Decision(variant, "weight")
 
 
 class QualityFirst:
@@ -86,6 +117,8 @@ class QualityFirst:
     has been well in time, at `return_share` of the limit, for `return_after_s`. A request whose own
     deadline is shorter may go further down without taking the others along.
     """
+
+    by_forecast: ClassVar[bool] = True
 
     def __init__(
         self, variants: Sequence[str], slo_s: float, return_share: float, return_after_s: float
@@ -97,24 +130,21 @@ class QualityFirst:
         self._level = 0
         self._well_since: float | None = None
 
+    def candidates(self, request_id: str) -> Sequence[str]:
+        """All of them."""
+        return self.variants
+
     def decide(
         self, finish_s: Mapping[str, float], deadline_s: float | None, now: float
     ) -> Decision:
-        """Decide for a request with what each variant is expected to take.
-
-        Args:
-            finish_s: seconds until the request's last picture, by variant; infinite where none can
-                answer.
-            deadline_s: the request's own, in seconds from now.
-            now: a clock in seconds that never goes back.
-        """
+        """The best in time, as the class says."""
         self._follow(finish_s, now)
         limit_s = self._slo_s if deadline_s is None else min(self._slo_s, deadline_s)
         for variant in self.variants[self._level :]:
             if finish_s[variant] <= limit_s:
                 return Decision(variant, self._why(variant))
         # None is in time: the fastest is the least late.
-        fastest = min(self.variants, key=lambda one: finish_s[one])
+        fastest = min(self.variants, key=lambda variant: finish_s[variant])
         return Decision(fastest, "none in time, the fastest")
 
     def _follow(self, finish_s: Mapping[str, float], now: float) -> None:
@@ -139,3 +169,12 @@ class QualityFirst:
         if variant == self.variants[self._level]:
             return "degraded under load"
         return "the best for its deadline"
+
+
+def rule_of(policy: AutoPolicy, served: Sequence[str]) -> Rule:
+    """The rule that a policy describes; `served` are the variants, best first."""
+    if isinstance(policy, WeightedPolicy):
+        return Weighted(policy.weights)
+    return QualityFirst(
+        policy.variants or served, policy.slo_s, policy.return_share, policy.return_after_s
+    )

@@ -21,6 +21,7 @@ from serve.generation import (
     Timings,
 )
 from serve.http.api import build_api
+from serve.http.options import HttpOptions
 from serve.replica.encoding import encode
 from tests.machine import HANG_S
 from tests.unit.http.test_api import FakeRouter
@@ -96,7 +97,7 @@ class Service:
         self.router = GatedRouter()
         self.key: str | None = None
         self.locked = "/v1/"
-        app = build_api(self.router, max_image_steps=400, min_ready_replicas=1)
+        app = build_api(self.router, HttpOptions())
         self._server = uvicorn.Server(
             uvicorn.Config(self._guarded(app), port=0, log_level="critical", lifespan="off")
         )

@@ -95,6 +95,7 @@ def start(cluster: Cluster) -> Iterator[Start]:
         return f"{cluster.url}/{name}"
 
     yield run
+    # An idle process of Ray takes CPU and memory, too: 53 of them made `ray.init` time out.
     for name in names:
         cluster.delete(name)
 

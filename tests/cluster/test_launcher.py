@@ -88,33 +88,66 @@ def test_its_curl_line_draws_the_picture(running: Running, tmp_path: Path) -> No
     assert (picture.format, picture.size) == ("PNG", (96, 96))
 
 
+@dataclass
+class Example:
+    """A request as a document shows it: a shell's or Python's, and what it should answer."""
+
+    language: str
+    code: str
+    answer: str
+
+    def run(self, url: str, folder: Path) -> bytes:
+        code = self.code.replace("http://127.0.0.1:8000", url)
+        command = [sys.executable, "-c", code]
+        if self.language == "sh":
+            # Fails where an error is answered, unless the document shows it.
+            command = [
+                "sh",
+                "-c",
+                code.replace("curl ", "curl -s " if self.answer else "curl -sf ", 1),
+            ]
+        return subprocess.run(
+            command, cwd=folder, check=True, capture_output=True, timeout=HANG_S
+        ).stdout
+
+
+def examples(document: str) -> list[Example]:
+    pattern = r"```(sh)\n(curl .*?)```(?:\n\n```json\n(.*?)```)?|```(python)\n(import .*?)```"
+    found = re.findall(pattern, (ROOT / document).read_text(), re.DOTALL)
+    return [Example(one[0] or one[3], one[1] or one[4], one[2]) for one in found]
+
+
+def events(stream: bytes) -> list[str]:
+    return [line for line in stream.decode().splitlines() if line.startswith("event: ")]
+
+
 def test_the_readmes_requests_are_answered_and_its_picture_is_what_they_draw(
     running: Running, tmp_path: Path
 ) -> None:
-    blocks = re.findall(r"```sh\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
-    requests = [block for block in blocks if block.startswith("curl ")]
-    assert len(requests) == 3
-    answers = [
-        subprocess.run(
-            block.replace("http://127.0.0.1:8000", running.url).replace("curl ", "curl -sf ", 1),
-            shell=True,
-            cwd=tmp_path,
-            check=True,
-            capture_output=True,
-            timeout=HANG_S,
-        ).stdout
-        for block in requests
-    ]
-    drawn, shown = (
-        np.asarray(Image.open(path).convert("RGB"))
-        for path in (tmp_path / "vase.png", ROOT / "serve/miniature/golden-vase.png")
-    )
-    assert difference(drawn, shown) <= TOLERANCE
+    requests = examples("README.md")
+    assert [one.language for one in requests] == ["sh", "sh", "sh", "python"]
+    answers = [one.run(running.url, tmp_path) for one in requests]
+    shown = np.asarray(Image.open(ROOT / "serve/miniature/golden-vase.png").convert("RGB"))
+    for name in ("vase.png", "vase-openai.png"):
+        drawn = np.asarray(Image.open(tmp_path / name).convert("RGB"))
+        assert difference(drawn, shown) <= TOLERANCE
     assert [image["seed"] for image in json.loads(answers[1])["data"]] == [7, 8]
-    events = [line for line in answers[2].decode().splitlines() if line.startswith("event: ")]
     # Two previews, of which a busy replica may leave some out.
-    assert set(events[:-1]) <= {"event: image_generation.partial_image"}
-    assert events[-1] == "event: image_generation.completed"
+    assert set(events(answers[2])[:-1]) <= {"event: image_generation.partial_image"}
+    assert events(answers[2])[-1] == "event: image_generation.completed"
+
+
+def test_the_api_documents_requests_are_answered_as_it_says(
+    running: Running, tmp_path: Path
+) -> None:
+    two, _, stream, refused = requests = examples("docs/api.md")
+    answers = {one.code: one.run(running.url, tmp_path) for one in requests}
+    reply = json.loads(answers[two.code])
+    assert (len(reply["data"]), reply["output_format"]) == (2, "webp")
+    assert Image.open(tmp_path / "cup.webp").format == "WEBP"
+    assert events(answers[stream.code]).count("event: image_generation.completed") == 2
+    assert answers[stream.code].endswith(b"data: [DONE]\n\n")
+    assert json.loads(answers[refused.code]) == json.loads(refused.answer)
 
 
 def test_a_request_id_is_in_the_json_log_lines_of_router_and_replica(running: Running) -> None:

@@ -31,7 +31,7 @@ OF_THE_OPERATOR = {
 TABLE = dict(
     re.findall(
         r"^\| `(ray_dsd_\w+)` \| (\w+) \|",
-        (ROOT / "deploy" / "METRICS.md").read_text(),
+        (ROOT / "docs" / "metrics.md").read_text(),
         re.MULTILINE,
     )
 )
@@ -93,7 +93,6 @@ def busy(start: Start, start_fake: StartFake) -> None:
 @pytest.mark.usefixtures("busy")
 def test_every_metric_of_alerts_and_dashboard_is_in_a_live_scrape() -> None:
     wanted = metrics() - OF_GPUS - OF_THE_AUTOSCALER - OF_THE_OPERATOR - OF_TROUBLE
-    wanted -= {name for name in wanted if "shadow" in name}
     assert len(wanted) > 10
     assert wait_until_scraped(wanted) == set()
 
@@ -101,7 +100,7 @@ def test_every_metric_of_alerts_and_dashboard_is_in_a_live_scrape() -> None:
 @pytest.mark.usefixtures("busy")
 def test_every_metric_of_the_table_is_in_a_live_scrape() -> None:
     wanted = {name + ("_bucket" if kind == "histogram" else "") for name, kind in TABLE.items()}
-    wanted -= OF_TROUBLE | {name for name in wanted if "shadow" in name}
+    wanted -= OF_TROUBLE
     assert wait_until_scraped(wanted) == set()
 
 

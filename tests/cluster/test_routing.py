@@ -96,13 +96,3 @@ def test_weights_follow_the_requests_id(start_fake: StartFake) -> None:
     first = [chosen(number) for number in range(10)]
     assert set(first) == {"original", "distilled"}
     assert [chosen(number) for number in range(10)] == first
-
-
-@pytest.mark.thorough
-def test_a_shadow_is_compared_and_never_answered(start_fake: StartFake) -> None:
-    shadow = {"variant": "distilled", "share": 1.0}
-    fake = start_fake("shadow", 0.02, variants="original,distilled", shadow=shadow)
-    before = fake.steps("distilled")
-    reply = fake.ask(num_inference_steps=7)
-    assert (reply.json()["model"], len(reply.json()["data"])) == ("original", 1)
-    wait_for(lambda: fake.steps("distilled") >= before + 7)

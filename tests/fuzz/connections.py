@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 import uvicorn
 
 from serve.http.api import build_api
+from serve.http.options import HttpOptions
 from tests.fuzz.corpus import Raw
 from tests.machine import HANG_S
 from tests.unit.http.test_api import FakeRouter
@@ -31,7 +32,7 @@ class Answer:
 def serving() -> Iterator[tuple[str, FakeRouter]]:
     """The address of the routes on a free port, and their router."""
     router = FakeRouter()
-    app = build_api(router, max_image_steps=400, min_ready_replicas=1)
+    app = build_api(router, HttpOptions())
     server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="critical", lifespan="off"))
     thread = threading.Thread(target=server.run)
     thread.start()

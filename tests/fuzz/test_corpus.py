@@ -9,6 +9,7 @@ import pytest
 from fastapi import FastAPI
 
 from serve.http.api import build_api
+from serve.http.options import HttpOptions
 from tests.fuzz.answers import URL, documented_statuses, hold
 from tests.fuzz.corpus import DRAWN, JSON, REFUSED, Refused
 from tests.unit.http.test_api import FakeRouter
@@ -21,7 +22,7 @@ def router() -> FakeRouter:
 
 @pytest.fixture(scope="module")
 def app(router: FakeRouter) -> FastAPI:
-    return build_api(router, max_image_steps=400, min_ready_replicas=1)
+    return build_api(router, HttpOptions())
 
 
 def post(app: FastAPI, body: bytes, headers: Mapping[str, str]) -> httpx.Response:

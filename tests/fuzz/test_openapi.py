@@ -17,7 +17,7 @@ from schemathesis.specs.openapi.checks import (
 )
 
 from serve.http.api import build_api
-from serve.http.gate import ClientLimits
+from serve.http.options import HttpOptions
 from serve.keys import KeyFile, new_key
 from serve.variants import MINIATURE
 from tests.unit.http.test_api import FakeRouter
@@ -37,13 +37,10 @@ def guarded() -> FastAPI:
         file.write(LINE)
         file.flush()
         keys = KeyFile(Path(file.name), MINIATURE.variants)
-    limits = ClientLimits(keys=keys)
-    return build_api(
-        FakeRouter(), max_image_steps=400, min_ready_replicas=1, limits=limits, a1111=True
-    )
+    return build_api(FakeRouter(), HttpOptions(a1111=True), keys)
 
 
-app = build_api(FakeRouter(), max_image_steps=400, min_ready_replicas=1, a1111=True)
+app = build_api(FakeRouter(), HttpOptions(a1111=True))
 schema = schemathesis.openapi.from_asgi("/openapi.json", app)
 guarded_schema = schemathesis.openapi.from_asgi("/openapi.json", guarded())
 CHECKS = [

@@ -24,6 +24,7 @@ from serve.errors import InvalidRequest, KeysError, NotAcceptable, WeightsError
 from serve.generation import infotext
 from serve.http.gate import _authenticated
 from serve.http.negotiation import Answer, negotiate
+from serve.http.options import RequestLimits
 from serve.http.schemas import GenerationRequest, parse_request
 from serve.keys import KeyFile, read_keys
 from serve.miniature import WEIGHTS_DIR
@@ -88,7 +89,7 @@ def test_of_any_weights_the_highest_wins(weights: list[float], spaces: str) -> N
 def test_a_size_is_refused_or_within_the_variants_bounds(size: str) -> None:
     try:
         body = json.dumps({"prompt": "x", "size": size}).encode()
-        drawn = parse_request(body).resolve(VARIANT, 10**9)
+        drawn = parse_request(body).resolve(VARIANT, RequestLimits(max_image_steps=10**9))
     except InvalidRequest as fault:
         assert fault.param == "size"
     else:

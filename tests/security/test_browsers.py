@@ -12,6 +12,7 @@ from fastapi import FastAPI
 
 from serve.errors import ServingError
 from serve.http.api import build_api
+from serve.http.options import HttpOptions
 from tests.unit.http.test_api import URL, FakeRouter, assert_openai_error
 
 ORIGIN = "https://evil.example"
@@ -36,7 +37,7 @@ def router() -> FakeRouter:
 
 @pytest.fixture
 def app(router: FakeRouter) -> FastAPI:
-    return build_api(router, max_image_steps=400, min_ready_replicas=1)
+    return build_api(router, HttpOptions())
 
 
 def call(app: Any, method: str, url: str, **arguments: Any) -> httpx.Response:

@@ -11,9 +11,10 @@ import pytest
 
 from serve.http import playground
 from serve.http.api import build_api
+from serve.http.options import HttpOptions
 from tests.unit.http.test_api import FakeRouter
 
-APP = build_api(FakeRouter(), max_image_steps=400, min_ready_replicas=1)
+APP = build_api(FakeRouter(), HttpOptions())
 FOLDERS = {
     "/playground": Path(playground.__file__).parent,
     "/static-offline-docs": Path(fastapi_offline.__file__).parent / "static",

@@ -37,7 +37,7 @@ from serve.pipelines.optimisations import Optimisations
             id="default-that-is-not-served",
         ),
         pytest.param({"slots": 0}, "slots", id="no-slots"),
-        pytest.param({"policy": "fifo"}, "policy", id="policy"),
+        pytest.param({"policy": "batch"}, "policy", id="an-engines-argument"),
         pytest.param({"num_gpus": -1}, "num_gpus", id="negative-gpus"),
         pytest.param({"num_gpus": "nan"}, "num_gpus", id="nan-gpus"),
     ],

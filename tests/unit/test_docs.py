@@ -1,25 +1,25 @@
-"""The documents' commands and tables say what the code does."""
+"""The documents' commands, tables and links say what the code does."""
 
+import inspect
 import re
 import subprocess
 from pathlib import Path
 
 import pytest
 
+from serve import errors
+from serve.errors import RetryLater, ServingError
 from serve.http.schemas import GenerationRequest
+from tests.configuration_document import DOCUMENT, render
+from tests.fuzz.test_openapi import app
+from tests.machine import ROOT
 
-ROOT = Path(__file__).parents[2]
-README = (ROOT / "README.md").read_text()
-DOCUMENTS = [
-    "README.md",
-    "deploy/README.md",
-    "deploy/REHEARSAL.md",
-    "deploy/SECURITY.md",
-    "CONTRIBUTING.md",
-    "docs/TRUST.md",
-    "loadtests/README.md",
-    "serve/miniature/README.md",
-]
+API = (ROOT / "docs" / "api.md").read_text()
+DOCUMENTS = sorted(
+    str(path.relative_to(ROOT))
+    for pattern in ("*.md", "deploy/*.md", "docs/*.md", "loadtests/*.md", "serve/*/*.md")
+    for path in ROOT.glob(pattern)
+)
 
 # Commands that tests or CI run, beside `make`'s and the `curl` lines of test_launcher.py.
 RUN_BY_TESTS = {
@@ -102,26 +102,80 @@ def test_every_other_command_in_the_documents_is_run_by_a_test(document: str) ->
         assert command.startswith(("make", "curl http://127.0.0.1:8000")) or command in RUN_BY_TESTS
 
 
-def test_the_readme_lists_every_field_with_its_default() -> None:
-    rows = dict(re.findall(r"^\| `(\w+)` \|[^|]*\| ([^|]*) \|$", README, re.MULTILINE))
+def test_the_table_of_options_is_the_option_classes() -> None:
+    assert DOCUMENT.read_text() == render(), "run: python -m tests.configuration_document"
+
+
+def test_the_api_document_lists_every_field_with_its_default() -> None:
+    rows = dict(
+        re.findall(r"^\| `(\w+)` \|[^|]*\| ([^|]*) \|$", section(API, "Fields"), re.MULTILINE)
+    )
     assert set(rows) == set(GenerationRequest.model_fields)
     for name in ("n", "num_inference_steps", "response_format"):
         default = GenerationRequest.model_fields[name].default
         assert rows[name].strip("`") == str(default)
 
 
+def test_the_api_document_lists_every_error_with_its_status() -> None:
+    text = section(API, "Errors")
+    rows = re.findall(r"^\| (\d+) \| `(\w+)` \| `(\w+)` \| (.*) \|$", text, re.MULTILINE)
+    replies = {(int(row[0]), *row[1:3], row[3].endswith("with `Retry-After`")) for row in rows}
+    at_start = set(re.findall(r"^\| `(\w+)` \| [^|]* \|$", text, re.MULTILINE))
+    known = {
+        (one.status, one.code, one.type, issubclass(one, RetryLater))
+        for _, one in inspect.getmembers(errors, inspect.isclass)
+        if issubclass(one, ServingError)
+        and one is not RetryLater  # It is only raised by subclasses.
+    }
+    assert replies == {row for row in known if row[1] not in at_start}
+    assert at_start <= {code for _, code, _, _ in known}
+
+
+def test_the_api_document_lists_every_route_and_its_statuses() -> None:
+    listed = set(re.findall(r"`(GET|POST) (/[\w/.-]*)`", API))
+    operations = {
+        (method.upper(), path): operation
+        for path, methods in app.openapi()["paths"].items()
+        for method, operation in methods.items()
+    }
+    assert listed - set(operations) == {("GET", "/"), ("GET", "/docs"), ("GET", "/openapi.json")}
+    assert set(operations) <= listed
+    statuses = {int(one) for operation in operations.values() for one in operation["responses"]}
+    errors_listed = {int(one) for one in re.findall(r"^\| (\d+) \|", API, re.MULTILINE)}
+    assert statuses - {200} <= errors_listed
+
+
+def section(text: str, heading: str) -> str:
+    return re.split(r"^## ", text.split(f"\n## {heading}\n")[1], flags=re.MULTILINE)[0]
+
+
+def anchors(document: Path) -> set[str]:
+    """As GitHub makes them of headings."""
+    headings = re.findall(r"^#+ (.*)$", document.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", one.lower()).replace(" ", "-") for one in headings}
+
+
 @pytest.mark.parametrize("document", DOCUMENTS)
 def test_links_and_pictures_in_the_documents_exist(document: str) -> None:
-    text = (ROOT / document).read_text()
-    targets = re.findall(r"\]\(([^)]+)\)", text) + re.findall(r'src="([^"]+)"', text)
-    for target in targets:
-        if not target.startswith("http"):
-            assert ((ROOT / document).parent / target.split("#")[0]).exists(), target
+    path = ROOT / document
+    text = path.read_text()
+    for link in re.findall(r"\]\(([^)]+)\)", text) + re.findall(r'(?:src|href)="([^"]+)"', text):
+        if not link.startswith("http"):
+            file, _, anchor = link.partition("#")
+            target = path.parent / file if file else path
+            assert target.exists(), link
+            assert not anchor or anchor in anchors(target), link
 
 
-def test_every_test_that_the_threat_model_names_is_there() -> None:
-    named = re.findall(r"`([\w/]+\.py)(?:::(\w+))?`", (ROOT / "deploy/SECURITY.md").read_text())
-    assert len(named) > 20
+def test_every_test_that_a_document_names_is_there() -> None:
+    texts = [(ROOT / document).read_text() for document in DOCUMENTS]
+    named = {one for text in texts for one in re.findall(r"`([\w/]+\.py)::(\w+)`", text)}
+    named |= {
+        (file, "")
+        for text in texts
+        for file in re.findall(r"`(?:tests/)?([\w/]*test_\w+\.py)`", text)
+    }
+    assert len(named) > 30
     for file, function in named:
-        texts = [path.read_text() for path in (ROOT / "tests").rglob(Path(file).name)]
-        assert any(f"def {function}" in text for text in texts), (file, function)
+        sources = [path.read_text() for path in (ROOT / "tests").rglob(Path(file).name)]
+        assert any(f"def {function}" in source for source in sources), (file, function)

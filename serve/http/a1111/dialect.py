@@ -1,4 +1,4 @@
-"""AUTOMATIC1111's dialect: its txt2img request to ours and back.
+"""AUTOMATIC1111's dialect: its txt2img request to the Images API's, and the reply back.
 
 Field names are those of its web UI's API. Clients send more than they mean, so fields without an
 effect are skipped; those that would change the picture and can't be honoured are refused by name.
@@ -7,14 +7,14 @@ effect are skipped; those that would change the picture and can't be honoured ar
 import base64
 import json
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ...errors import InvalidRequest, MalformedBody, ServingError, shown
 from ...generation import Drawing, Generation, SchedulerName, infotext
 from ...variants import Variant
-from ..schemas import GenerationRequest, parse_request
+from ..schemas import GenerationRequest, validate_request
 
 # Its sampler of the same algorithm, and what else that is called there. PNDM without its
 # Runge-Kutta steps, as Stable Diffusion configures it, is PLMS.
@@ -47,15 +47,19 @@ _NEUTRAL: dict[str, tuple[Any, ...]] = {
     "infotext": ("",),
     "scheduler": ("", "Automatic", "automatic"),
 }
-# Ours by theirs, where an error names ours.
-_THEIRS = {
-    "model": "sd_model_checkpoint",
-    "n": "batch_size and n_iter",
-    "size": "width and height",
-    "num_inference_steps": "steps",
-    "guidance_scale": "cfg_scale",
-    "scheduler": "sampler_name",
-}
+
+
+class A1111Request(GenerationRequest):
+    """The Images API's request, with errors that name AUTOMATIC1111's fields."""
+
+    field_names: ClassVar[Mapping[str, str]] = {
+        "model": "sd_model_checkpoint",
+        "n": "batch_size and n_iter",
+        "size": "width and height",
+        "num_inference_steps": "steps",
+        "guidance_scale": "cfg_scale",
+        "scheduler": "sampler_name",
+    }
 
 
 class Txt2Img(BaseModel):
@@ -89,9 +93,10 @@ class Txt2Img(BaseModel):
         """
         overridden = dict(self.override_settings or {})
         named = overridden.pop("sd_model_checkpoint", None)
-        for setting in overridden:
+        if overridden:
+            unknown = shown(next(iter(overridden)))
             raise InvalidRequest(
-                f"override_settings: {shown(setting)} was given; only sd_model_checkpoint is known",
+                f"override_settings: {unknown} was given; only sd_model_checkpoint is known",
                 "override_settings",
             )
         if named is None:
@@ -104,52 +109,46 @@ class Txt2Img(BaseModel):
             )
         return named
 
-    def as_ours(self, model: str, variant: Variant) -> GenerationRequest:
-        """The same request in the Images API's words, with `variant`'s side for a missing one.
+    def as_request(self, model: str, variant: Variant) -> A1111Request:
+        """The same request in the Images API's fields, with `variant`'s side for a missing one.
 
         Raises:
             InvalidRequest: a field can't be honoured, or is out of bounds.
         """
-        self._refuse_what_has_no_like()
+        self._refuse_unsupported()
         sides = [side or variant.default_size_px for side in (self.width, self.height)]
-        ours: dict[str, Any] = {
+        fields = {
             "model": model,
             "prompt": self.prompt,
             "negative_prompt": self.negative_prompt,
-            "seed": None if self.seed in (None, -1) else self.seed,
+            "seed": None if self.seed == -1 else self.seed,
             "n": _or_1(self.batch_size) * _or_1(self.n_iter),
             "num_inference_steps": self.steps,
             "guidance_scale": self.cfg_scale,
             "size": f"{sides[0]}x{sides[1]}" if self.width or self.height else None,
             "scheduler": self._scheduler(),
         }
-        given = {name: value for name, value in ours.items() if value is not None}
-        try:
-            return parse_request(json.dumps(given).encode())
-        except InvalidRequest as fault:
-            raise in_their_words(fault) from None
+        given = {name: value for name, value in fields.items() if value is not None}
+        return validate_request(A1111Request, given)
 
     def _scheduler(self) -> SchedulerName | None:
         named = self.sampler_name or self.sampler_index
         if named is None or named == "Automatic":
             return None
-        for ours, (name, aliases) in SAMPLERS.items():
+        for scheduler, (name, aliases) in SAMPLERS.items():
             if named.lower() in (name.lower(), *aliases):
-                if ours == "ddim" and self.eta:
+                if scheduler == "ddim" and self.eta:
                     raise InvalidRequest(f"eta: {self.eta:g} was given; DDIM allows only 0", "eta")
-                return ours
+                return scheduler
         known = ", ".join(name for name, _ in SAMPLERS.values())
         raise InvalidRequest(
             f"sampler_name: {shown(named)} was given; allowed: {known}", "sampler_name"
         )
 
-    def _refuse_what_has_no_like(self) -> None:
+    def _refuse_unsupported(self) -> None:
         for name, value in (self.model_extra or {}).items():
             if name in _NEUTRAL and value is not None and value not in _NEUTRAL[name]:
-                raise InvalidRequest(
-                    f"{name}: {shown(value)} was given; this service has nothing like it",
-                    name,
-                )
+                raise InvalidRequest(f"{name}: {shown(value)} was given; unsupported", name)
 
 
 def _or_1(count: int | None) -> int:
@@ -175,12 +174,6 @@ def parse_txt2img(body: bytes) -> Txt2Img:
         ) from None
 
 
-def in_their_words(fault: InvalidRequest) -> InvalidRequest:
-    """The same error, led by the field as their clients call it."""
-    theirs = _THEIRS.get(fault.param or "")
-    return fault if theirs is None else type(fault)(f"{theirs}: {fault.message}", theirs)
-
-
 def reply(asked: Txt2Img, generation: Generation, drawing: Drawing) -> dict[str, Any]:
     """`images`, `parameters` and `info`; flagged pictures are left out, and `info` says so."""
     drawn = [image for image, picture in enumerate(drawing.pictures) if picture is not None]
@@ -193,7 +186,7 @@ def reply(asked: Txt2Img, generation: Generation, drawing: Drawing) -> dict[str,
         "all_negative_prompts": [generation.negative_prompt] * len(drawn),
         "seed": seeds[0],
         "all_seeds": seeds,
-        # There are no variation seeds here; theirs are the seeds then.
+        # Without variation seeds these are the seeds.
         "subseed": seeds[0],
         "all_subseeds": seeds,
         "subseed_strength": 0,
@@ -211,7 +204,7 @@ def reply(asked: Txt2Img, generation: Generation, drawing: Drawing) -> dict[str,
         "extra_generation_params": {},
         "warnings": list(drawing.warnings),
     }
-    # By way of JSON, which has no infinity: what they send besides may hold one.
+    # By way of JSON, which has no infinity: the fields that are skipped may hold one.
     parameters = json.loads(asked.model_dump_json())
     images = [
         base64.b64encode(picture).decode("ascii")

@@ -15,13 +15,11 @@ _WEIGHT = 0.3
 
 @dataclass(eq=False)
 class _Job:
-    """A request under way: whose, since when, how much work, and its task."""
+    """A request under way; `owner` is the name of its API key, if any."""
 
     owner: str | None
     began_s: float
-    image_steps: int
-    images: int
-    steps: int
+    generation: Generation
     task: "asyncio.Task[Drawing]"
 
 
@@ -41,9 +39,8 @@ class Jobs:
         Raises:
             RequestInterrupted: its owner ended it.
         """
-        images, steps = len(generation.seeds), generation.num_inference_steps
         task = asyncio.ensure_future(draw())
-        job = _Job(owner, self._clock_s(), images * steps, images, steps, task)
+        job = _Job(owner, self._clock_s(), generation, task)
         self._jobs.append(job)
         try:
             drawing: Drawing = await task
@@ -55,32 +52,33 @@ class Jobs:
         finally:
             if job in self._jobs:
                 self._jobs.remove(job)
-        pace_s = (self._clock_s() - job.began_s) / job.image_steps
+        pace_s = (self._clock_s() - job.began_s) / generation.image_steps
         before_s = pace_s if self._image_step_s is None else self._image_step_s
         self._image_step_s = (1 - _WEIGHT) * before_s + _WEIGHT * pace_s
         return drawing
 
     def interrupt(self, owner: str | None) -> None:
         """End all requests of an owner; elsewhere this is the one picture that is being drawn."""
-        for job in [one for one in self._jobs if one.owner == owner]:
+        for job in [job for job in self._jobs if job.owner == owner]:
             self._jobs.remove(job)
             job.task.cancel()
 
     def progress(self, owner: str | None) -> dict[str, Any]:
         """Of the owner's oldest request: an estimate from the pace of this process's last ones."""
-        own = [one for one in self._jobs if one.owner == owner]
+        job = next((job for job in self._jobs if job.owner == owner), None)
         share, left_s = 0.0, 0.0
-        if own and self._image_step_s is not None:
-            took_s = self._clock_s() - own[0].began_s
-            expected_s = own[0].image_steps * self._image_step_s
+        if job is not None and self._image_step_s is not None:
+            took_s = self._clock_s() - job.began_s
+            expected_s = job.generation.image_steps * self._image_step_s
             # Never quite done, however wrong the estimate was.
             share, left_s = min(took_s / expected_s, 0.99), max(expected_s - took_s, 0.0)
-        images, steps = (own[0].images, own[0].steps) if own else (0, 0)
+        images = 0 if job is None else len(job.generation.seeds)
+        steps = 0 if job is None else job.generation.num_inference_steps
         state = {
             "skipped": False,
             "interrupted": False,
             "stopping_generation": False,
-            "job": "txt2img" if own else "",
+            "job": "" if job is None else "txt2img",
             "job_count": images,
             "job_timestamp": "0",
             "job_no": 0,

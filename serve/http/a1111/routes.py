@@ -11,16 +11,15 @@ from fastapi import APIRouter, Request
 from pydantic import BaseModel
 from pydantic_core import from_json
 
-from ...errors import CrossSiteRequest, InvalidRequest, MalformedBody, VariantNotFound, shown
-from ...generation import PictureFormat
+from ...errors import CrossSiteRequest, MalformedBody, VariantNotFound, shown
+from ...generation import LOSSLESS_PNG
 from ..body import read_json
 from ..error_responses import Route
 from ..gate import require_allowed
-from ..service import Router, served_models
-from .dialect import SAMPLERS, Txt2Img, changed_options, in_their_words, parse_txt2img, reply
+from ..options import HttpOptions
+from ..service import Router
+from .dialect import SAMPLERS, Txt2Img, changed_options, parse_txt2img, reply
 from .jobs import Jobs
-
-_PNG = PictureFormat("png", 100)
 
 
 class SdError(BaseModel):
@@ -32,13 +31,7 @@ class SdError(BaseModel):
     errors: str
 
 
-def a1111_routes(
-    router: Router,
-    max_image_steps: int,
-    max_request_s: float | None,
-    body_timeout_s: float,
-    locks: Sequence[Any],
-) -> APIRouter:
+def a1111_routes(router: Router, options: HttpOptions, locks: Sequence[Any]) -> APIRouter:
     """The routes, with `locks` as their dependencies where keys are needed."""
     routes = APIRouter(
         prefix="/sdapi/v1",
@@ -47,7 +40,7 @@ def a1111_routes(
         route_class=Route,
     )
     jobs = Jobs()
-    options: dict[str, Any] = {
+    settings: dict[str, Any] = {
         "sd_model_checkpoint": router.default_model,
         "samples_format": "png",
     }
@@ -55,32 +48,29 @@ def a1111_routes(
     drawn = refused | _errors(409, 429, 500, 503, 504)
 
     @routes.post("/txt2img", responses=drawn, openapi_extra=_body(Txt2Img.model_json_schema()))
-    async def txt2img(request: Request) -> dict[str, Any]:
+    async def draw_txt2img(request: Request) -> dict[str, Any]:
         """Draw; the variant is `override_settings`' checkpoint, or the one that is set here."""
-        asked = parse_txt2img(await read_json(request.headers, request.stream(), body_timeout_s))
-        model = asked.model(options["sd_model_checkpoint"])
-        some = router.variants.get(model) or next(iter(router.variants.values()))
-        require_allowed(request.scope, model, served_models(router))
-        ours = asked.as_ours(model, some).with_seed()
-        try:
-            choice = await router.choose(
-                model, lambda variant: ours.resolve(variant, max_image_steps, max_request_s)
-            )
-        except InvalidRequest as fault:
-            raise in_their_words(fault) from None
+        body = await read_json(request.headers, request.stream(), options.body_timeout_s)
+        txt2img = parse_txt2img(body)
+        model = txt2img.model(settings["sd_model_checkpoint"])
+        _require_offered(router, request, model)
+        variant = router.variants.get(model) or next(iter(router.variants.values()))
+        asked = txt2img.as_request(model, variant).with_seed()
+        choice = await router.choose(model, lambda variant: asked.resolve(variant, options))
         drawing = await jobs.run(
-            _owner(request), choice.generation, lambda: router.draw(choice.generation, _PNG)
+            _owner(request),
+            choice.generation,
+            lambda: router.draw(choice.generation, LOSSLESS_PNG),
         )
-        return reply(asked, choice.generation, drawing)
+        return reply(txt2img, choice.generation, drawing)
 
     @routes.get("/sd-models", responses=refused)
     async def sd_models() -> list[dict[str, Any]]:
         """The variants, and `auto` where it is offered, as checkpoints."""
-        names = served_models(router)
         return [
             {"title": name, "model_name": name, "hash": None, "sha256": None, "filename": name,
              "config": None}
-            for name in names
+            for name in router.models
         ]  # fmt: skip
 
     @routes.get("/samplers", responses=refused)
@@ -94,26 +84,20 @@ def a1111_routes(
     @routes.get("/options", responses=refused)
     async def get_options() -> dict[str, Any]:
         """What is set in this process."""
-        return options
+        return settings
 
     @routes.post("/options", responses=refused, openapi_extra=_body({"type": "object"}))
     async def set_options(request: Request) -> dict[str, Any]:
         """Set `sd_model_checkpoint` for all clients of this process, until it ends."""
-        body = await read_json(request.headers, request.stream(), body_timeout_s)
+        body = await read_json(request.headers, request.stream(), options.body_timeout_s)
         try:
             given = from_json(body)
         except ValueError:
             raise MalformedBody("body: must be a JSON object in UTF-8") from None
-        changed = changed_options(given, options)
-        known = served_models(router)
+        changed = changed_options(given, settings)
         for model in changed.values():
-            if model not in known:
-                raise VariantNotFound(
-                    f"sd_model_checkpoint: {shown(model)} was given; allowed: {', '.join(known)}",
-                    "sd_model_checkpoint",
-                )
-            require_allowed(request.scope, model, served_models(router))
-        options.update(changed)
+            _require_offered(router, request, model)
+        settings.update(changed)
         return {}
 
     @routes.get("/progress", responses=refused)
@@ -129,6 +113,21 @@ def a1111_routes(
         return {}
 
     return routes
+
+
+def _require_offered(router: Router, request: Request, model: Any) -> None:
+    """Hold a checkpoint to the models that are offered here, and to those of the request's key.
+
+    Raises:
+        VariantNotFound: it isn't offered.
+        ModelNotAllowed: the key allows others only.
+    """
+    if model not in router.models:
+        raise VariantNotFound(
+            f"sd_model_checkpoint: {shown(model)} was given; allowed: {', '.join(router.models)}",
+            "sd_model_checkpoint",
+        )
+    require_allowed(request.scope, model)
 
 
 def _require_own_site(request: Request) -> None:

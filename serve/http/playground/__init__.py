@@ -1,7 +1,8 @@
 """The page at `/`: one prompt in all variants side by side, from static files.
 
 Everything that it does it does through the public API, from the browser. Its policy lets it run
-its own files and reach its own host, nothing else.
+its own files and reach its own host, nothing else. It is a form, three cards and a slider, so
+it has no framework and no build step: the files here are what runs.
 """
 
 import hashlib

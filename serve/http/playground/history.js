@@ -1,4 +1,5 @@
-// What was drawn, in this browser's IndexedDB: the newest runs, with their pictures.
+// What was drawn, in this browser's IndexedDB: the newest runs, with their pictures. They are
+// megabytes, and localStorage holds five, as text.
 
 export const LIMIT = 24;
 const STORE = "runs";

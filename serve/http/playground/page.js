@@ -5,7 +5,7 @@ import * as history from "./history.js";
 import { Lost, Refusal, draw, models as askModels, pictureOf } from "./stream.js";
 
 const $ = (id) => document.getElementById(id);
-const MODELS_URL = new URL("v1/models", document.baseURI).href;
+const MODELS_URL = new URL("v1/models", document.baseURI).href; // Also owns defaults and bounds.
 const IMAGES_URL = new URL("v1/images/generations", document.baseURI).href;
 const KEY = "distilled-sd-serve.key";
 const form = $("settings");

@@ -40,6 +40,7 @@ def denoise(
             seeds=(seed,),
             width_px=SIZE_PX,
             height_px=SIZE_PX,
+            default_size_px=SIZE_PX,
             num_inference_steps=STEPS,
             guidance_scale=guidance_scale,
             scheduler="pndm",

@@ -149,6 +149,18 @@ async def test_finished_images_are_decoded_in_slices(engine, denoiser):
 
 
 @play()
+async def test_the_event_loop_is_free_while_a_step_lasts(engine, denoiser):
+    denoiser.gate.clear()
+    ticket = engine.submit(generation())
+    await until(lambda: engine.call_age_s > 0)
+    for _ in range(100):
+        await asyncio.sleep(0)
+    assert denoiser.steps == 0
+    denoiser.gate.set()
+    await ticket.result()
+
+
+@play()
 async def test_a_cancelled_request_frees_its_slot_within_one_step(engine, denoiser):
     denoiser.gate.clear()
     ticket = engine.submit(generation(num_inference_steps=150))

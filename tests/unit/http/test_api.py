@@ -37,10 +37,11 @@ from serve.generation import (
 )
 from serve.http.api import build_api
 from serve.http.body import MAX_BODY_BYTES
+from serve.http.options import HttpOptions
 from serve.miniature import WEIGHTS_DIR
 from serve.replica.encoding import encode
 from serve.routing.auto import QualityFirstPolicy
-from serve.variants import MINIATURE, SD_V1, Family, Variant
+from serve.variants import MINIATURE, SD_V1, Family, Variant, offered_models
 from serve.weights.manifest import Manifest, Origin, PinnedComponent, read_manifest
 
 URL = "/v1/images/generations"
@@ -67,6 +68,10 @@ class FakeRouter:
 
     default_model = "original"
     auto: QualityFirstPolicy | None = QualityFirstPolicy(kind="quality-first", slo_s=5)
+
+    @property
+    def models(self) -> list[str]:
+        return offered_models(self.variants, self.auto is not None)
 
     async def choose(self, model: str, resolve: Callable[[Variant], Generation]) -> Choice:
         self.chosen.append(model)
@@ -118,7 +123,7 @@ def router() -> FakeRouter:
 
 @pytest.fixture
 def call(router: FakeRouter) -> Call:
-    app = build_api(router, max_image_steps=400, min_ready_replicas=1)
+    app = build_api(router, HttpOptions())
 
     def send(method: str, url: str, **arguments: Any) -> httpx.Response:
         async def request() -> httpx.Response:
@@ -356,7 +361,7 @@ def test_whose_request_it_is_goes_hashed_into_the_log(
 def test_the_servers_latest_deadline_counts_for_everyone(
     router: FakeRouter, asked: dict[str, float], allowed_s: float
 ) -> None:
-    app = build_api(router, max_image_steps=400, min_ready_replicas=1, max_request_s=5)
+    app = build_api(router, HttpOptions(max_request_s=5))
 
     async def request() -> tuple[float, float]:
         transport = httpx.ASGITransport(app)

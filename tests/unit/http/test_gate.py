@@ -18,7 +18,8 @@ from serve.config import AppArgs
 from serve.errors import InvalidApiKey, RequestTimeout
 from serve.generation import Drawing, Generation, PartialPicture, PictureEvent, PictureFormat
 from serve.http.api import build_api
-from serve.http.gate import MAX_HEADER_BYTES, MAX_HEADERS, ClientLimits, Gate
+from serve.http.gate import MAX_HEADER_BYTES, MAX_HEADERS, Gate
+from serve.http.options import HttpOptions
 from serve.keys import KeyFile, new_key
 from serve.variants import MINIATURE
 from tests.machine import HANG_S, until
@@ -66,12 +67,12 @@ def router() -> FakeRouter:
 
 @pytest.fixture
 def guarded(router: FakeRouter, keys: KeyFile) -> FastAPI:
-    return build_api(router, 400, 1, limits=ClientLimits(keys=keys))
+    return build_api(router, HttpOptions(), keys)
 
 
 @pytest.fixture
 def unguarded(router: FakeRouter) -> FastAPI:
-    return build_api(router, 400, 1)
+    return build_api(router, HttpOptions())
 
 
 @asynccontextmanager
@@ -253,7 +254,7 @@ def test_the_key_goes_no_further_than_the_gate(keys: KeyFile) -> None:
         scope = {"type": "http", "path": "/v1/models", "headers": [
             (b"accept", b"*/*"), (b"authorization", f"Bearer {ALICE}".encode()),
         ]}  # fmt: skip
-        await Gate(app, lambda fault: app, ClientLimits(keys=keys))(scope, None, None)
+        await Gate(app, lambda fault: app, HttpOptions(), keys)(scope, None, None)
 
     asyncio.run(ask())
     assert seen[0]["headers"] == [(b"accept", b"*/*")]
@@ -277,8 +278,8 @@ def play(keys: KeyFile) -> Callable[[Scenario], None]:
     def run(scenario: Scenario) -> None:
         async def playing() -> None:
             router = SlowRouter()
-            limits = ClientLimits(keys=keys, max_requests_per_key=2, retry_after_s=3)
-            await scenario(router, build_api(router, 400, 1, limits=limits))
+            options = HttpOptions(max_requests_per_key=2, retry_after_s=3)
+            await scenario(router, build_api(router, options, keys))
 
         asyncio.run(asyncio.wait_for(playing(), HANG_S))
 
@@ -425,7 +426,7 @@ def test_a_body_that_does_not_arrive_in_time_is_refused(router: FakeRouter) -> N
             yield b"{"
             await asyncio.Event().wait()
 
-        app = build_api(router, 400, 1, limits=ClientLimits(body_timeout_s=1))
+        app = build_api(router, HttpOptions(body_timeout_s=1))
         async with client_of(app) as client:
             return await client.post(URL, content=dripping(), headers=JSON)
 

@@ -11,6 +11,7 @@ import pytest
 from serve.config import AppArgs
 from serve.http import playground
 from serve.http.api import build_api
+from serve.http.options import HttpOptions
 from serve.http.schemas import GenerationRequest
 from tests.unit.http.test_api import FakeRouter
 
@@ -20,7 +21,7 @@ URLS = ["/", *(f"/playground/{path.name}" for path in FILES if path.name != "ind
 
 
 def call(method: str, url: str, served: bool = True, **arguments: Any) -> httpx.Response:
-    app = build_api(FakeRouter(), max_image_steps=400, min_ready_replicas=1, playground=served)
+    app = build_api(FakeRouter(), HttpOptions(playground=served))
 
     async def request() -> httpx.Response:
         transport = httpx.ASGITransport(app)

@@ -7,9 +7,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from serve.errors import InvalidRequest, MalformedBody, UnknownField
+from serve.http.options import RequestLimits
 from serve.http.schemas import GenerationRequest, parse_request
 from serve.variants import MINIATURE
 
+LIMITS = RequestLimits()
 VARIANT = MINIATURE.variants["original"]
 
 
@@ -24,7 +26,7 @@ def refusal(body: bytes) -> InvalidRequest:
 
 
 def test_a_prompt_is_enough() -> None:
-    generation = parse().resolve(VARIANT, 400)
+    generation = parse().resolve(VARIANT, LIMITS)
     assert (generation.width_px, generation.height_px) == (96, 96)
     assert generation.num_inference_steps == 25
     assert generation.guidance_scale == VARIANT.guidance_scale
@@ -33,11 +35,11 @@ def test_a_prompt_is_enough() -> None:
 
 
 def test_a_seed_is_drawn_anew_where_none_is_given() -> None:
-    assert len({parse().resolve(VARIANT, 400).seeds for _ in range(20)}) == 20
+    assert len({parse().resolve(VARIANT, LIMITS).seeds for _ in range(20)}) == 20
 
 
 def test_image_i_uses_seed_plus_i_modulo_2_to_the_32() -> None:
-    generation = parse(seed=2**32 - 2, n=4).resolve(VARIANT, 400)
+    generation = parse(seed=2**32 - 2, n=4).resolve(VARIANT, LIMITS)
     assert generation.seeds == (2**32 - 2, 2**32 - 1, 0, 1)
 
 
@@ -168,22 +170,25 @@ def test_ordinary_text_is_accepted(text: str) -> None:
 )
 def test_a_size_out_of_the_variants_bounds_is_refused(size: str) -> None:
     with pytest.raises(InvalidRequest, match="multiples of 8 from 64 to 192") as caught:
-        parse(size=size).resolve(VARIANT, 400)
+        parse(size=size).resolve(VARIANT, LIMITS)
     assert caught.value.param == "size"
     assert size in caught.value.message
 
 
 def test_work_is_bounded_over_images_size_and_steps() -> None:
-    assert parse(n=8, num_inference_steps=50).resolve(VARIANT, 400)
-    assert parse(n=2, num_inference_steps=50, size="192x192").resolve(VARIANT, 400)
-    assert parse(n=4, num_inference_steps=50, size="192x96").resolve(VARIANT, 400)
-    assert parse(n=4, num_inference_steps=50, size="96x192").resolve(VARIANT, 400)
+    assert parse(n=8, num_inference_steps=50).resolve(VARIANT, LIMITS)
+    assert parse(n=2, num_inference_steps=50, size="192x192").resolve(VARIANT, LIMITS)
+    assert parse(n=4, num_inference_steps=50, size="192x96").resolve(VARIANT, LIMITS)
+    assert parse(n=4, num_inference_steps=50, size="96x192").resolve(VARIANT, LIMITS)
+    # Without guidance a step takes half.
+    assert parse(n=8, num_inference_steps=100, guidance_scale=1.0).resolve(VARIANT, LIMITS)
     for fields in (
         {"n": 8, "num_inference_steps": 51},
         {"n": 3, "num_inference_steps": 50, "size": "192x192"},
+        {"n": 8, "num_inference_steps": 101, "guidance_scale": 1.0},
     ):
-        with pytest.raises(InvalidRequest, match="image steps"):
-            parse(**fields).resolve(VARIANT, 400)
+        with pytest.raises(InvalidRequest, match="steps of one 96x96 image with guidance"):
+            parse(**fields).resolve(VARIANT, LIMITS)
 
 
 def test_accept_and_output_format_must_agree() -> None:
@@ -229,7 +234,7 @@ def test_whatever_the_bytes_they_are_accepted_or_refused(body: bytes) -> None:
 
 
 def test_auto_is_the_variants_own_size() -> None:
-    generation = parse(size="auto").resolve(VARIANT, 400)
+    generation = parse(size="auto").resolve(VARIANT, LIMITS)
     assert (generation.width_px, generation.height_px) == (96, 96)
 
 
@@ -239,7 +244,7 @@ def test_fields_without_meaning_here_are_accepted_with_neutral_values() -> None:
 
 def test_a_deadline_counts_from_now_in_unix_seconds() -> None:
     before = time.time()
-    deadline_at = parse(deadline_s=5.0).resolve(VARIANT, 400).deadline_at
+    deadline_at = parse(deadline_s=5.0).resolve(VARIANT, LIMITS).deadline_at
     assert deadline_at is not None
     assert before + 5 <= deadline_at <= time.time() + 5
-    assert parse().resolve(VARIANT, 400).deadline_at is None
+    assert parse().resolve(VARIANT, LIMITS).deadline_at is None

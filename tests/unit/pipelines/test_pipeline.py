@@ -353,8 +353,7 @@ def test_guidance_is_left_off_in_the_last_part_only_when_told(
             groups.add(trajectories[0].group)
             pipe.step(trajectories)
         assert len(groups) == (1 if share == 1 else 2)
-        of_default_size = (64 / 96) ** 2 * (10 + rows[-10:].count(2)) / 20
-        assert pipe.plan(asked).step_cost == pytest.approx(of_default_size)
+        assert pipe.plan(asked).step_cost == pytest.approx((10 + rows[-10:].count(2)) / 20)
         pictures[share] = pipe.decode(trajectories)
     assert rows == [2] * 10 + [2] * 6 + [1] * 4
     assert not np.array_equal(pictures[1.0], pictures[0.55])

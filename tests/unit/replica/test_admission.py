@@ -1,8 +1,9 @@
 import pytest
 
-from serve.replica.admission import Limits, Returns, refusal, retry_after_s
+from serve.replica.admission import Returns, refusal, retry_after_s
+from serve.replica.options import ReplicaOptions
 
-LIMITS = Limits(queue_s=30, queue_requests=8)
+LIMITS = ReplicaOptions(max_queue_s=30, max_queued_requests=8)
 
 
 @pytest.mark.parametrize(
@@ -35,7 +36,7 @@ def test_a_queue_too_long_in_requests_says_when_one_will_have_begun() -> None:
 @pytest.mark.parametrize("draw", [0.0, 1.0])
 def test_who_is_refused_together_is_let_in_as_told(draw: float) -> None:
     """A queue that is full, twenty who are refused within a second, and nobody else."""
-    limits, work_s = Limits(queue_s=4, queue_requests=100), 0.19
+    limits, work_s = ReplicaOptions(max_queue_s=4, max_queued_requests=100), 0.19
     queue_s, returns, due = 4.0 + work_s, Returns(), []
     for _ in range(20):
         refused = refusal(queue_s, 0, limits, returns.work_s(0.0), draw)
@@ -52,7 +53,7 @@ def test_who_is_refused_together_is_let_in_as_told(draw: float) -> None:
 
 
 def test_a_long_overload_tells_at_most_two_queues_more() -> None:
-    limits, returns = Limits(queue_s=4, queue_requests=100), Returns()
+    limits, returns = ReplicaOptions(max_queue_s=4, max_queued_requests=100), Returns()
     for _ in range(1000):
         refused = refusal(4.5, 0, limits, returns.work_s(0.0), 0)
         assert refused is not None

@@ -14,8 +14,8 @@ from PIL import Image
 from serve.errors import DeadlineUnreachable, EngineClosed, Flagged, OutOfDeviceMemory, Overloaded
 from serve.generation import FinishedPicture, Generation, PartialPicture, PictureFormat
 from serve.metrics import ReplicaMetrics
-from serve.replica.admission import Limits
-from serve.replica.replica import ReplicaSettings, VariantReplica
+from serve.replica.options import ReplicaOptions
+from serve.replica.replica import VariantReplica
 from serve.variants import MINIATURE, Variant
 from tests.fakes import FakeDenoiser, FakeTrajectory, generation
 from tests.machine import HANG_S, until
@@ -36,12 +36,11 @@ async def replica_over(
         replica,
         variants,
         lambda _: denoiser,
-        ReplicaSettings(
-            "step",
-            slots,
-            Limits(queue_s=60, queue_requests=2),
-            stuck_after_s,
-            png_parameters=True,
+        ReplicaOptions(
+            slots=slots,
+            max_queue_s=60,
+            max_queued_requests=2,
+            stuck_after_s=stuck_after_s,
             safety_checker=safety_checker,
         ),
         {variant.name: note for variant in variants},
@@ -269,7 +268,7 @@ def test_what_refused_requests_are_told_to_wait_is_measured_by_code(
     told: list[tuple[str, str, float]] = []
     monkeypatch.setattr(
         ReplicaMetrics,
-        "told_to_retry",
+        "refused_with_retry",
         lambda _, asked, code, after_s: told.append((asked.variant, code, after_s)),
     )
 
@@ -338,32 +337,6 @@ def test_a_replica_tells_routers_how_much_work_is_ahead() -> None:
         await until(lambda: replica._engine.occupied != (0, 0))
         told = replica.record_routing_stats()
         assert told["ahead_s"] >= 100 * told["image_step_s"] >= 0.9
-        denoiser.gate.set()
-        await drawing
-
-    asyncio.run(scenario())
-
-
-def test_a_shadow_is_drawn_only_while_nobody_else_wants_the_device() -> None:
-    async def scenario() -> None:
-        denoiser = FakeDenoiser(step_s=0.05)
-        replica = await replica_over(denoiser)
-        png = PictureFormat("png", 90)
-        drawn = await replica.shadow(job(), png)
-        assert drawn is not None
-        assert len(drawn.pictures) == 1
-        # Somebody comes while it is drawn.
-        steps = denoiser.steps
-        shadow = asyncio.create_task(replica.shadow(job(num_inference_steps=150), png))
-        await until(lambda: denoiser.steps > steps)
-        assert (await replica.draw(job(num_inference_steps=3), png)).pictures
-        assert await shadow is None
-        assert denoiser.steps - steps < 150
-        # Somebody is there already.
-        denoiser.gate.clear()
-        drawing = asyncio.create_task(replica.draw(job(num_inference_steps=3), png))
-        await until(lambda: replica._engine.occupied != (0, 0))
-        assert await replica.shadow(job(), png) is None
         denoiser.gate.set()
         await drawing
 

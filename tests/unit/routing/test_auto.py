@@ -19,14 +19,16 @@ def policy(**changes: float) -> QualityFirst:
 
 def test_weights_share_requests_out_and_repeat_themselves() -> None:
     weighted = Weighted({"original": 3, "distilled": 1})
-    chosen = [weighted.decide(f"request-{index}").variant for index in range(4000)]
-    assert chosen == [weighted.decide(f"request-{index}").variant for index in range(4000)]
-    assert Counter(chosen)["original"] / 4000 == pytest.approx(0.75, abs=0.03)
+    requests = [f"request-{index}" for index in range(4000)]
+    chosen = [weighted.candidates(request) for request in requests]
+    assert chosen == [weighted.candidates(request) for request in requests]
+    assert weighted.decide({"distilled": 0.0}, None, 0).variant == "distilled"
+    assert Counter(chosen)[("original",)] / 4000 == pytest.approx(0.75, abs=0.03)
 
 
 def test_a_weight_of_nothing_gets_nothing() -> None:
     weighted = Weighted({"original": 0, "distilled": 1})
-    assert {weighted.decide(str(index)).variant for index in range(500)} == {"distilled"}
+    assert {weighted.candidates(str(index)) for index in range(500)} == {("distilled",)}
 
 
 def test_the_best_variant_answers_while_it_is_in_time() -> None:

@@ -24,9 +24,9 @@ def replica(name: str, ahead_s: float, told_at: float) -> Any:
     return SimpleNamespace(replica_id=name, routing_stats=stats)
 
 
-def request(name: str, method: str = "draw", steps: int = 10) -> PendingRequest:
+def request(name: str, method: str = "draw", steps: int = 10, **changes: object) -> PendingRequest:
     metadata = SimpleNamespace(call_method=method, internal_request_id=name)
-    return PendingRequest([generation(num_inference_steps=steps)], {}, metadata)
+    return PendingRequest([generation(num_inference_steps=steps, **changes)], {}, metadata)
 
 
 async def first_choices(made: LeastWork, replicas: list[Any], *requests: PendingRequest) -> str:
@@ -42,6 +42,18 @@ def test_a_burst_is_spread_before_any_replica_has_told_of_it() -> None:
         # A second of work each.
         burst = [request(str(number)) for number in range(4)]
         assert await first_choices(router(), replicas, *burst) == "abab"
+
+    asyncio.run(scenario())
+
+
+def test_a_larger_picture_is_more_work() -> None:
+    async def scenario() -> None:
+        now = time.time()
+        replicas = [replica("a", 0.0, now), replica("b", 0.5, now)]
+        # Four seconds of work, then one each.
+        large = request("large", width_px=128, height_px=128)
+        small = [request(str(number)) for number in range(4)]
+        assert await first_choices(router(), replicas, large, *small) == "abbbb"
 
     asyncio.run(scenario())
 
@@ -72,12 +84,11 @@ def test_what_a_replica_has_told_of_counts_once_however_late_it_says_that_it_too
     asyncio.run(scenario())
 
 
-@pytest.mark.parametrize("method", ["forecast", "shadow"])
-def test_what_nobody_waits_for_is_no_work(method: str) -> None:
+def test_a_question_is_no_work() -> None:
     async def scenario() -> None:
         now = time.time()
         replicas = [replica("a", 0.0, now), replica("b", 0.5, now)]
-        asked = [request(str(number), method) for number in range(3)]
+        asked = [request(str(number), "forecast") for number in range(3)]
         assert await first_choices(router(), replicas, *asked) == "aaa"
 
     asyncio.run(scenario())

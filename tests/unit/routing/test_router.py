@@ -12,6 +12,7 @@ from serve.errors import NotFinite, Overloaded, ServingError, VariantNotFound, V
 from serve.generation import Drawing, Generation, PictureFormat, Timings
 from serve.miniature import WEIGHTS_DIR
 from serve.routing.auto import QualityFirstPolicy, WeightedPolicy
+from serve.routing.replicas import RayReplicas
 from serve.routing.router import Router
 from serve.variants import MINIATURE, Variant
 from serve.weights.manifest import read_manifest
@@ -49,7 +50,8 @@ class Handle:
 
 def router(policy: Any = None, **handles: Handle) -> Router:
     manifest = read_manifest(WEIGHTS_DIR)
-    return Router(MINIATURE, manifest, handles, 7, "original", policy)  # type: ignore[arg-type]
+    replicas = {name: RayReplicas(handle, 7) for name, handle in handles.items()}
+    return Router(MINIATURE, manifest, replicas, 7, "original", policy)
 
 
 def resolve(variant: Variant) -> Generation:

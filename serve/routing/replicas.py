@@ -1,0 +1,118 @@
+"""The replicas of a variant, as the router calls them, and what Ray's errors mean.
+
+`RayReplicas` is the only place that calls a Serve handle; the router sees this project's errors.
+"""
+
+import contextlib
+import logging
+from collections.abc import AsyncIterator, Iterator
+from typing import Protocol
+
+from ray.exceptions import RayActorError, RayTaskError
+from ray.serve.exceptions import (
+    BackPressureError,
+    DeploymentUnavailableError,
+    ReplicaUnavailableError,
+)
+from ray.serve.handle import DeploymentHandle
+
+from ..errors import EngineClosed, Overloaded, VariantUnavailable, shown
+from ..generation import Drawing, Generation, PictureEvent, PictureFormat
+
+_log = logging.getLogger("ray.serve")
+
+
+class ReplicaLost(Exception):
+    """The replica died or was stopped before it had answered; another can try."""
+
+
+class Replicas(Protocol):
+    """The replicas of a deployment, one of which gets each call."""
+
+    @property
+    def deployment(self) -> str:
+        """The deployment's name."""
+
+    async def draw(self, generation: Generation, picture_format: PictureFormat) -> Drawing:
+        """Draw a request's pictures; raises `ReplicaLost` and `ServingError`."""
+
+    def stream(
+        self, generation: Generation, picture_format: PictureFormat
+    ) -> AsyncIterator[PictureEvent]:
+        """Draw, and yield each picture once it is there; raises what `draw` raises."""
+
+    async def forecast(self, generation: Generation) -> float:
+        """Seconds that a request would take; raises what `draw` raises."""
+
+
+class RayReplicas:
+    """The replicas behind a Serve handle.
+
+    `retry_after_s` is when to come back to full or missing replicas where Serve doesn't say.
+    """
+
+    def __init__(self, handle: DeploymentHandle, retry_after_s: float) -> None:
+        self._handle = handle
+        self._retry_after_s = retry_after_s
+
+    @property
+    def deployment(self) -> str:
+        """The deployment's name."""
+        name: str = self._handle.deployment_name
+        return name
+
+    async def draw(self, generation: Generation, picture_format: PictureFormat) -> Drawing:
+        """Draw a request's pictures.
+
+        Raises:
+            ReplicaLost: the replica died or was stopped meanwhile.
+            Overloaded: the variant's queue is full.
+            VariantUnavailable: none can be started.
+            ServingError: whatever the replica raised.
+        """
+        with self._own_errors(generation.variant):
+            drawing: Drawing = await self._handle.draw.remote(generation, picture_format)
+            return drawing
+
+    async def stream(
+        self, generation: Generation, picture_format: PictureFormat
+    ) -> AsyncIterator[PictureEvent]:
+        """Draw, and yield each picture once it is there; raises what `draw` raises."""
+        events = self._handle.options(stream=True).stream.remote(generation, picture_format)
+        try:
+            with self._own_errors(generation.variant):
+                async for event in events:
+                    yield event
+        finally:
+            events.cancel()  # Where the client has gone; harmless at the end.
+
+    async def forecast(self, generation: Generation) -> float:
+        """Seconds that a request would take on the replica with the least work ahead."""
+        with self._own_errors(generation.variant):
+            seconds: float = await self._handle.forecast.remote(generation)
+            return seconds
+
+    @contextlib.contextmanager
+    def _own_errors(self, variant: str) -> Iterator[None]:
+        try:
+            yield
+        except BackPressureError as fault:
+            raise Overloaded(
+                f"the queue of {shown(variant)} is full; retry later",
+                fault.retry_after_s or self._retry_after_s,
+            ) from None
+        except (RayActorError, ReplicaUnavailableError, EngineClosed) as fault:
+            _log.warning("%s: replica lost: %s", variant, type(fault).__name__)
+            raise ReplicaLost(variant) from None
+        except DeploymentUnavailableError:
+            raise unavailable(variant, self._retry_after_s) from None
+        except RayTaskError as fault:
+            # Ray's wrapper has the class of what was raised, but not its arguments.
+            raise fault.cause from None
+
+
+def unavailable(variant: str, retry_after_s: float) -> VariantUnavailable:
+    """The error where no replica of a variant answers."""
+    return VariantUnavailable(
+        f"no replica of {shown(variant)} could answer; retry later", retry_after_s
+    )
