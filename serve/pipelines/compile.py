@@ -86,7 +86,9 @@ def prepare_unet(
     inputs = Inputs.random(unet, max(ROWS_A_CALL), size, tokens)
     attention: Attention = "default"
     if cuda:
-        wanted = _wanted_attention(optimisations)
+        wanted = optimisations.attention
+        if optimisations.deterministic and wanted == "auto":
+            wanted = "default"  # Two processes that time kernels may choose different ones.
         attention = readiness.timed(
             f"{name}: attention", partial(choose_attention, unet, inputs, wanted, device_seconds)
         )
@@ -107,13 +109,6 @@ def prepare_unet(
             f"{name}: CUDA graphs", fast, inputs, sizes, cuda_graphs(), device_seconds, readiness
         )
     return fast if fast is eager else for_size(size, fast, eager)
-
-
-def _wanted_attention(optimisations: Optimisations) -> Attention:
-    # Two processes that time kernels may choose different ones.
-    if optimisations.deterministic and optimisations.attention == "auto":
-        return "default"
-    return optimisations.attention
 
 
 def plain_call(unet: UNet, attention: Attention) -> UNetCall:

@@ -19,7 +19,7 @@ from .compile import Readiness, prepare_unet, use_channels_last
 from .components import Components, Scheduler, load_components
 from .cuda_graphs import UNetCall
 from .devices import DeviceName, StepClock, clock_s, name_memory_errors, resolve_device, to_device
-from .embeddings import EmbeddingCache, PromptEncoder
+from .embeddings import PromptEncoder
 from .optimisations import DEFAULTS, Optimisations
 from .trajectories import SCHEDULERS, Trajectory, guided_calls, plan
 from .vae import Decoder
@@ -45,16 +45,13 @@ class Pipeline:
         self.components = components
         self.readiness = readiness
         self.optimisations = optimisations
-        self.embedding_cache = EmbeddingCache(optimisations.embedding_cache)
         self._variants = {variant.name: variant for variant in variants}
+        by_text_encoder = {v.text_encoder.folder: components[v.name] for v in variants}
         self._encoders = {
-            name: PromptEncoder(
-                self._variants[name].text_encoder.folder,
-                parts.tokenizer,
-                parts.text_encoder,
-                self.embedding_cache,
+            folder: PromptEncoder(
+                parts.tokenizer, parts.text_encoder, optimisations.embedding_cache
             )
-            for name, parts in components.items()
+            for folder, parts in by_text_encoder.items()
         }
         unet = components[variants[0].name].unet
         self.device, self.dtype = unet.device, unet.dtype
@@ -112,7 +109,8 @@ class Pipeline:
     @property
     def prompt_lookups(self) -> tuple[int, int]:
         """Hits and misses of the embedding cache so far."""
-        return self.embedding_cache.hits, self.embedding_cache.misses
+        lookups = [encoder.lookups for encoder in self._encoders.values()]
+        return sum(hits for hits, _ in lookups), sum(misses for _, misses in lookups)
 
     def clock_s(self) -> float:
         """A clock for timing steps; see `devices.clock_s`."""
@@ -132,7 +130,7 @@ class Pipeline:
         the device nor on other images.
         """
         variant = self._variants[generation.variant]
-        parts, encoder = self.components[variant.name], self._encoders[variant.name]
+        parts, encoder = self.components[variant.name], self._encoders[variant.text_encoder.folder]
         prompt_embeds, warnings = encoder.encode("prompt", generation.prompt)
         negative_embeds = None
         if generation.guided:

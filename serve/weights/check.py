@@ -13,15 +13,10 @@ from safetensors import SafetensorError, safe_open
 
 from ..errors import WeightsError
 from ..variants import Component, Family
-from .layout import precision_suffix
+from .layout import config_name, precision_suffix
 from .manifest import MANIFEST_NAME, Manifest, PinnedFile, pin_file, read_manifest
 
 _PICKLE_SUFFIXES = {".bin", ".ckpt", ".pickle", ".pkl", ".pt", ".pth"}
-_CONFIG_NAMES = {
-    "CLIPTokenizer": "tokenizer_config.json",
-    "PNDMScheduler": "scheduler_config.json",
-    "CLIPImageProcessor": "preprocessor_config.json",
-}
 
 
 def check_family(
@@ -142,7 +137,7 @@ def _check_component(folder: Path, component: Component) -> None:
     component_dir = folder / component.folder
     if not component_dir.is_dir():
         raise WeightsError(f"{component_dir}: missing; it must hold a {component.component_class}")
-    _check_config(component_dir / _CONFIG_NAMES.get(component.component_class, "config.json"))
+    _check_config(component_dir / config_name(component))
     if component.component_class == "CLIPTokenizer":
         _check_tokenizer(component_dir)
     if component.has_weights:

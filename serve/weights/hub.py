@@ -10,7 +10,7 @@ import fcntl
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from huggingface_hub import HfApi, hf_hub_download
@@ -18,6 +18,7 @@ from huggingface_hub import HfApi, hf_hub_download
 from ..errors import WeightsError
 from ..variants import Component, Family, Source
 from .hub_errors import as_weights_errors
+from .layout import config_name
 from .manifest import (
     Manifest,
     Origin,
@@ -37,15 +38,6 @@ _TOKENIZER_FILES = (
     "merges.txt",
 )
 _PICKLES = (".bin", ".ckpt", ".pt", ".pth")
-
-
-@dataclass(frozen=True)
-class _Remote:
-    """One file as the hub lists it; `sha256` is None for small files outside its large storage."""
-
-    name: str
-    bytes: int
-    sha256: str | None
 
 
 def download_family(
@@ -142,20 +134,20 @@ def _fetch_new(
         source = replace(source, repository=info.id)
     prefix = f"{source.subfolder}/" if source.subfolder else ""
     listed = {
-        sibling.rfilename.removeprefix(prefix): _Remote(
-            sibling.rfilename, sibling.size or 0, sibling.lfs.sha256 if sibling.lfs else None
-        )
+        sibling.rfilename.removeprefix(prefix): sibling
         for sibling in info.siblings or ()
         if sibling.rfilename.startswith(prefix)
     }
     chosen = _choose(component, set(listed), f"{source.repository}/{prefix}")
-    _check_space(folder, sum(listed[name].bytes for name in chosen))
+    _check_space(folder, sum(listed[name].size or 0 for name in chosen))
     report(f"{component.folder}: {source.repository} at {info.sha[:12]} ({source.licence})")
     files = {}
     for name in chosen:
         remote = listed[name]
-        cached = _download(source, remote.name, info.sha)
-        files[name] = _install(cached, folder / component.folder / name, remote.sha256)
+        cached = _download(source, remote.rfilename, info.sha)
+        # The hub names the sha256 of large files only.
+        sha256 = remote.lfs.sha256 if remote.lfs else None
+        files[name] = _install(cached, folder / component.folder / name, sha256)
     for path in (folder / component.folder).iterdir():
         if path.name not in chosen:  # From an earlier version.
             path.unlink()
@@ -196,15 +188,13 @@ def _choose(component: Component, names: set[str], where: str) -> list[str]:
         if "tokenizer.json" in found or {"vocab.json", "merges.txt"} <= set(found):
             return found
         raise WeightsError(f"{where}: has no tokenizer (vocab.json and merges.txt)")
-    if component.component_class == "PNDMScheduler":
-        return _present(["scheduler_config.json"], names, where)
-    if component.component_class == "CLIPImageProcessor":
-        return _present(["preprocessor_config.json"], names, where)
+    if not component.has_weights:
+        return _present([config_name(component)], names, where)
     of_transformers = component.component_class in ("CLIPTextModel", "StableDiffusionSafetyChecker")
     stem = "model" if of_transformers else "diffusion_pytorch_model"
     for weights in (f"{stem}.fp16.safetensors", f"{stem}.safetensors"):
         if weights in names:
-            return _present(["config.json", weights], names, where)
+            return _present([config_name(component), weights], names, where)
     if any(name.endswith(_PICKLES) for name in names):
         raise WeightsError(
             f"{where}: has its weights as pickles only, and loading a pickle runs code; name a "

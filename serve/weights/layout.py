@@ -5,7 +5,7 @@ from typing import Literal
 
 from ..errors import WeightsError
 from ..miniature import WEIGHTS_DIR
-from ..variants import FamilyName, Variant
+from ..variants import Component, FamilyName, Variant
 
 _ARCHITECTURES_DIR = Path(__file__).parent / "architectures"
 
@@ -41,21 +41,24 @@ def architecture_dir(name: FamilyName) -> Path:
     return WEIGHTS_DIR if name == "miniature" else _ARCHITECTURES_DIR / name
 
 
-def component_dirs(folder: Path, variant: Variant) -> dict[str, Path]:
-    """A variant's component folders by the names that diffusers gives them."""
-    return {name: folder / component.folder for name, component in variant.components.items()}
-
-
 def fp32_bytes(folder: Path, variant: Variant, *, safety_checker: bool = False) -> int:
     """Memory of a variant's weights on a CPU, where they are cast to fp32."""
-    component_folders = set(component_dirs(folder, variant).values())
-    if safety_checker:
-        component_folders |= {folder / part.folder for part in variant.safety_components.values()}
+    parts = variant.components | (variant.safety_components if safety_checker else {})
     return sum(
         path.stat().st_size * (2 if path.name.endswith(".fp16.safetensors") else 1)
-        for component_dir in component_folders
+        for component_dir in {folder / part.folder for part in parts.values()}
         for path in component_dir.glob("*.safetensors")
     )
+
+
+def config_name(component: Component) -> str:
+    """The file name of a component's configuration."""
+    names = {
+        "CLIPTokenizer": "tokenizer_config.json",
+        "PNDMScheduler": "scheduler_config.json",
+        "CLIPImageProcessor": "preprocessor_config.json",
+    }
+    return names.get(component.component_class, "config.json")
 
 
 def precision_suffix(component_dir: Path) -> Literal["fp16"] | None:

@@ -4,7 +4,7 @@ drawing, scenes   pictures and captions
 tokenizer         its vocabulary
 architecture      new models from the shipped configurations
 dataset           training data on disk
-fitting           the training loop; `train_latents`, `train_unet`, `train_vae` are its stages
+fitting           the training loop; `train_latents`, `train_unet`, `train_vae` use it
 export            trained models to diffusers folders
 __main__          `python -m serve.miniature.training`
 measure, judges   what the shipped weights can do

@@ -142,10 +142,6 @@ def _average_gradients(parameters: list[nn.Parameter], world: World) -> None:
     if world.size == 1:
         return
     gradients = [p.grad for p in parameters if p.grad is not None]
-    flat = torch.cat([g.flatten() for g in gradients])
+    flat = nn.utils.parameters_to_vector(gradients)
     dist.all_reduce(flat)
-    flat /= world.size
-    offset = 0
-    for gradient in gradients:
-        gradient.copy_(flat[offset : offset + gradient.numel()].view_as(gradient))
-        offset += gradient.numel()
+    nn.utils.vector_to_parameters(flat / world.size, gradients)

@@ -1,6 +1,5 @@
 from dataclasses import dataclass
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -30,15 +29,6 @@ def test_images_are_admitted_in_order_of_arrival_into_free_slots() -> None:
     assert slots.waiting == (second[2],)
 
 
-def test_the_image_that_waited_longest_goes_next_and_its_group_comes_along() -> None:
-    slots: Slots[FakeImage] = Slots("step", cap=4)
-    mixed = [FakeImage(1, "a"), FakeImage(2, "b"), FakeImage(3, "a"), FakeImage(4, "c")]
-    slots.add(mixed)
-    slots.admit()
-    groups = [{image.group for image in slots.turn()} for _ in range(6)]
-    assert groups == [{"a"}, {"b"}, {"c"}, {"a"}, {"b"}, {"c"}]
-
-
 def test_a_lowered_cap_splits_what_is_under_way_and_nobody_is_left_out() -> None:
     slots: Slots[FakeImage] = Slots("step", cap=4)
     four = images(1, 2, 3, 4)
@@ -46,26 +36,6 @@ def test_a_lowered_cap_splits_what_is_under_way_and_nobody_is_left_out() -> None
     slots.admit()
     slots.cap = 2
     assert [slots.turn(), slots.turn(), slots.turn()] == [four[:2], four[2:], four[:2]]
-
-
-@pytest.mark.parametrize(
-    ("policy", "admitted"),
-    [
-        pytest.param("step", [3, 1, 2], id="step"),
-        pytest.param("batch", [3, 0, 3], id="batch"),
-        pytest.param("serial", [2, 0, 2], id="serial"),
-    ],
-)
-def test_the_policy_says_when_to_join(policy: Policy, admitted: list[int]) -> None:
-    slots: Slots[FakeImage] = Slots(policy, cap=3)
-    for request in (1, 2, 3):
-        slots.add(images(request, request))
-    counts = [len(slots.admit())]
-    slots.remove(slots.under_way[:1])
-    counts.append(len(slots.admit()))
-    slots.remove(slots.under_way)
-    counts.append(len(slots.admit()))
-    assert counts == admitted
 
 
 @given(

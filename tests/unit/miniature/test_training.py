@@ -1,5 +1,8 @@
 """The miniature's training: its loop goes on where it broke off, its models fit together."""
 
+import subprocess
+import sys
+
 import pytest
 import torch
 from torch import nn
@@ -8,6 +11,7 @@ from serve.miniature.training.architecture import new_model
 from serve.miniature.training.fitting import Budget, World, fit
 from serve.miniature.training.train_unet import student_from
 from serve.miniature.training.train_vae import fold_scaling
+from tests.machine import ROOT
 
 _ALONE = World(rank=0, size=1, device=torch.device("cpu"))
 
@@ -43,6 +47,14 @@ def test_a_longer_budget_goes_on_from_the_checkpoint(tmp_path):
     _fit_line(tmp_path, 50)
     _, drawn = _fit_line(tmp_path, 80)
     assert drawn == 30
+
+
+@pytest.mark.thorough
+def test_two_processes_train_a_stage_together(tmp_path):
+    options = ["--scale", "0.001", "--stages", "latents", "--processes", "2"]
+    command = [sys.executable, "-m", "serve.miniature.training", "--out", str(tmp_path), *options]
+    subprocess.run(command, cwd=ROOT, check=True)
+    assert torch.load(tmp_path / "latents.pt", weights_only=True)["step"] == 3
 
 
 def test_the_student_starts_with_the_teachers_first_and_last_pairs():

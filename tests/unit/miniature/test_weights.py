@@ -10,29 +10,9 @@ from serve.miniature import WEIGHTS_DIR
 from serve.variants import MINIATURE
 from serve.weights.random_values import build_model
 
-_MODEL = "diffusion_pytorch_model.fp16.safetensors"
-_FILES = {
-    "tokenizer": {"tokenizer.json", "tokenizer_config.json"},
-    "text_encoder": {"config.json", "model.fp16.safetensors"},
-    "scheduler": {"scheduler_config.json"},
-    "unet": {"config.json", _MODEL},
-    "unet_distilled": {"config.json", _MODEL},
-    "vae": {"config.json", _MODEL},
-    "vae_tiny": {"config.json", _MODEL},
-}
-
 
 def _config(folder):
     return json.loads((WEIGHTS_DIR / folder / "config.json").read_text())
-
-
-def test_the_folder_holds_the_whole_family_and_nothing_else():
-    found = {
-        folder.name: {path.name for path in folder.iterdir()}
-        for folder in WEIGHTS_DIR.iterdir()
-        if folder.name != "manifest.json"
-    }
-    assert found == _FILES
 
 
 def test_the_weights_are_at_most_20_mb():

@@ -162,8 +162,8 @@ def test_a_cached_prompt_draws_the_same_bytes() -> None:
     pictures = [draw(pipe, asked) for pipe in (cached, cached, uncached, uncached)]
     assert all(np.array_equal(picture, pictures[0]) for picture in pictures)
     # A prompt and an empty negative prompt each time.
-    assert (cached.embedding_cache.hits, cached.embedding_cache.misses) == (2, 2)
-    assert (uncached.embedding_cache.hits, uncached.embedding_cache.misses) == (0, 4)
+    assert cached.prompt_lookups == (2, 2)
+    assert uncached.prompt_lookups == (0, 4)
 
 
 @pytest.mark.parametrize("scheduler", list(SCHEDULERS))
