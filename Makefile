@@ -58,11 +58,11 @@ format: .venv/.dev  ## let ruff rewrite the code
 weights: .venv/.serve  ## download real weights (FAMILY=sd-v1, VARIANT=distilled, DIR=..., ARGS=--update)
 	$(BIN)/python -m serve.weights download $(DIR) --family $(FAMILY) $(if $(VARIANT),--variants $(VARIANT)) $(ARGS)
 
-bench: .venv/.serve  ## measure engine and policies against stock diffusers (ARGS="--quick", "--architecture")
-	$(BIN)/python -m loadtests.bench $(ARGS)
+bench: .venv/.serve  ## measure engine and policies against stock diffusers (ARGS=--quick)
+	$(BIN)/python -m loadtests.bench.engine $(ARGS)
 
-overhead: .venv/.dev  ## measure what HTTP and Ray Serve cost, HAProxy and all (ARGS=--quick)
-	@$(BIN)/python -m loadtests.overhead $(ARGS)
+overhead: .venv/.loadtest  ## measure what HTTP and Ray Serve cost, and another replica brings (ARGS=--quick)
+	@$(BIN)/python -m loadtests.bench.serving $(ARGS)
 
 loadtest: .venv/.loadtest  ## compare the variants over an endpoint, its own or HOST=http://... (ARGS=--quick)
 	@$(BIN)/python -m loadtests.compare $(if $(HOST),--host $(HOST)) $(ARGS)
@@ -79,7 +79,7 @@ miniature: .venv/.serve  ## train the embedded miniature from nothing (ARGS="--d
 measure: .venv/.serve  ## measure the shipped miniature (ARGS=--quick)
 	$(BIN)/python -m serve.miniature.training.measure $(ARGS)
 
-image: .venv/.serve  ## build the container image, with its SBOM (TARGET=cuda, ARGS="--stand-in-base --host-pip")
+image: .venv/.serve  ## build the container image, with its SBOM (TARGET=cuda or loadtest, ARGS="--stand-in-base --host-pip")
 	@$(BIN)/python deploy/image.py build --target $(TARGET) $(ARGS)
 
 image-test: .venv/.serve  ## run the image as the manifests do: read-only, pictures, SIGTERM

@@ -58,7 +58,7 @@ def main() -> int:
     """Build or test; 1 where it fails, 77 where `quick` can't be done on this machine."""
     parser = argparse.ArgumentParser(prog="python deploy/image.py", description=__doc__)
     parser.add_argument("action", choices=("build", "test", "quick"))
-    parser.add_argument("--target", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--target", choices=("cpu", "cuda", "loadtest"), default="cpu")
     parser.add_argument("--base", help="in place of the Dockerfile's base image")
     parser.add_argument("--stand-in-base", action="store_true", help="debootstrap's Debian as base")
     parser.add_argument("--torch-index", help="in place of PyTorch's; empty: pip's default")
@@ -71,7 +71,8 @@ def main() -> int:
             path = args.sbom_dir / f"{tag(args.target).replace(':', '-')}.cdx.json"
             write_sbom(_first("podman", "docker"), tag(args.target), path)
         elif args.action == "test":
-            try_it(_first("podman", "docker"), tag(args.target))
+            check = try_load_tests if args.target == "loadtest" else try_it
+            check(_first("podman", "docker"), tag(args.target))
         else:
             quick(args)
     except Missing as lack:
@@ -92,7 +93,7 @@ def tag(target: str) -> str:
     """The image's name, with the project's version."""
     lines = (ROOT / "pyproject.toml").read_text().splitlines()
     version = next(line.split('"')[1] for line in lines if line.startswith("version = "))
-    return f"{_NAME}:{version}-{target}"
+    return f"{_NAME}-loadtest:{version}" if target == "loadtest" else f"{_NAME}:{version}-{target}"
 
 
 def quick(args: argparse.Namespace) -> None:
@@ -301,6 +302,21 @@ def try_it(tool: str, image: str) -> None:
         raise
     finally:
         subprocess.run([tool, "rm", "--force", container], capture_output=True)
+
+
+def try_load_tests(tool: str, image: str) -> None:
+    """Start the commands of the load tests' Jobs, restricted as in the manifests.
+
+    Raises:
+        ImageError: one doesn't start.
+    """
+    for arguments in (["loadtests.compare", "--help"], ["locust", "--version"]):
+        _output(
+            [tool, "run", "--rm", "--read-only", "--user", "1000:1000", "--cap-drop", "all",
+             "--security-opt", "no-new-privileges", "--tmpfs", "/tmp:mode=1777",
+             "--tmpfs", "/home/serve:mode=1777", image, "python", "-m", *arguments]
+        )  # fmt: skip
+        _tell(f"{arguments[0]} starts")
 
 
 def _wait_until_ready(url: str, tool: str, container: str) -> None:

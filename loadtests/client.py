@@ -1,14 +1,15 @@
-"""One connection pool to an endpoint: ask for pictures and judge them, ask what is served."""
+"""HTTP client of an endpoint: request pictures and judge the replies, read what is served."""
 
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import aiohttp
 
 from .replies import Verdict, judge
+from .samples import Sample
 
 
 @dataclass(frozen=True)
@@ -19,6 +20,22 @@ class Answer:
     content: bytes
     done_s: float
     verdict: Verdict
+
+
+def answered(sample: Sample, answer: Answer, done_s: float) -> Sample:
+    """The sample with what came back, `done_s` after the run's start."""
+    verdict = answer.verdict
+    return replace(
+        sample,
+        done_s=done_s,
+        status=answer.status,
+        outcome=verdict.outcome,
+        reason=verdict.reason,
+        retry_after_s=verdict.retry_after_s,
+        queue_s=(verdict.timings or {}).get("queue_s"),
+        model=verdict.model,
+        model_reason=verdict.model_reason,
+    )
 
 
 class Client:
@@ -48,8 +65,8 @@ class Client:
         """The JSON of `GET path`, whatever its status.
 
         Raises:
-            aiohttp.ClientError: nobody answers there, or not in JSON.
-            TimeoutError: not in time.
+            aiohttp.ClientError: no answer, or one that is not JSON.
+            TimeoutError: no answer in time.
         """
         async with self._session.get(self._url + path) as response:
             return await response.json()

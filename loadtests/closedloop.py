@@ -1,12 +1,35 @@
-"""A closed loop: so many users, each of whom asks again as soon as it has its picture."""
+"""Closed loop: a number of users, each sending its next request when the last is answered."""
 
 import asyncio
-import itertools
-from collections.abc import Callable
+import time
+from collections.abc import Awaitable, Callable, Iterable
 
-from .client import Client
-from .samples import Sample, answered
+from .client import Client, answered
+from .samples import Sample
 from .workload import Workload
+
+
+async def at_once(
+    ask: Callable[[int], Awaitable[object]], users: int, requests: Iterable[int]
+) -> list[float]:
+    """Ask for every request, by its number, at most `users` of them at once; seconds of each.
+
+    Raises:
+        ExceptionGroup: of what `ask` raised; the other requests are then left out.
+    """
+    latencies_s: list[float] = []
+    waiting = iter(requests)
+
+    async def use() -> None:
+        for request in waiting:
+            asked_at = time.perf_counter()
+            await ask(request)
+            latencies_s.append(time.perf_counter() - asked_at)
+
+    async with asyncio.TaskGroup() as group:
+        for _ in range(users):
+            group.create_task(use())
+    return latencies_s
 
 
 async def run(
@@ -28,27 +51,23 @@ async def run(
         workload: what is asked for.
         variant: which to ask.
         first: the first request's number.
-        done: told each sample as it ends, with the reply's bytes.
+        done: called with each sample as it ends, and with the reply's bytes.
     """
     loop = asyncio.get_running_loop()
     samples: list[Sample] = []
-    indices = iter(range(first, first + requests))
     started = loop.time()
 
-    async def use() -> None:
-        for index in indices:
-            asked = workload.body(index, variant)
-            fired_s = loop.time() - started
-            answer = await client.draw(asked)
-            sample = answered(
-                Sample(index, variant, asked["num_inference_steps"], fired_s, fired_s, fired_s),
-                answer,
-                answer.done_s - started,
-            )
-            samples.append(sample)
-            done(sample, answer.content)
+    async def ask(index: int) -> None:
+        asked = workload.body(index, variant)
+        fired_s = loop.time() - started
+        answer = await client.draw(asked)
+        sample = answered(
+            Sample(index, variant, asked["num_inference_steps"], fired_s, fired_s, fired_s),
+            answer,
+            answer.done_s - started,
+        )
+        samples.append(sample)
+        done(sample, answer.content)
 
-    async with asyncio.TaskGroup() as group:
-        for _ in itertools.repeat(None, users):
-            group.create_task(use())
+    await at_once(ask, users, range(first, first + requests))
     return samples

@@ -1,7 +1,6 @@
-"""The service over a device that isn't there: every denoising step takes a fixed time.
+"""The whole application, but with denoising steps that sleep for a fixed time.
 
-Logical GPUs and this denoiser show how replicas, router and proxy scale where there is one core and
-no GPU: nothing but they take time.
+On logical GPUs it shows how replicas, router and proxy scale on a machine without GPUs.
 """
 
 import time
@@ -58,8 +57,8 @@ class FixedStep:
     def step(self, trajectories: list[_Trajectory]) -> None:
         """Sleep."""
         time.sleep(self._step_s)
-        for one in trajectories:
-            one.steps_done += 1
+        for trajectory in trajectories:
+            trajectory.steps_done += 1
 
     def decode_slice(self, _: _Trajectory) -> int:
         """One at a time."""
@@ -67,7 +66,9 @@ class FixedStep:
 
     def decode(self, trajectories: list[_Trajectory]) -> NDArray[np.uint8]:
         """`picture` of each; `(B, H, W, 3)`."""
-        return np.stack([self.picture(one.generation, one.seed) for one in trajectories])
+        return np.stack(
+            [self.picture(trajectory.generation, trajectory.seed) for trajectory in trajectories]
+        )
 
     def picture(self, generation: Generation, seed: int) -> NDArray[np.uint8]:
         """Two colours, so that it isn't blank; `(H, W, 3)`."""
@@ -84,7 +85,7 @@ class FixedStep:
         return [False] * len(pixels)
 
     def free_memory(self) -> None:
-        """There is none to free."""
+        """Nothing to free."""
 
     def clock_s(self) -> float:
         """The wall's: a step is a sleep."""

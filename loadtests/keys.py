@@ -3,7 +3,7 @@
 import os
 from collections.abc import Sequence
 
-# An argument of a command is seen by whoever lists the machine's processes; this isn't.
+# Command-line arguments are visible in the machine's list of processes; this isn't.
 KEY_VARIABLE = "DSD_API_KEY"
 KEY_HELP = f"an API key; {KEY_VARIABLE} of the environment when absent"
 
@@ -16,6 +16,8 @@ def environments_key() -> str | None:
 def without_key(arguments: Sequence[str], key: str | None) -> list[str]:
     """A command's arguments as they may be written down."""
     return [
-        f"{one.removesuffix(key)}..." if key and (one == key or one.endswith(f"={key}")) else one
-        for one in arguments
+        f"{argument.removesuffix(key)}..."
+        if key and (argument == key or argument.endswith(f"={key}"))
+        else argument
+        for argument in arguments
     ]

@@ -4,27 +4,25 @@ import contextlib
 import io
 import logging
 import os
-import socket
 from collections.abc import Iterator
 
 from serve.settings import prepare_ray_environment
 
+from .machine import free_port
+
 
 @contextlib.contextmanager
-def local_serve(num_gpus: int | None = 0) -> Iterator[str]:
+def local_serve(num_gpus: int = 0) -> Iterator[str]:
     """Start both, and end them afterwards; yields Serve's address.
 
-    `num_gpus` are logical ones; with None those that are there. How Serve works, its environment
-    tells it.
+    `num_gpus` are logical ones. Serve reads the rest of its settings from the environment.
     """
     prepare_ray_environment()
     import ray
     from ray import serve
 
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     try:
         ray.init(
             address="local",

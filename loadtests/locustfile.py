@@ -1,8 +1,8 @@
 """Locust users, one class per variant: `locust -f loadtests/locustfile.py --host http://...`.
 
 A closed loop: each user waits for its picture and asks for the next at once. For latency under a
-given rate use `loadtests.openloop`. Each reply is held to its request; a wrong picture, and with
-`--slo` a late one, is a failure. A 429 is no failure but a row of its own.
+given rate use `loadtests.openloop`. Each reply is checked against its request; a wrong picture, and
+with `--slo` a late one, is a failure. A 429 is no failure but a row of its own.
 """
 
 import itertools
@@ -34,7 +34,7 @@ def _add_arguments(parser: Any) -> None:
     parser.add_argument("--prompts", choices=("miniature", "sd-v1"), default="miniature")
     parser.add_argument("--workload-seed", type=int, default=0, help="of prompts and seeds")
     parser.add_argument(
-        "--mixed-variant", default="distilled", help="whom MixedStepsUser and StreamingUser ask"
+        "--mixed-variant", default="distilled", help="variant of MixedStepsUser and StreamingUser"
     )
     parser.add_argument("--previews", type=int, default=3, help="of StreamingUser, 1 to 3")
     parser.add_argument("--slo", type=float, default=0, help="seconds; later replies are failures")
@@ -50,11 +50,11 @@ def _drop_classes_without_tasks(environment: Any, **_: Any) -> None:
     wanted = set(environment.parsed_options.tags or ())
     excluded = set(environment.parsed_options.exclude_tags or ())
     environment.user_classes = [
-        one
-        for one in environment.user_classes
+        user_class
+        for user_class in environment.user_classes
         if any(
             (not wanted or wanted & tags) and not excluded & tags
-            for tags in (task.locust_tag_set for task in one.tasks)
+            for tags in (task.locust_tag_set for task in user_class.tasks)
         )
     ]
 
@@ -95,7 +95,7 @@ class VariantUser(FastHttpUser):
         return f"{_PATH} [{asked['model']}]"
 
     def answered_name(self, asked: dict[str, Any], verdict: Verdict) -> str:
-        """The same, once it is known what came back."""
+        """The row, given the reply."""
         return self.name(asked)
 
     def draw(self, late_s: float = 0.0) -> None:
@@ -161,12 +161,12 @@ class DistilledTinyVaeUser(VariantUser):
 
 
 class AutoUser(VariantUser):
-    """Leaves the variant to the service; a row for each that answered, and for each reason."""
+    """Leaves the variant to the service; a row for each variant that answered, and each reason."""
 
     variant = AUTO
 
     def answered_name(self, asked: dict[str, Any], verdict: Verdict) -> str:
-        """The row of who answered; the requests in it are its share."""
+        """The row of the variant that answered; its requests are that variant's share."""
         if not verdict.model:
             return self.name(asked)
         return f"{_PATH} [{AUTO}: {verdict.model}, {verdict.model_reason}]"
@@ -182,7 +182,7 @@ class MixedStepsUser(VariantUser):
     """Asks one variant for 10, 25 or 50 steps in turn; a row of the statistics for each."""
 
     def on_start(self) -> None:
-        """Read whom to ask."""
+        """Read the variant."""
         super().on_start()
         self.variant = self.options.mixed_variant
 
@@ -209,7 +209,7 @@ class StreamingUser(VariantUser):
     """
 
     def on_start(self) -> None:
-        """Read whom to ask."""
+        """Read the variant."""
         super().on_start()
         self.variant = self.options.mixed_variant
 
@@ -250,11 +250,11 @@ class StreamingUser(VariantUser):
             self._tell("between events", [b - a for a, b in pairwise(arrived_s)])
 
     def _tell(self, what: str, seconds: list[float]) -> None:
-        for one in seconds:
+        for gap_s in seconds:
             self.environment.events.request.fire(
                 request_type="SSE",
                 name=f"{what} [{self.variant}]",
-                response_time=1000 * one,
+                response_time=1000 * gap_s,
                 response_length=0,
                 exception=None,
                 context={},

@@ -1,6 +1,7 @@
-"""What a report must name to be repeated: this checkout and this machine."""
+"""This checkout and this machine: what a report must name to be repeated, and a free port."""
 
 import platform
+import socket
 import subprocess
 from pathlib import Path
 
@@ -27,3 +28,10 @@ def cpu_name() -> str:
         return f"CPU, {model.partition(':')[2].strip()}"
     except (OSError, StopIteration):
         return f"CPU, {platform.machine()}"
+
+
+def free_port() -> int:
+    """An unused TCP port of the loopback address."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

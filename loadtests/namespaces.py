@@ -1,4 +1,4 @@
-"""Namespaces that a command lives in, itself included, so that nothing reaches or outlives it.
+"""Linux namespaces for a command and all its processes, so that nothing reaches or outlives them.
 
 The command starts itself again as the first process of new process, network and mount namespaces.
 What listens on all interfaces in there is reached from nowhere else. When the command ends, however

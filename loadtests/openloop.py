@@ -19,9 +19,9 @@ from pathlib import Path
 from typing import Any
 
 from . import arrivals
-from .client import Client, connected
+from .client import Client, answered, connected
 from .keys import KEY_HELP, environments_key
-from .samples import Sample, Summary, answered, summarize
+from .samples import Sample, Summary, summarize
 from .workload import Workload
 
 # Beyond this many the operating system's limits would be measured.
@@ -49,7 +49,7 @@ async def run(
         workload: request i of the schedule is the workload's request `first` + i.
         variant: which to ask.
         first: the first request's number.
-        done: told each sample as it ends.
+        done: called with each sample as it ends.
         stop: asked before each firing; True leaves out the rest of the schedule.
     """
     loop = asyncio.get_running_loop()
@@ -126,9 +126,9 @@ def _schedule(args: argparse.Namespace) -> list[float]:
 
 
 def _steps(text: str) -> tuple[int, ...]:
-    if not all(one.isdecimal() for one in text.split(",")):
+    if not all(count.isdecimal() for count in text.split(",")):
         raise ValueError(f"--steps: {text!r} was given; it must be one or more numbers: 10,25,50")
-    return tuple(int(one) for one in text.split(","))
+    return tuple(int(count) for count in text.split(","))
 
 
 def main() -> int:

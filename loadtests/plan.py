@@ -84,19 +84,21 @@ def read_measured(report: Mapping[str, Any]) -> dict[str, Measured]:
     measured = {}
     for name, figures in report["variants"].items():
         replicas = max(1, report["endpoint"]["replicas"].get(name, 1))
-        decided = [one for one in figures["rungs"] if one["p95_s"] is not None and not one["void"]]
+        decided = [
+            rung for rung in figures["rungs"] if rung["p95_s"] is not None and not rung["void"]
+        ]
         levels = [sorted(level["images_per_s"]["by_round"].values()) for level in figures["closed"]]
         if decided and levels:
             measured[name] = Measured(
-                p95_s=tuple((one["rate_per_s"] / replicas, one["p95_s"]) for one in decided),
-                mean_s=tuple((one["rate_per_s"] / replicas, one["mean_s"]) for one in decided),
+                p95_s=tuple((rung["rate_per_s"] / replicas, rung["p95_s"]) for rung in decided),
+                mean_s=tuple((rung["rate_per_s"] / replicas, rung["mean_s"]) for rung in decided),
                 images_per_s=max(level[len(level) // 2] for level in levels) / replicas,
             )
     return measured
 
 
 def plan_variant(
-    one: Measured,
+    measured: Measured,
     rate_per_s: float,
     slo_s: float,
     *,
@@ -107,14 +109,14 @@ def plan_variant(
     """The fewest replicas that carry the rate; None where no measured rate keeps the SLO.
 
     Args:
-        one: what was measured of one replica.
+        measured: of one replica.
         rate_per_s: requests a second in all.
         slo_s: for the p95.
         efficiency: of several replicas against as many single ones, 0 to 1.
         devices_per_replica: GPUs, or a fraction of one.
         price_per_hour: of a device.
     """
-    most = one.rate_within(slo_s) * efficiency
+    most = measured.rate_within(slo_s) * efficiency
     if not most:
         return None
     replicas = max(1, math.ceil(rate_per_s / most - 1e-9))
@@ -125,11 +127,11 @@ def plan_variant(
         replicas=replicas,
         rate_per_replica=share,
         devices=devices,
-        p95_s=one.p95_at(share / efficiency),
+        p95_s=measured.p95_at(share / efficiency),
         cost_per_hour=None if price_per_hour is None else devices * price_per_hour,
         # What waits behind more than this in one replica is late already.
-        max_ongoing_requests=max(1, math.floor(slo_s * one.images_per_s)),
-        target_ongoing_requests=max(0.1, round(one.ongoing_at(share), 1)),
+        max_ongoing_requests=max(1, math.floor(slo_s * measured.images_per_s)),
+        target_ongoing_requests=max(0.1, round(measured.ongoing_at(share), 1)),
     )
 
 
@@ -138,19 +140,19 @@ def configuration(plans: Mapping[str, VariantPlan]) -> str:
     deployments = [
         {
             "name": name,
-            "max_ongoing_requests": one.max_ongoing_requests,
+            "max_ongoing_requests": plan.max_ongoing_requests,
             "autoscaling_config": {
                 "min_replicas": 1,
-                "initial_replicas": one.replicas,
-                "max_replicas": one.replicas,
-                "target_ongoing_requests": one.target_ongoing_requests,
+                "initial_replicas": plan.replicas,
+                "max_replicas": plan.replicas,
+                "target_ongoing_requests": plan.target_ongoing_requests,
             },
         }
-        for name, one in plans.items()
+        for name, plan in plans.items()
     ]
     groups = [
-        {"groupName": name, "minReplicas": 1, "replicas": one.devices, "maxReplicas": one.devices}
-        for name, one in plans.items()
+        {"groupName": name, "minReplicas": 1, "replicas": plan.devices, "maxReplicas": plan.devices}
+        for name, plan in plans.items()
     ]
     return (
         "# serve config, under the application; num_replicas must be absent\n"
@@ -189,8 +191,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--rate", type=float, required=True, help="requests a second to carry, at the peak")
     add("--slo-p95", type=float, required=True, help="seconds that 95 of 100 requests should keep")
     add("--mix", default="", help="a=0.2,b=0.8: shares of the rate; default: even ones")
-    add("--efficiency", type=float, default=1.0,
-        help="of several replicas; loadtests.replicas measures it")  # fmt: skip
+    add("--efficiency", type=float, default=1.0, help="of several replicas, against single ones")
     add("--price-per-hour", type=float, help="of a device; default: the report's")
     add("--out", type=Path, help="write plan.json here, for loadtests.compare --plan")
     return parser
@@ -216,15 +217,15 @@ def _plan(args: argparse.Namespace) -> int:
     try:
         report = json.loads(args.report.read_text())
         measured = read_measured(report)
-        told = report["told"]
+        setup = report["setup"]
     except (ValueError, KeyError, TypeError) as fault:
         raise NotPlannable(f"{args.report}: not a comparison's report.json: {fault!r}") from None
     if not measured:
         raise NotPlannable(f"{args.report}: no p95 is decided there; compare without --quick")
     options = {
         "efficiency": args.efficiency,
-        "devices_per_replica": told["devices_per_replica"],
-        "price_per_hour": args.price_per_hour or told["price_per_hour"],
+        "devices_per_replica": setup["devices_per_replica"],
+        "price_per_hour": args.price_per_hour or setup["price_per_hour"],
     }
     plans, cannot = {}, []
     for name in report["variants"]:
@@ -242,49 +243,49 @@ def _plan(args: argparse.Namespace) -> int:
         part = plan_variant(measured[name], share * args.rate, args.slo_p95, **options)
         assert part is not None  # Those without one are not among the plans.
         mix[name] = part
-    _tell(args, plans, mix, cannot)
+    _print_plans(args, plans, mix, cannot)
     if args.out:
         written = {
             "plan": "replicas",
             "rate_per_s": args.rate,
             "slo_p95_s": args.slo_p95,
-            "variants": {name: asdict(one) for name, one in plans.items()},
-            "mix": {name: asdict(one) for name, one in mix.items()},
+            "variants": {name: asdict(plan) for name, plan in plans.items()},
+            "mix": {name: asdict(plan) for name, plan in mix.items()},
         }
         args.out.write_text(json.dumps(written, indent=1) + "\n")
     return 0
 
 
-def _tell(
+def _print_plans(
     args: argparse.Namespace,
     plans: Mapping[str, VariantPlan],
     mix: Mapping[str, VariantPlan],
     cannot: Sequence[str],
 ) -> None:
-    head = ["variant", "rate/s", "replicas", "rate a replica", "devices", "foretold p95 s",
+    head = ["variant", "rate/s", "replicas", "rate a replica", "devices", "predicted p95 s",
             "cost an hour", "cost of 1,000"]  # fmt: skip
     caption = f"{args.rate:g} requests a second with p95 within {args.slo_p95:g} s"
-    print(table(f"{caption}, by one variant alone", head, [_row(*one) for one in plans.items()]))
+    print(table(f"{caption}, by one variant alone", head, [_row(*plan) for plan in plans.items()]))
     if len(mix) > 1:
-        rows = [_row(*one) for one in mix.items()]
-        devices = sum(one.devices for one in mix.values())
-        cost = sum(one.cost_per_hour or 0 for one in mix.values())
-        told = f"{cost:.2f}" if any(one.cost_per_hour for one in mix.values()) else "-"
+        rows = [_row(*plan) for plan in mix.items()]
+        devices = sum(plan.devices for plan in mix.values())
+        cost = sum(plan.cost_per_hour or 0 for plan in mix.values())
+        in_all = f"{cost:.2f}" if any(plan.cost_per_hour for plan in mix.values()) else "-"
         rows.append(["in all", f"{args.rate:g}", str(sum(o.replicas for o in mix.values())), "",
-                     str(devices), "", told, ""])  # fmt: skip
+                     str(devices), "", in_all, ""])  # fmt: skip
         print("\n" + table(f"{caption}, as a mix", head, rows))
-    for one in cannot:
-        print(f"\nNot planned: {one}")
+    for reason in cannot:
+        print(f"\nNot planned: {reason}")
     print("\n" + configuration(mix if args.mix else plans), end="")
 
 
-def _row(name: str, one: VariantPlan) -> list[str]:
+def _row(name: str, plan: VariantPlan) -> list[str]:
     cost, per_1000 = "-", "-"
-    if one.cost_per_hour is not None:
-        cost = f"{one.cost_per_hour:.2f}"
-        per_1000 = f"{one.cost_per_hour / 3.6 / one.rate_per_s:.3g}"
-    return [name, f"{one.rate_per_s:.3g}", str(one.replicas), f"{one.rate_per_replica:.3g}",
-            str(one.devices), f"{one.p95_s:.2f}", cost, per_1000]  # fmt: skip
+    if plan.cost_per_hour is not None:
+        cost = f"{plan.cost_per_hour:.2f}"
+        per_1000 = f"{plan.cost_per_hour / 3.6 / plan.rate_per_s:.3g}"
+    return [name, f"{plan.rate_per_s:.3g}", str(plan.replicas), f"{plan.rate_per_replica:.3g}",
+            str(plan.devices), f"{plan.p95_s:.2f}", cost, per_1000]  # fmt: skip
 
 
 if __name__ == "__main__":

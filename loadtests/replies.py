@@ -17,9 +17,9 @@ _SEEDS = 2**32
 _SECONDS = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9})?")
 # What Pillow raises beside OSError: on misplaced chunks, and on sizes that would fill the memory.
 _PILLOW_FAULTS = (SyntaxError, Image.DecompressionBombError)
-# Who drew a picture, as its own parameters have it; the prompt before them may say anything.
-_DRAWN_BY = re.compile(r", Model: ([^,\n]+)$")
-# What a reply of another shape raises; the last where lists lie in lists by the thousand.
+# The variant in a picture's own parameters; the prompt before them may be any text.
+_DRAWN_BY = re.compile(r", Model: ([^,\n]+)(, Version: [^,\n]+)?$")
+# Raised by a reply of another shape; the last by thousands of nested lists.
 _SHAPE_FAULTS = (ValueError, KeyError, TypeError, RecursionError)
 
 
@@ -42,7 +42,7 @@ class Verdict:
 def judge(
     status: int, headers: Mapping[str, str], content: bytes, asked: Mapping[str, Any]
 ) -> Verdict:
-    """Hold a reply to its request: count, variant, seeds, size, and pictures that show something.
+    """Check a reply against its request: count, variant, seeds, size, and pictures not blank.
 
     Where `auto` was asked for, any variant may answer that the reply names with a reason. A picture
     that carries its parameters must have been drawn by the variant that the reply names.
@@ -76,7 +76,7 @@ def judge(
 def judge_stream(
     lines: Iterable[bytes], asked: Mapping[str, Any], clock_s: Callable[[], float]
 ) -> tuple[Verdict, list[float]]:
-    """Hold a stream of events to its request, as it comes.
+    """Check a stream of events against its request, as it arrives.
 
     Args:
         lines: of the body, each when it arrives.

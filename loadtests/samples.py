@@ -1,13 +1,10 @@
 """One request of a load test as it went, and the exact figures of a run."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal
+from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
-
-if TYPE_CHECKING:  # `bench` takes percentiles where there is no HTTP client.
-    from .client import Answer
 
 # A request that is fired later than this was not fired on time.
 _LATE_S = 0.010
@@ -47,22 +44,6 @@ class Sample:
         return self.done_s - self.scheduled_s
 
 
-def answered(sample: Sample, answer: "Answer", done_s: float) -> Sample:
-    """The sample with what came back, `done_s` after the run's start."""
-    verdict = answer.verdict
-    return replace(
-        sample,
-        done_s=done_s,
-        status=answer.status,
-        outcome=verdict.outcome,
-        reason=verdict.reason,
-        retry_after_s=verdict.retry_after_s,
-        queue_s=(verdict.timings or {}).get("queue_s"),
-        model=verdict.model,
-        model_reason=verdict.model_reason,
-    )
-
-
 @dataclass(frozen=True)
 class Summary:
     """What a run found; rates are per second. `void` says why it found nothing, if so."""
@@ -90,11 +71,14 @@ def summarize(samples: Sequence[Sample], duration_s: float, slo_s: float | None)
     was (the smallest that at least that share doesn't exceed). `within_slo` is the share of all
     requests that were drawn within `slo_s`, so a rejected one counts against it.
     """
-    by = {outcome: [one for one in samples if one.outcome == outcome] for outcome in _OUTCOMES}
-    latencies = sorted(one.latency_s for one in by["ok"])
-    sent = [one for one in samples if one.outcome != "unsent"]
-    late = sum(one.fired_s - one.scheduled_s > _LATE_S for one in sent)
-    ended_s = max([duration_s, *(one.done_s for one in sent)])
+    by = {
+        outcome: [sample for sample in samples if sample.outcome == outcome]
+        for outcome in _OUTCOMES
+    }
+    latencies = sorted(sample.latency_s for sample in by["ok"])
+    sent = [sample for sample in samples if sample.outcome != "unsent"]
+    late = sum(sample.fired_s - sample.scheduled_s > _LATE_S for sample in sent)
+    ended_s = max([duration_s, *(sample.done_s for sample in sent)])
     in_time = sum(slo_s is not None and latency_s <= slo_s for latency_s in latencies)
     void = ""
     if by["unsent"]:

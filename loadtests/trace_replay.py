@@ -20,7 +20,7 @@ from loadtests.locustfile import VariantUser
 @events.init_command_line_parser.add_listener
 def _add_arguments(parser: Any) -> None:
     parser.add_argument("--trace", default="", help="CSV file with a column arrival_s")
-    parser.add_argument("--variant", default="distilled", help="whom the trace asks")
+    parser.add_argument("--variant", default="distilled", help="variant that is asked")
 
 
 class TraceUser(VariantUser):

@@ -9,6 +9,15 @@ from typing import Literal
 
 SchedulerName = Literal["pndm", "ddim", "dpm++", "euler"]
 OutputFormat = Literal["png", "jpeg", "webp"]
+# What image tools call the same algorithms. PNDM without its Runge-Kutta steps, as Stable Diffusion
+# configures it, is PLMS.
+SAMPLER_NAMES: dict[SchedulerName, str] = {
+    "pndm": "PLMS",
+    "ddim": "DDIM",
+    "dpm++": "DPM++ 2M",
+    "euler": "Euler",
+}
+VERSION = "0.1.0"
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +29,7 @@ class Generation:
     which work is counted. A `guidance_scale` of at most 1 means no classifier-free guidance, hence
     no negative prompt. `deadline_at` is in Unix seconds, since it crosses machines; None means no
     deadline. `previews` is how many pictures of each image to show before it is done.
+    `warnings` are what the client should know of its request.
     """
 
     variant: str
@@ -34,6 +44,7 @@ class Generation:
     scheduler: SchedulerName
     deadline_at: float | None
     previews: int
+    warnings: tuple[str, ...]
 
     @property
     def guided(self) -> bool:
@@ -140,18 +151,20 @@ PictureEvent = PartialPicture | FinishedPicture
 def infotext(generation: Generation, image: int) -> str:
     """What image number `image` was drawn from, as AUTOMATIC1111's web UI puts it into its PNGs.
 
-    Prompts are as they were given; `Model` is the variant.
+    Prompts are as they were given; `Model` is the variant, and samplers have the names that tools
+    that read this know.
     """
     lines = [generation.prompt]
     if generation.negative_prompt:
         lines.append(f"Negative prompt: {generation.negative_prompt}")
     fields = {
         "Steps": generation.num_inference_steps,
-        "Sampler": generation.scheduler,
+        "Sampler": SAMPLER_NAMES[generation.scheduler],
         "CFG scale": f"{generation.guidance_scale:g}",
         "Seed": generation.seeds[image],
         "Size": f"{generation.width_px}x{generation.height_px}",
         "Model": generation.variant,
+        "Version": f"distilled-sd-serve {VERSION}",
     }
     lines.append(", ".join(f"{name}: {value}" for name, value in fields.items()))
     return "\n".join(lines)

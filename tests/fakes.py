@@ -30,6 +30,7 @@ def generation(**changes: object) -> Generation:
         "scheduler": "pndm",
         "deadline_at": None,
         "previews": 0,
+        "warnings": (),
     }
     return Generation(**{**fields, **changes})  # type: ignore[arg-type]
 

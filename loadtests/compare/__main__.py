@@ -13,6 +13,7 @@ import signal
 import sys
 import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from ..keys import KEY_HELP, environments_key, without_key
 from ..machine import cpu_name
 from ..workload import Workload
 from .campaign import Campaign
-from .conclusion import Conclusion, Told, conclude
+from .conclusion import Conclusion, Setup, conclude
 from .design import Design
 from .endpoint import Endpoint, NotTheService, read
 from .gate import changes, read_report
@@ -34,6 +35,8 @@ from .quality import pixels
 from .record import Record
 from .report import write
 from .service import own_service
+
+_print = partial(print, flush=True)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -60,8 +63,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--most-rejected", type=_share, default=0.01, help="share of 429s that is all right")
     add("--timeout", type=_over_0, default=120.0, help="seconds until a request has failed")
     add("--key", default=environments_key(), help=KEY_HELP)
-    told = parser.add_argument_group("what the report is told")
-    add = told.add_argument
+    setup = parser.add_argument_group("what the report quotes")
+    add = setup.add_argument
     add("--device", help="what a replica runs on, in words: 'NVIDIA L4'")
     add("--devices-per-replica", type=_over_0, default=1.0, help="a fraction where they share one")
     add("--price-per-hour", type=_over_0, help="of a device, in any currency")
@@ -101,7 +104,7 @@ def _between(low: int, high: int) -> Any:
 
 
 def main() -> int:
-    """Measure, write, tell; 1 where requests failed, it was interrupted, or it has become worse."""
+    """Measure, write, print; 1 where requests failed, it was interrupted, or a figure is worse."""
     args = _parser().parse_args()
     # SIGTERM, too, leaves a partial report and no service behind.
     signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
@@ -116,7 +119,7 @@ def main() -> int:
 
 
 def _compare(args: argparse.Namespace) -> int:
-    # Whatever can be wrong with the arguments is found before minutes of measuring.
+    # Errors in the arguments are found before minutes of measuring.
     baseline = read_report(args.baseline) if args.baseline else None
     plan = read_plan(args.plan) if args.plan else None
     serve_config = args.serve_config.read_text() if args.serve_config else ""
@@ -124,10 +127,10 @@ def _compare(args: argparse.Namespace) -> int:
     with contextlib.ExitStack() as stack:
         url = args.host
         if url is None:
-            _tell("Starting a service on the embedded miniature ...")
+            _print("Starting a service on the embedded miniature ...")
             url = stack.enter_context(own_service(args.slo))
         endpoint, design = asyncio.run(_measure(args, url, record, plan))
-    told = Told(
+    setup = Setup(
         command=shlex.join(
             ["python", "-m", "loadtests.compare", *without_key(sys.argv[1:], args.key)]
         ),
@@ -141,12 +144,12 @@ def _compare(args: argparse.Namespace) -> int:
         more["plan_checks"] = check_plan(plan, endpoint.replicas, design, record)
     if not record.interrupted:
         more |= _judge_with_models(args, endpoint, design, record)
-    conclusion = conclude(design, endpoint, told, began, record, **more)
+    conclusion = conclude(design, endpoint, setup, began, record, **more)
     if baseline is not None and not record.interrupted:
         gate = changes(baseline, conclusion.as_json(), args.tolerance)
         conclusion = replace(conclusion, gate=gate)
     write(conclusion, args.out)
-    return _tell_the_end(conclusion, args.out)
+    return _print_verdict(conclusion, args.out)
 
 
 async def _measure(
@@ -157,7 +160,7 @@ async def _measure(
         endpoint = await read(client, url)
         design = _design(args, endpoint)
         planned = planned_rates(plan, endpoint.replicas) if plan else {}
-        _tell(f"At most {design.budget_s / 60:.1f} minutes; Ctrl-C writes a partial report.")
+        _print(f"At most {design.budget_s / 60:.1f} minutes; Ctrl-C writes a partial report.")
         try:
             await Campaign(client, design, record, planned).carry_out()
         except asyncio.CancelledError:
@@ -166,11 +169,12 @@ async def _measure(
 
 
 def _design(args: argparse.Namespace, endpoint: Endpoint) -> Design:
-    variants = tuple(one for one in args.variants.split(",") if one) or tuple(endpoint.models)
-    for one in variants:
-        if one not in endpoint.models:
+    variants = tuple(filter(None, args.variants.split(","))) or tuple(endpoint.models)
+    for variant in variants:
+        if variant not in endpoint.models:
             raise NotTheService(
-                f"variants: {one!r} was given; {endpoint.url} serves {', '.join(endpoint.models)}"
+                f"variants: {variant!r} was given; {endpoint.url} serves "
+                f"{', '.join(endpoint.models)}"
             )
     design = Design(
         variants=variants,
@@ -181,7 +185,7 @@ def _design(args: argparse.Namespace, endpoint: Endpoint) -> Design:
             size=args.size,
             guidance_scale=args.guidance,
         ),
-        auto_against=tuple(one for one in endpoint.auto_variants if one in variants),
+        auto_against=tuple(variant for variant in endpoint.auto_variants if variant in variants),
         auto_slo_s=None if endpoint.auto is None else endpoint.auto.get("slo_s"),
         slo_s=args.slo,
         slo_factor=args.slo_factor,
@@ -202,15 +206,15 @@ def _judge_with_models(
         return {}
     found: dict[str, Any] = {}
     if endpoint.family == "miniature" or args.weights_dir:
-        _tell("Decoding identical latents with both VAEs ...")
-        # Seconds of imports that nobody else needs.
+        _print("Decoding identical latents with both VAEs ...")
+        # Importing torch takes seconds, and only this needs it.
         from .decoders import vae_similarity
 
         folder = family_dir(endpoint.family, args.weights_dir)
         count = min(design.pictures, 8)
         found["vaes"] = vae_similarity(family(endpoint.family), folder, design.workload, count)
     if args.clip:
-        _tell("CLIP scores ...")
+        _print("CLIP scores ...")
         from .decoders import clip_scores
 
         whole = {
@@ -227,29 +231,27 @@ def _judge_with_models(
     return found
 
 
-def _tell_the_end(conclusion: Conclusion, out: Path) -> int:
-    failed = sum(one.outcome == "failed" for run in conclusion.record.runs for one in run.samples)
-    worse = [one for one in conclusion.gate if one.worse]
-    _tell("")
-    for one in conclusion.verdict:
-        _tell(one)
+def _print_verdict(conclusion: Conclusion, out: Path) -> int:
+    failed = sum(
+        sample.outcome == "failed" for run in conclusion.record.runs for sample in run.samples
+    )
+    worse = [change for change in conclusion.gate if change.worse]
+    _print("")
+    for sentence in conclusion.verdict:
+        _print(sentence)
     if conclusion.record.left_out:
-        _tell("Left out for want of time: " + "; ".join(conclusion.record.left_out))
+        _print("Left out for want of time: " + "; ".join(conclusion.record.left_out))
     for change in worse:
-        _tell(
+        _print(
             f"WORSE than the baseline: {change.variant}, {change.figure}: {change.before:.3g} "
             f"before, {change.now:.3g} now ({change.change:+.1%}, allowed {change.allowed:.1%})"
         )
     if failed:
-        _tell(f"{failed} requests FAILED; the report says why")
+        _print(f"{failed} requests FAILED; the report says why")
     if conclusion.record.interrupted:
-        _tell("INTERRUPTED: the report is partial")
-    _tell(f"Report: {out / 'report.html'} (and report.md, report.json, samples.csv)")
+        _print("INTERRUPTED: the report is partial")
+    _print(f"Report: {out / 'report.html'} (and report.md, report.json, samples.csv)")
     return 1 if failed or worse or conclusion.record.interrupted else 0
-
-
-def _tell(text: str) -> None:
-    print(text, flush=True)
 
 
 if __name__ == "__main__":

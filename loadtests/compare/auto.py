@@ -6,17 +6,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from ..replies import AUTO
+from ..rounds import rotated
 from ..samples import percentile, summarize
 from .design import NARROW, Design
 from .findings import VariantFindings, slo_s
 from .ratios import Difference, Outcome, Repeated
 from .record import Record, Run
 
-# What overloads the best variant alone: its closed loop's throughput times this.
+# This many times its closed loop's throughput overloads the best variant.
 _OVER_THE_BEST = 1.2
-# Where even that one has room, `auto` should stay with it.
+# At this share of it `auto` should stay with the best variant.
 _CALM = 0.6
-# For the last answers.
+# Until the last answers are there.
 _AIR_S = 0.5
 
 
@@ -25,7 +26,7 @@ class Offer:
     """One run to come: so many requests at a rate, for `auto` or a pinned variant."""
 
     contender: str
-    go: int
+    round: int
     rate_per_s: float
     requests: int
     needed_s: float
@@ -33,12 +34,12 @@ class Offer:
 
 @dataclass(frozen=True)
 class Contender:
-    """`auto` or a pinned variant at one rate, its goes pooled.
+    """`auto` or a pinned variant at one rate, its rounds pooled.
 
-    `goodput_per_s` is how many pictures a second were drawn within the SLO, by go; None where no go
-    was completed. `auto` gives quality for time: neither throughput nor p95 says whether that was
-    worth it. `against` is `auto`'s goodput less this one's; a difference, since a pinned variant in
-    overload may draw nothing in time.
+    `goodput_per_s` is how many pictures a second were drawn within the SLO, by round; None where no
+    round was completed. `auto` gives quality for time: neither throughput nor p95 says whether that
+    was worth it. `against` is `auto`'s goodput less this contender's; a difference, since a pinned
+    variant in overload may draw nothing in time.
     """
 
     requests: int
@@ -78,7 +79,7 @@ def slo_of_auto_s(design: Design, record: Record) -> float | None:
 def offers(
     design: Design, found: Mapping[str, VariantFindings], limit_s: float
 ) -> list[list[Offer]]:
-    """Go by go, what to offer, the lowest rate first; empty where no throughput is known.
+    """Round by round, what to offer, the lowest rate first; empty where no throughput is known.
 
     At each rate all contenders get the same arrivals and the same requests. The calm rate is for
     `auto` alone, once.
@@ -98,28 +99,22 @@ def offers(
     rates = sorted([*wanted, calm][: design.auto_rates])
     return [
         [
-            _offer(design, name, go, rate, limit_s, known)
+            _offer(design, name, round_, rate, limit_s, known)
             for rate in rates
-            for name in _turns(known, go, alone=rate == calm)
-            if rate != calm or go == 0
+            for name in rotated([AUTO] if rate == calm else [AUTO, *known], round_)
+            if rate != calm or round_ == 0
         ]
-        for go in range(design.auto_goes)
+        for round_ in range(design.auto_rounds)
     ]
 
 
-def _turns(known: Mapping[str, float], go: int, *, alone: bool) -> list[str]:
-    """Who is asked in which order; another one begins each go."""
-    names = [AUTO] if alone else [AUTO, *known]
-    return [*names[go % len(names) :], *names[: go % len(names)]]
-
-
 def _offer(
-    design: Design, name: str, go: int, rate: float, limit_s: float, known: Mapping[str, float]
+    design: Design, name: str, round_: int, rate: float, limit_s: float, known: Mapping[str, float]
 ) -> Offer:
     requests = max(design.auto_requests, math.ceil(rate * design.auto_slos * limit_s))
     # What can't keep up answers later; `auto` has all of them to spread it over.
     needed_s = requests / min(rate, known.get(name, rate)) + _AIR_S
-    return Offer(name, go, rate, requests, needed_s)
+    return Offer(name, round_, rate, requests, needed_s)
 
 
 def find_auto(design: Design, record: Record) -> list[AutoRate]:
@@ -128,7 +123,7 @@ def find_auto(design: Design, record: Record) -> list[AutoRate]:
     rates = {run.rate_per_s for run in record.runs if run.section == "auto" and run.samples}
     if limit_s is None:
         return []
-    return [_rate(design, record, rate, limit_s) for rate in sorted(one for one in rates if one)]
+    return [_rate(design, record, rate, limit_s) for rate in sorted(rate for rate in rates if rate)]
 
 
 def _rate(design: Design, record: Record, rate: float, limit_s: float) -> AutoRate:
@@ -138,10 +133,10 @@ def _rate(design: Design, record: Record, rate: float, limit_s: float) -> AutoRa
     }
     contenders = {name: _contender(each, limit_s) for name, each in runs.items() if each}
     ours = contenders[AUTO].goodput_per_s if AUTO in contenders else None
-    for name, one in contenders.items():
-        if name != AUTO and ours is not None and one.goodput_per_s is not None:
-            against = Difference.of(ours, one.goodput_per_s)
-            contenders[name] = Contender(**{**vars(one), "against": against})
+    for name, contender in contenders.items():
+        if name != AUTO and ours is not None and contender.goodput_per_s is not None:
+            against = Difference.of(ours, contender.goodput_per_s)
+            contenders[name] = Contender(**{**vars(contender), "against": against})
     answers: dict[str, Counter[str]] = {}
     for run in runs[AUTO]:
         for sample in run.samples:
@@ -155,14 +150,16 @@ def _rate(design: Design, record: Record, rate: float, limit_s: float) -> AutoRa
 
 
 def _contender(runs: list[Run], limit_s: float) -> Contender:
-    samples = [one for run in runs for one in run.samples]
+    samples = [sample for run in runs for sample in run.samples]
     whole = summarize(samples, sum(run.duration_s for run in runs), limit_s)
     in_time = {
-        run.round: sum(one.outcome == "ok" and one.latency_s <= limit_s for one in run.samples)
+        run.round: sum(
+            sample.outcome == "ok" and sample.latency_s <= limit_s for sample in run.samples
+        )
         / run.duration_s
         for run in runs
     }
-    drawn = sorted(one.latency_s for one in samples if one.outcome == "ok")
+    drawn = sorted(sample.latency_s for sample in samples if sample.outcome == "ok")
     return Contender(
         requests=whole.requests,
         rejected=whole.rejected,

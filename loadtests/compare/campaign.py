@@ -17,6 +17,7 @@ from tqdm import tqdm
 from .. import arrivals, closedloop, openloop
 from ..client import Client
 from ..replies import AUTO
+from ..rounds import rotated
 from ..samples import Sample
 from .auto import Offer, offers, slo_of_auto_s
 from .design import DECIDING_SAMPLES, Design, most_misses
@@ -28,8 +29,8 @@ from .search import Pick, for_the_curve, for_the_search
 
 # The rounds may take this share of the time; the rest is the open loop's.
 _ROUNDS_SHARE = 0.65
-# Arrivals are drawn in two goes at least, so that variants take turns at a rate, too.
-_GOES = 2
+# Arrivals are drawn in two rounds at least, so that variants take turns at a rate, too.
+_OPEN_ROUNDS = 2
 
 
 class _Keep(Protocol):
@@ -49,7 +50,7 @@ class Campaign:
     _kept_for_auto_s: float = 0.0
 
     async def carry_out(self) -> None:
-        """Every section, as far as the time goes.
+        """Every section, as far as the time allows.
 
         Raises:
             NotTheService: a variant doesn't answer its first requests as it should.
@@ -72,18 +73,14 @@ class Campaign:
     def _left_s(self) -> float:
         return self._ends_s - self._now_s()
 
-    def _turns(self, round_: int) -> list[str]:
-        shift = round_ % len(self.design.variants)
-        return [*self.design.variants[shift:], *self.design.variants[:shift]]
-
     @contextmanager
     def _run(
-        self, section: Section, variant: str, round_: int, bar: "tqdm[NoReturn]", **told: float
+        self, section: Section, variant: str, round_: int, bar: "tqdm[NoReturn]", **load: float
     ) -> Iterator[tuple[Run, "_Keep"]]:
-        """A run in the record, and what to tell of each of its samples."""
-        run = Run(section, variant, round_, **told)  # type: ignore[arg-type]  # users, rate_per_s
+        """A run in the record, and what to call with each of its samples."""
+        run = Run(section, variant, round_, **load)  # type: ignore[arg-type]  # users, rate_per_s
         self.record.runs.append(run)
-        bar.set_postfix_str(f"{variant}{''.join(f' {k} {v:.3g}' for k, v in told.items())}")
+        bar.set_postfix_str(f"{variant}{''.join(f' {k} {v:.3g}' for k, v in load.items())}")
 
         def keep(sample: Sample, content: bytes = b"", /) -> None:
             run.samples.append(sample)
@@ -105,10 +102,10 @@ class Campaign:
                     samples = await closedloop.run(
                         self.client, 1, requests, workload, variant, done=lambda *_: bar.update()
                     )
-                    for one in samples:
-                        if one.outcome != "ok":
+                    for sample in samples:
+                        if sample.outcome != "ok":
                             raise NotTheService(
-                                f"{variant}: not drawn when warmed up: {one.reason}"
+                                f"{variant}: not drawn when warmed up: {sample.reason}"
                             )
                 self._single_s[variant] = samples[-1].latency_s
 
@@ -119,7 +116,7 @@ class Campaign:
         with _bar("rounds", design.rounds * len(design.variants) * a_round) as bar:
             for round_ in range(design.rounds):
                 begun_s = self._now_s()
-                for variant in self._turns(round_):
+                for variant in rotated(design.variants, round_):
                     with self._run("seed workload", variant, round_, bar) as (_, keep):
                         await closedloop.run(
                             self.client,
@@ -175,7 +172,7 @@ class Campaign:
                 await closedloop.run(self.client, 1, count, design.workload, variant, done=keep)
 
     async def _check_the_plan(self) -> None:
-        """The rate that an earlier plan has foretold a p95 for, with enough requests for one."""
+        """The rate whose p95 an earlier plan predicts, with enough requests to decide it."""
         rates = self._that_fit(self.planned_per_s, DECIDING_SAMPLES, "the plan's rate")
         if rates:
             # A limit that nothing misses: its p95 is wanted, whatever it is.
@@ -190,14 +187,14 @@ class Campaign:
             return
         for _ in range(design.most_rates):
             found = find(design, self.record)
-            wanted = {one: pick(design, found[one], limit_s) for one in design.variants}
+            wanted = {variant: pick(design, found[variant], limit_s) for variant in design.variants}
             rates = self._that_fit(wanted, design.samples_a_rate, what)
             if not rates:
                 break
             await self._at_rates("open loop", rates, design.samples_a_rate, limit_s)
 
     async def _auto(self) -> None:
-        """`auto` beside each pinned variant, go by go; nothing ends early, it is not a search."""
+        """`auto` beside each pinned variant, round by round; nothing ends early."""
         self._kept_for_auto_s = 0.0
         limit_s = slo_of_auto_s(self.design, self.record)
         if not self.design.auto_against or limit_s is None:
@@ -206,29 +203,29 @@ class Campaign:
         if asked.outcome != "ok":
             self._leave_out(f"auto, which was not drawn: {asked.reason}")
             return
-        goes = offers(self.design, find(self.design, self.record), limit_s)
-        with _bar("auto", sum(one.requests for go in goes for one in go)) as bar:
-            for number, go in enumerate(goes):
-                if sum(one.needed_s for one in go) > self._left_s():
-                    self._leave_out(f"{len(goes) - number} of {len(goes)} goes of auto")
+        rounds = offers(self.design, find(self.design, self.record), limit_s)
+        with _bar("auto", sum(offer.requests for round_ in rounds for offer in round_)) as bar:
+            for number, round_ in enumerate(rounds):
+                if sum(offer.needed_s for offer in round_) > self._left_s():
+                    self._leave_out(f"{len(rounds) - number} of {len(rounds)} rounds of auto")
                     return
-                for one in go:
+                for offer in round_:
                     with self._run(
-                        "auto", one.contender, one.go, bar, rate_per_s=one.rate_per_s
+                        "auto", offer.contender, offer.round, bar, rate_per_s=offer.rate_per_s
                     ) as (run, keep):
-                        await self._offer(one, run, keep)
+                        await self._offer(offer, run, keep)
 
     async def _offer(self, offer: Offer, run: Run, keep: "_Keep") -> None:
-        """All contenders of a go get the same arrivals and requests."""
+        """All contenders of a round get the same arrivals and requests."""
         await openloop.run(
             self.client,
-            arrivals.poisson_of(offer.requests, offer.rate_per_s, seed=offer.go),
+            arrivals.poisson_of(offer.requests, offer.rate_per_s, seed=offer.round),
             self.design.workload,
             offer.contender,
-            first=offer.go * offer.requests,
+            first=offer.round * offer.requests,
             done=keep,
         )
-        if all(one.outcome != "unfinished" for one in run.samples):
+        if all(sample.outcome != "unfinished" for sample in run.samples):
             run.duration_s = offer.requests / offer.rate_per_s
 
     def _that_fit(self, rates: dict[str, float], samples: int, what: str) -> dict[str, float]:
@@ -250,22 +247,22 @@ class Campaign:
         self, section: Section, rates: dict[str, float], samples: int, limit_s: float
     ) -> None:
         """Each variant at its rate, in turns; a rate ends early once its p95 misses the limit."""
-        requests = samples // _GOES
-        with _bar(section, _GOES * requests * len(rates)) as bar:
-            for go in range(_GOES):
+        requests = samples // _OPEN_ROUNDS
+        with _bar(section, _OPEN_ROUNDS * requests * len(rates)) as bar:
+            for round_ in range(_OPEN_ROUNDS):
                 for variant, rate in rates.items():
-                    with self._run(section, variant, go, bar, rate_per_s=rate) as (run, keep):
-                        to_come = (_GOES - go) * requests
+                    with self._run(section, variant, round_, bar, rate_per_s=rate) as (run, keep):
+                        to_come = (_OPEN_ROUNDS - round_) * requests
                         await self._fire(run, rate, requests, to_come, limit_s, keep)
 
     async def _fire(
         self, run: Run, rate: float, requests: int, to_come: int, limit_s: float, keep: "_Keep"
     ) -> None:
-        """One go of an open loop; `to_come` counts this one's requests and those of the next."""
+        """One round of an open loop; `to_come` counts this one's requests and those of the next."""
         earlier = [
-            one
+            sample
             for other in self.record.of(run.section, run.variant, rate_per_s=rate)
-            for one in other.samples
+            for sample in other.samples
         ]
         most = most_misses(len(earlier) + to_come)
 
@@ -283,7 +280,7 @@ class Campaign:
         )
         run.duration_s = requests / rate
         if len(run.samples) < requests:  # It ended early.
-            run.duration_s = max((one.scheduled_s for one in run.samples), default=0.0)
+            run.duration_s = max((sample.scheduled_s for sample in run.samples), default=0.0)
 
     def _leave_out(self, what: str) -> None:
         if what not in self.record.left_out:

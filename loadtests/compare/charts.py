@@ -11,7 +11,7 @@ from ..replies import AUTO
 from .auto import AutoRate
 from .findings import VariantFindings
 
-# Okabe and Ito's, which also colour-blind people tell apart.
+# Okabe and Ito's palette, which colour-blind people can tell apart, too.
 _COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#d55e00", "#56b4e9")
 _AUTO_COLOUR = "#333333"
 # Narrow, so that the letters stay readable on a phone.
@@ -19,20 +19,20 @@ _SIZE_INCHES = (5.2, 3.6)
 
 
 def latency_curves(found: Mapping[str, VariantFindings], slo_s: float | None) -> str:
-    """p95 (whole lines) and p50 (broken ones) against the offered rate.
+    """p95 (solid lines) and p50 (dashed lines) against the offered rate.
 
-    A hollow triangle on the SLO is a rate that missed it for sure before its p95 was decided.
+    A hollow triangle on the SLO is a rate that had certainly missed it before its p95 was decided.
     """
     figure, axes = _axes("offered requests a second (open loop)", "seconds")
     for name, colour in zip(found, _COLOURS, strict=False):
         rungs = found[name].rungs
-        half = [(one.rate_per_s, one.p50_s) for one in rungs if one.p50_s is not None]
+        half = [(rung.rate_per_s, rung.p50_s) for rung in rungs if rung.p50_s is not None]
         axes.plot(*_columns(half), "--.", color=colour, linewidth=1, markersize=4)
-        most = [(one.rate_per_s, one.p95_s) for one in rungs if one.p95_s is not None]
+        most = [(rung.rate_per_s, rung.p95_s) for rung in rungs if rung.p95_s is not None]
         axes.plot(*_columns(most), "-o", color=colour, label=name)
-        cut = [one for one in rungs if one.p95_s is None and one.slo == "missed"]
+        cut = [rung for rung in rungs if rung.p95_s is None and rung.slo == "missed"]
         if cut and slo_s is not None:
-            axes.plot([one.rate_per_s for one in cut], [slo_s] * len(cut), "^", color=colour,
+            axes.plot([rung.rate_per_s for rung in cut], [slo_s] * len(cut), "^", color=colour,
                       markerfacecolor="white", markersize=8)  # fmt: skip
     if slo_s is not None:
         axes.axhline(slo_s, color="#555", linewidth=1, linestyle=":")
@@ -50,7 +50,7 @@ def throughput_bars(found: Mapping[str, VariantFindings]) -> str:
     for index, (name, colour) in enumerate(zip(found, _COLOURS, strict=False)):
         best, carried = found[name].best, found[name].carried.met_per_s
         if best is not None:
-            rounds = best.images_per_s
+            rounds = best.images_per_s.spread
             reach = [[rounds.median - rounds.low], [rounds.high - rounds.median]]
             axes.bar(index - 0.2, rounds.median, 0.38, yerr=reach, color=colour, capsize=3)
             axes.annotate(f"{rounds.median:.2f}", (index - 0.2, 0), (0, 3), ha="center",
@@ -71,14 +71,14 @@ def auto_shares(rates: Sequence[AutoRate], variants: Sequence[str]) -> str:
     figure, axes = _axes("offered requests a second", "share of auto's pictures")
     bottoms = [0.0] * len(rates)
     for name, colour in zip(variants, _COLOURS, strict=False):
-        shares = [one.share(name) for one in rates]
+        shares = [rate.share(name) for rate in rates]
         axes.bar(range(len(rates)), shares, 0.6, bottom=bottoms, color=colour, label=name)
         for place, (share, bottom) in enumerate(zip(shares, bottoms, strict=True)):
             if share > 0.05:
                 axes.annotate(f"{share:.0%}", (place, bottom + share / 2), ha="center",
                               va="center", color="white")  # fmt: skip
         bottoms = [bottom + share for bottom, share in zip(bottoms, shares, strict=True)]
-    axes.set_xticks(range(len(rates)), [f"{one.rate_per_s:.2f}" for one in rates])
+    axes.set_xticks(range(len(rates)), [f"{rate.rate_per_s:.2f}" for rate in rates])
     axes.set_ylim(0, 1)
     _legend_above(figure)
     return _svg(figure)
@@ -91,9 +91,9 @@ def auto_goodput(rates: Sequence[AutoRate], variants: Sequence[str]) -> str:
     width = 0.8 / len(names)
     for place, (name, colour) in enumerate(zip(names, (_AUTO_COLOUR, *_COLOURS), strict=False)):
         found = [
-            (index + (place - (len(names) - 1) / 2) * width, goodput)
-            for index, one in enumerate(rates)
-            if name in one.contenders and (goodput := one.contenders[name].goodput_per_s)
+            (index + (place - (len(names) - 1) / 2) * width, goodput.spread)
+            for index, rate in enumerate(rates)
+            if name in rate.contenders and (goodput := rate.contenders[name].goodput_per_s)
         ]
         middles = [goodput.median for _, goodput in found]
         reach = [
@@ -102,9 +102,9 @@ def auto_goodput(rates: Sequence[AutoRate], variants: Sequence[str]) -> str:
         ]
         axes.bar([at for at, _ in found], middles, width, yerr=reach, color=colour, capsize=2,
                  label=name)  # fmt: skip
-    for index, one in enumerate(rates):
-        axes.plot([index - 0.45, index + 0.45], [one.rate_per_s] * 2, ":", color="#555")
-    axes.set_xticks(range(len(rates)), [f"{one.rate_per_s:.2f}" for one in rates])
+    for index, rate in enumerate(rates):
+        axes.plot([index - 0.45, index + 0.45], [rate.rate_per_s] * 2, ":", color="#555")
+    axes.set_xticks(range(len(rates)), [f"{rate.rate_per_s:.2f}" for rate in rates])
     axes.set_ylim(bottom=0)
     _legend_above(figure)
     return _svg(figure)

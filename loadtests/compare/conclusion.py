@@ -1,4 +1,4 @@
-"""Everything that a report tells, in one place: what was asked, measured, found and left out."""
+"""A report's whole content: what was asked, measured, found and left out."""
 
 import json
 import platform
@@ -24,8 +24,8 @@ _PACKAGES = ("ray", "torch", "diffusers", "transformers", "aiohttp")
 
 
 @dataclass(frozen=True)
-class Told:
-    """What only the caller knows: where the service runs, on what, at which price."""
+class Setup:
+    """What only the caller knows: the command, the service's device, its price and file."""
 
     command: str
     device: str
@@ -40,7 +40,7 @@ class Conclusion:
 
     design: Design
     endpoint: Endpoint
-    told: Told
+    setup: Setup
     made: Mapping[str, Any]
     slo_s: float | None
     found: Mapping[str, VariantFindings]
@@ -59,12 +59,12 @@ class Conclusion:
     @property
     def device(self) -> str:
         """In words."""
-        return self.told.device
+        return self.setup.device
 
     @property
     def price_per_hour(self) -> float | None:
         """Of one device."""
-        return self.told.price_per_hour
+        return self.setup.price_per_hour
 
     @property
     def rounds_run(self) -> int:
@@ -80,34 +80,38 @@ class Conclusion:
             "report": "comparison",
             "complete": not self.record.interrupted,
             "made": dict(self.made),
-            "told": asdict(self.told),
+            "setup": asdict(self.setup),
             "endpoint": {
                 "url": self.endpoint.url,
                 "family": self.endpoint.family,
                 "random_weights": self.endpoint.random_weights,
                 "replicas": dict(self.endpoint.replicas),
-                "defaults": {name: one["defaults"] for name, one in self.endpoint.models.items()},
+                "defaults": {
+                    name: model["defaults"] for name, model in self.endpoint.models.items()
+                },
             },
             "design": design,
             "slo_s": self.slo_s,
             "verdict": list(self.verdict),
-            "variants": {name: asdict(one) for name, one in self.found.items()},
-            "comparisons": [_comparison_json(one) for one in self.comparisons],
-            "costs": {name: asdict(one) for name, one in self.costs.items()},
+            "variants": {name: asdict(figures) for name, figures in self.found.items()},
+            "comparisons": [_comparison_json(comparison) for comparison in self.comparisons],
+            "costs": {name: asdict(cost) for name, cost in self.costs.items()},
             "quality": {
-                "to_reference": {name: asdict(one) for name, one in self.similar.items()},
+                "to_reference": {
+                    name: asdict(similarity) for name, similarity in self.similar.items()
+                },
                 "vaes_on_identical_latents": [
-                    {"kl": kl, "other": other, **asdict(one)}
-                    for (kl, other), one in self.vaes.items()
+                    {"kl": kl, "other": other, **asdict(similarity)}
+                    for (kl, other), similarity in self.vaes.items()
                 ],
                 "clip": dict(self.clip),
             },
             "auto": {
                 "policy": self.endpoint.auto,
                 "slo_s": self.auto_slo_s,
-                "rates": [_auto_json(one) for one in self.auto],
+                "rates": [_auto_json(rate) for rate in self.auto],
             },
-            "plan_checks": [asdict(one) for one in self.plan_checks],
+            "plan_checks": [asdict(check) for check in self.plan_checks],
             "left_out": list(self.record.left_out),
         }
         plain: dict[str, Any] = json.loads(json.dumps(report))
@@ -115,20 +119,20 @@ class Conclusion:
 
 
 def conclude(
-    design: Design, endpoint: Endpoint, told: Told, began: str, record: Record, **more: Any
+    design: Design, endpoint: Endpoint, setup: Setup, began: str, record: Record, **more: Any
 ) -> Conclusion:
     """Compute what the record says; `more` is what was found beside it (VAEs, CLIP, a plan)."""
     found = find(design, record)
     comparisons = compare(found)
     limit_s = slo_s(design, record)
-    prices = costs(found, endpoint.replicas, told.devices_per_replica, told.price_per_hour)
+    prices = costs(found, endpoint.replicas, setup.devices_per_replica, setup.price_per_hour)
     similar = to_reference(record.pictures, design.variants)
     judged = {} if endpoint.random_weights else similar
     auto, auto_slo_s = find_auto(design, record), slo_of_auto_s(design, record)
     return Conclusion(
         design=design,
         endpoint=endpoint,
-        told=told,
+        setup=setup,
         made={
             "began": began,
             "commit": commit(),
@@ -152,23 +156,20 @@ def conclude(
     )
 
 
-def _auto_json(one: AutoRate) -> dict[str, Any]:
-    outcomes = {name: one.outcome(name) for name in one.contenders if name != AUTO}
-    return {**asdict(one), "outcomes": outcomes}
+def _auto_json(rate: AutoRate) -> dict[str, Any]:
+    outcomes = {name: rate.outcome(name) for name in rate.contenders if name != AUTO}
+    return {**asdict(rate), "outcomes": outcomes}
 
 
-def _comparison_json(one: Comparison) -> dict[str, Any]:
+def _comparison_json(comparison: Comparison) -> dict[str, Any]:
     ratios = {
         name: None if ratio is None else {**asdict(ratio), "outcome": ratio.outcome}
-        for name, ratio in (
-            ("throughput", one.throughput),
-            ("single", one.single),
-            ("seed_workload", one.seed_workload),
-        )
+        for name in ("throughput", "single", "seed_workload")
+        for ratio in [getattr(comparison, name)]
     }
     return {
-        "variant": one.variant,
-        "against": one.against,
+        "variant": comparison.variant,
+        "against": comparison.against,
         **ratios,
-        "carried": {"ratio": one.carried_ratio, "outcome": one.carried},
+        "carried": {"ratio": comparison.carried_ratio, "outcome": comparison.carried},
     }

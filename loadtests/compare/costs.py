@@ -30,16 +30,16 @@ def costs(
         devices_per_replica: GPUs, or a fraction of one, that a replica reserves.
         price_per_hour: of a device.
     """
-    told = {}
+    found_costs = {}
     for variant, figures in found.items():
         if not figures.images_per_s:
             continue
         devices = max(1, replicas.get(variant, 1)) * devices_per_replica
         device_s = devices / figures.images_per_s
-        told[variant] = Cost(
+        found_costs[variant] = Cost(
             devices=devices,
             device_s_per_image=device_s,
             images_per_device_hour=3600 / device_s,
             per_1000=None if price_per_hour is None else 1000 * device_s / 3600 * price_per_hour,
         )
-    return told
+    return found_costs

@@ -13,11 +13,10 @@ import transformers
 from numpy.typing import NDArray
 from transformers import CLIPModel, CLIPProcessor
 
-from serve.generation import Generation
 from serve.pipelines.pipeline import Pipeline
 from serve.variants import Family
 
-from ..workload import Workload
+from ..workload import Workload, generation
 from .quality import Similarity, similarity
 
 
@@ -25,11 +24,11 @@ def vae_pairs(family: Family) -> list[tuple[str, str]]:
     """Variants with the same UNet and another VAE: (the one with the KL VAE, the other)."""
     variants = family.variants.values()
     return [
-        (one.name, other.name)
-        for one in variants
+        (variant.name, other.name)
+        for variant in variants
         for other in variants
-        if one.unet == other.unet
-        and one.vae.component_class == "AutoencoderKL"
+        if variant.unet == other.unet
+        and variant.vae.component_class == "AutoencoderKL"
         and other.vae.component_class != "AutoencoderKL"
     ]
 
@@ -55,20 +54,11 @@ def vae_similarity(
         theirs: list[NDArray[np.uint8]] = []
         for index in range(count):
             asked = workload.body(index, kl_name)
-            generation = Generation(
-                variant=kl_name,
-                prompt=asked["prompt"],
-                negative_prompt="",
-                seeds=(asked["seed"],),
-                width_px=variant.default_size_px,
-                height_px=variant.default_size_px,
-                num_inference_steps=asked["num_inference_steps"],
-                guidance_scale=asked.get("guidance_scale", variant.guidance_scale),
-                scheduler=variant.default_scheduler,
-                deadline_at=None,
-                previews=0,
-            )
-            (trajectory,), _ = pipeline.begin(generation)
+            steps = asked["num_inference_steps"]
+            job = generation(variant, asked["prompt"], [asked["seed"]], steps)
+            if "guidance_scale" in asked:
+                job = replace(job, guidance_scale=asked["guidance_scale"])
+            (trajectory,), _ = pipeline.begin(job)
             while trajectory.steps_done < trajectory.total_steps:
                 pipeline.step([trajectory])
             theirs.append(pipeline.decode([trajectory])[0])

@@ -20,11 +20,11 @@ class Design:
     many requests each rate of the open loop gets, at most `most_rates` rates a variant. `budget_s`
     bounds the whole: what doesn't fit is left out and named.
 
-    `auto_against` are the pinned variants that `auto` is held to, the best first; none leaves the
-    section out. `auto_slo_s` is its policy's; None means the comparison's. Each of `auto_rates`
-    offered rates is run `auto_goes` times, with `auto_requests` requests at least and for
-    `auto_slos` times the SLO, so that a queue can grow beyond it and the policy can answer. The
-    search leaves `auto_share` of the budget to it.
+    `auto_against` are the pinned variants that `auto` is compared with, the best first; without any
+    the section is left out. `auto_slo_s` is its policy's; None means the comparison's. Each of
+    `auto_rates` offered rates is run `auto_rounds` times, with `auto_requests` requests at least
+    and for `auto_slos` times the SLO, so that a queue can grow beyond it and the policy can answer.
+    The search leaves `auto_share` of the budget to it.
     """
 
     variants: tuple[str, ...]
@@ -42,7 +42,7 @@ class Design:
     auto_against: tuple[str, ...] = ()
     auto_slo_s: float | None = None
     auto_rates: int = 3
-    auto_goes: int = 3
+    auto_rounds: int = 3
     auto_requests: int = 20
     auto_slos: float = 5.0
     auto_share: float = 0.3
@@ -58,7 +58,7 @@ class Design:
             pictures=4,
             budget_s=200.0,
             auto_rates=1,
-            auto_goes=1,
+            auto_rounds=1,
             auto_requests=10,
             auto_slos=3.0,
             auto_share=0.18,

@@ -1,4 +1,4 @@
-"""What an endpoint says of itself: what it serves, and on how many replicas."""
+"""What an endpoint serves, and on how many replicas, as `/v1/models` and `/readyz` have it."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from ..client import Client
 
 
 class NotTheService(ServingError):
-    """Nobody answers at an address, or somebody else."""
+    """No answer from an address, or not this service's."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ async def read(client: Client, url: str) -> Endpoint:
     """Ask `/v1/models` and `/readyz`.
 
     Raises:
-        NotTheService: nobody answers, somebody else does, or not every variant is warm.
+        NotTheService: no answer, another service's, or not every variant is warm.
     """
     try:
         models, ready = await client.get("/v1/models"), await client.get("/readyz")

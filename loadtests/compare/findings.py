@@ -64,7 +64,7 @@ def _of_variant(
     design: Design, record: Record, variant: str, limit_s: float | None
 ) -> VariantFindings:
     seed = {
-        run.round: max(one.done_s for one in run.samples)
+        run.round: max(sample.done_s for sample in run.samples)
         for run in record.of("seed workload", variant)
         if len(_drawn(run.samples)) == design.seed_calls
     }
@@ -80,13 +80,13 @@ def _of_variant(
 
 
 def _drawn(samples: Sequence[Sample]) -> list[Sample]:
-    return [one for one in samples if one.outcome == "ok"]
+    return [sample for sample in samples if sample.outcome == "ok"]
 
 
 def _single(record: Record, variant: str) -> Repeated | None:
     """The median latency of one user, by round."""
     medians = {
-        run.round: statistics.median(one.latency_s for one in drawn)
+        run.round: statistics.median(sample.latency_s for sample in drawn)
         for run in record.of("closed loop", variant, users=1)
         if (drawn := _drawn(run.samples))
     }
@@ -97,21 +97,21 @@ def _closed_level(record: Record, variant: str, users: int) -> ClosedLevel | Non
     runs = [run for run in record.of("closed loop", variant, users=users) if _drawn(run.samples)]
     if not runs:
         return None
-    samples = [one for run in runs for one in run.samples]
-    latencies_s = sorted(one.latency_s for one in _drawn(samples))
+    samples = [sample for run in runs for sample in run.samples]
+    latencies_s = sorted(sample.latency_s for sample in _drawn(samples))
     return ClosedLevel(
         users=users,
         images_per_s=Repeated(
             {
-                run.round: len(_drawn(run.samples)) / max(one.done_s for one in run.samples)
+                run.round: len(_drawn(run.samples)) / max(sample.done_s for sample in run.samples)
                 for run in runs
             }
         ),
         requests=len(samples),
         p50_s=statistics.median(latencies_s),
         p95_s=decided_p95(latencies_s),
-        rejected=sum(one.outcome == "rejected" for one in samples),
-        failed=sum(one.outcome == "failed" for one in samples),
+        rejected=sum(sample.outcome == "rejected" for sample in samples),
+        failed=sum(sample.outcome == "failed" for sample in samples),
     )
 
 
@@ -137,33 +137,33 @@ def compare(found: Mapping[str, VariantFindings]) -> list[Comparison]:
 
 
 def _compare(found: Mapping[str, VariantFindings], variant: str, against: str) -> Comparison:
-    one, other = found[variant], found[against]
+    ours, theirs = found[variant], found[against]
     throughput = None
-    if one.best is not None and other.best is not None:
-        throughput = Ratio.of(one.best.images_per_s, other.best.images_per_s)
+    if ours.best is not None and theirs.best is not None:
+        throughput = Ratio.of(ours.best.images_per_s, theirs.best.images_per_s)
     ratio = None
-    if one.carried.met_per_s and other.carried.met_per_s:
-        ratio = one.carried.met_per_s / other.carried.met_per_s
+    if ours.carried.met_per_s and theirs.carried.met_per_s:
+        ratio = ours.carried.met_per_s / theirs.carried.met_per_s
     return Comparison(
         variant=variant,
         against=against,
-        seed_workload=_faster(one.seed_workload_s, other.seed_workload_s),
-        single=_faster(one.single_s, other.single_s),
+        seed_workload=_faster(ours.seed_workload_s, theirs.seed_workload_s),
+        single=_faster(ours.single_s, theirs.single_s),
         throughput=throughput,
-        carried=_carries_more(one.carried, other.carried),
+        carried=_carries_more(ours.carried, theirs.carried),
         carried_ratio=ratio,
     )
 
 
-def _faster(one: Repeated | None, other: Repeated | None) -> Ratio | None:
-    return None if one is None or other is None else Ratio.of(other, one)
+def _faster(ours: Repeated | None, theirs: Repeated | None) -> Ratio | None:
+    return None if ours is None or theirs is None else Ratio.of(theirs, ours)
 
 
-def _carries_more(one: Carried, other: Carried) -> Outcome:
+def _carries_more(ours: Carried, theirs: Carried) -> Outcome:
     """Beyond the search's own width: a rate close to the limit meets it or misses it by chance."""
-    if one.met_per_s and other.missed_per_s and one.met_per_s >= NARROW * other.missed_per_s:
+    if ours.met_per_s and theirs.missed_per_s and ours.met_per_s >= NARROW * theirs.missed_per_s:
         return "better"
-    if other.met_per_s and one.missed_per_s and other.met_per_s >= NARROW * one.missed_per_s:
+    if theirs.met_per_s and ours.missed_per_s and theirs.met_per_s >= NARROW * ours.missed_per_s:
         return "worse"
-    bracketed = one.met_per_s and one.missed_per_s and other.met_per_s and other.missed_per_s
+    bracketed = all((ours.met_per_s, ours.missed_per_s, theirs.met_per_s, theirs.missed_per_s))
     return "tie" if bracketed else "not decided"

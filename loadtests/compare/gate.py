@@ -55,7 +55,7 @@ def changes(before: Mapping[str, Any], now: Mapping[str, Any], tolerance: float)
         NotComparable: they measured other families, steps, sizes or guidance.
     """
     for name in ("num_inference_steps", "size", "guidance_scale", "seed"):
-        old, new = (one["design"]["workload"][name] for one in (before, now))
+        old, new = (report["design"]["workload"][name] for report in (before, now))
         if old != new:
             raise NotComparable(f"baseline: its workload has {name} {old}, this run's {new}")
     if before["endpoint"]["family"] != now["endpoint"]["family"]:

@@ -1,4 +1,4 @@
-"""How right an earlier plan was: its p95 at its rate, against the one measured now."""
+"""An earlier plan's p95 at its rate, against the one measured now."""
 
 import json
 from collections.abc import Mapping
@@ -34,11 +34,11 @@ def read_plan(path: Path) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class PlanCheck:
-    """`error` is words: how far the measured p95 lies from the foretold one."""
+    """`error` is words: how far the measured p95 lies from the predicted one."""
 
     variant: str
     rate_per_s: float
-    foretold_p95_s: float
+    predicted_p95_s: float
     measured_p95_s: float | None
     error: str
     note: str
@@ -47,9 +47,9 @@ class PlanCheck:
 def planned_rates(plan: Mapping[str, Any], replicas: Mapping[str, int]) -> dict[str, float]:
     """What to offer each planned variant: its replica's planned rate times its warm replicas."""
     return {
-        name: one["rate_per_replica"] * replicas[name]
-        for name, one in plan["variants"].items()
-        if replicas.get(name) and one["replicas"]
+        name: variant["rate_per_replica"] * replicas[name]
+        for name, variant in plan["variants"].items()
+        if replicas.get(name) and variant["replicas"]
     }
 
 
@@ -62,16 +62,16 @@ def check_plan(
         runs = [run for run in record.of("plan", name, rate_per_s=rate) if run.samples]
         if not runs:
             continue
-        one = plan["variants"][name]
+        planned = plan["variants"][name]
         seen = rung(design, runs, rate, float(plan["slo_p95_s"]))
-        foretold = float(one["p95_s"])
-        note = "" if replicas[name] == one["replicas"] else (
-            f"planned for {one['replicas']} replicas, {replicas[name]} are here: each got its "
+        predicted = float(planned["p95_s"])
+        note = "" if replicas[name] == planned["replicas"] else (
+            f"planned for {planned['replicas']} replicas, {replicas[name]} are here: each got its "
             "share of the rate"
         )  # fmt: skip
         if seen.p95_s is None:
             error = f"SLO {seen.slo}"
         else:
-            error = f"{seen.p95_s / foretold - 1:+.0%}, SLO {seen.slo}"
-        checks.append(PlanCheck(name, rate, foretold, seen.p95_s, error, note))
+            error = f"{seen.p95_s / predicted - 1:+.0%}, SLO {seen.slo}"
+        checks.append(PlanCheck(name, rate, predicted, seen.p95_s, error, note))
     return checks

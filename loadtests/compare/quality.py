@@ -1,4 +1,4 @@
-"""How alike the variants' pictures are: the same prompts and seeds, picture by picture.
+"""Similarity of the variants' pictures of the same prompts and seeds.
 
 SSIM and PSNR by scikit-image. LPIPS would judge more as people do, but its network's weights come
 from a model hub only.
@@ -41,8 +41,8 @@ def similarity(
     100 dB where all are equal.
     """
     ssims = [
-        float(structural_similarity(one, other, channel_axis=2, data_range=255))
-        for one, other in zip(ours, theirs, strict=True)
+        float(structural_similarity(our, their, channel_axis=2, data_range=255))
+        for our, their in zip(ours, theirs, strict=True)
     ]
     every, other = np.stack(ours), np.stack(theirs)
     equal = bool((every == other).all())

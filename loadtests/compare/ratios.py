@@ -1,4 +1,4 @@
-"""Figures that were measured once a round, and their ratios with the noise of the rounds."""
+"""Figures that were measured in every round, and their ratios with the noise of the rounds."""
 
 import math
 import statistics
@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from scipy import stats
+
+from ..rounds import Spread
 
 _CONFIDENCE = 0.95
 # Two that happen to be equal would leave no interval at all.
@@ -27,14 +29,9 @@ class Repeated:
         return statistics.median(self.by_round.values())
 
     @property
-    def low(self) -> float:
-        """The smallest."""
-        return min(self.by_round.values())
-
-    @property
-    def high(self) -> float:
-        """The largest."""
-        return max(self.by_round.values())
+    def spread(self) -> Spread:
+        """Over the rounds."""
+        return Spread.of(self.by_round.values())
 
 
 @dataclass(frozen=True)
@@ -55,7 +52,7 @@ class Ratio:
         both = sorted(set(more.by_round) & set(less.by_round))
         if not both:
             return None
-        logs = [math.log(more.by_round[one] / less.by_round[one]) for one in both]
+        logs = [math.log(more.by_round[round_] / less.by_round[round_]) for round_ in both]
         mean = statistics.fmean(logs)
         if len(logs) < 2:
             return cls(math.exp(mean), None, None)
@@ -79,7 +76,7 @@ class Ratio:
 
 @dataclass(frozen=True)
 class Difference:
-    """How much more one has than another, where a ratio may divide by nothing; over 0 means more.
+    """How much more a contender has than another, where a ratio may divide by zero; over 0 is more.
 
     `low` and `high` bound the 95 % confidence interval of the mean, by Student's t; None from fewer
     than three rounds.
@@ -90,12 +87,12 @@ class Difference:
     high: float | None
 
     @classmethod
-    def of(cls, one: Repeated, other: Repeated) -> "Difference | None":
+    def of(cls, ours: Repeated, theirs: Repeated) -> "Difference | None":
         """Within the rounds that both have."""
-        both = sorted(set(one.by_round) & set(other.by_round))
+        both = sorted(set(ours.by_round) & set(theirs.by_round))
         if not both:
             return None
-        differences = [one.by_round[round_] - other.by_round[round_] for round_ in both]
+        differences = [ours.by_round[round_] - theirs.by_round[round_] for round_ in both]
         mean = statistics.fmean(differences)
         if len(differences) < _FEWEST_DIFFERENCES:
             return cls(mean, None, None)

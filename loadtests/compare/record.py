@@ -1,4 +1,4 @@
-"""What a comparison has measured so far: raw, so that an interrupted one loses nothing."""
+"""Raw samples and pictures of a comparison, so that an interrupted one loses nothing."""
 
 import csv
 from collections.abc import Iterator
@@ -47,11 +47,11 @@ class Record:
     def write_samples(self, path: Path) -> None:
         """Every request, one line each, as CSV."""
         labels = ("section", "round", "users", "rate_per_s")
-        names = [*labels, *(one.name for one in fields(Sample)), "latency_s"]
+        names = [*labels, *(column.name for column in fields(Sample)), "latency_s"]
         with path.open("w", newline="") as lines:
             writer = csv.DictWriter(lines, names)
             writer.writeheader()
             for run in self.runs:
-                told = {name: getattr(run, name) for name in labels}
+                of_run = {name: getattr(run, name) for name in labels}
                 for sample in run.samples:
-                    writer.writerow({**told, **asdict(sample), "latency_s": sample.latency_s})
+                    writer.writerow({**of_run, **asdict(sample), "latency_s": sample.latency_s})

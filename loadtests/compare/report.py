@@ -38,13 +38,14 @@ def write(conclusion: Conclusion, out: Path) -> None:
 def as_markdown(conclusion: Conclusion) -> str:
     """Words and tables; the pictures and charts are in the HTML."""
     parts = [f"# {_title(conclusion)}", *_warnings(conclusion)]
-    parts.append("\n".join(f"- {one}" for one in conclusion.verdict))
+    parts.append("\n".join(f"- {sentence}" for sentence in conclusion.verdict))
     parts += [
-        f"## {one.title}\n\n{table(one.caption, one.head, one.rows)}" for one in tables(conclusion)
+        f"## {section.title}\n\n{table(section.caption, section.head, section.rows)}"
+        for section in tables(conclusion)
     ]
-    parts.append("## To repeat it\n\n" + "\n".join(f"- {one}" for one in facts(conclusion)))
-    if conclusion.told.serve_config:
-        parts.append(f"```\n{conclusion.told.serve_config.rstrip()}\n```")
+    parts.append("## To repeat it\n\n" + "\n".join(f"- {fact}" for fact in facts(conclusion)))
+    if conclusion.setup.serve_config:
+        parts.append(f"```\n{conclusion.setup.serve_config.rstrip()}\n```")
     return "\n\n".join(parts) + "\n"
 
 
@@ -66,7 +67,7 @@ def as_html(conclusion: Conclusion) -> str:
         variants=conclusion.design.variants,
         pictures=_picture_rows(conclusion),
         facts=facts(conclusion),
-        serve_config=conclusion.told.serve_config,
+        serve_config=conclusion.setup.serve_config,
     )
 
 
@@ -83,10 +84,10 @@ def _warnings(conclusion: Conclusion) -> list[str]:
     if conclusion.record.left_out:
         warnings.append("Left out for want of time: " + "; ".join(conclusion.record.left_out) + ".")
     failed = [
-        f"{one.reason} ({run.variant})"
+        f"{sample.reason} ({run.variant})"
         for run in conclusion.record.runs
-        for one in run.samples
-        if one.outcome == "failed"
+        for sample in run.samples
+        if sample.outcome == "failed"
     ]
     if failed:
         kinds = "; ".join(sorted(set(failed))[:5])
@@ -95,13 +96,13 @@ def _warnings(conclusion: Conclusion) -> list[str]:
 
 
 def facts(conclusion: Conclusion) -> list[str]:
-    """What a stranger needs to repeat the run."""
+    """What it takes to repeat the run."""
     made, design, workload = conclusion.made, conclusion.design, conclusion.design.workload
     packages = ", ".join(f"{name} {number}" for name, number in made["packages"].items())
     sizes = sorted({model["defaults"]["size"] for model in conclusion.endpoint.models.values()})
     replicas = ", ".join(f"{name} {count}" for name, count in conclusion.endpoint.replicas.items())
     return [
-        f"Command: `{conclusion.told.command}`",
+        f"Command: `{conclusion.setup.command}`",
         f"Begun {made['began']}, commit {made['commit']}.",
         f"Service: {conclusion.endpoint.url}, family `{conclusion.endpoint.family}`, replicas: "
         f"{replicas}; device: {conclusion.device}.",
@@ -113,7 +114,7 @@ def facts(conclusion: Conclusion) -> list[str]:
         f"{workload.guidance_scale or 'of the variant'}.",
         f"Workload: request i is the same for every variant; seed {workload.seed}, "
         f"{len(workload.prompts)} prompts. Open loop: {design.samples_a_rate} requests a rate in "
-        "two goes; the search begins where an M/D/1 queue would have its p95 at the SLO.",
+        "two rounds; the search begins where an M/D/1 queue would have its p95 at the SLO.",
         f"Policy of `auto`: {_policy(conclusion.endpoint.auto)}.",
         f"Budget: {design.budget_s / 60:.1f} minutes.",
     ]
@@ -128,17 +129,17 @@ def _policy(policy: Mapping[str, Any] | None) -> str:
 def _charts(conclusion: Conclusion) -> list[dict[str, str]]:
     """Title and source of each chart that there is something for."""
     found, drawn = conclusion.found, {}
-    if any(one.rungs for one in found.values()):
-        title = "Latency by offered rate: p95 whole, p50 broken; hollow: missed the SLO for sure"
+    if any(figures.rungs for figures in found.values()):
+        title = "Latency by offered rate: p95 solid, p50 dashed; hollow: certainly missed the SLO"
         drawn[title] = charts.latency_curves(found, conclusion.slo_s)
-    if any(one.best for one in found.values()):
+    if any(figures.best for figures in found.values()):
         title = "Throughput; whiskers: lowest and highest round"
         drawn[title] = charts.throughput_bars(found)
-    if any(AUTO in one.contenders for one in conclusion.auto):
+    if any(AUTO in rate.contenders for rate in conclusion.auto):
         drawn["Who drew for auto, by offered rate"] = charts.auto_shares(
             conclusion.auto, list(found)
         )
-        title = "Pictures within auto's SLO; dotted: offered; whiskers: lowest and highest go"
+        title = "Pictures within auto's SLO; dotted: offered; whiskers: lowest and highest round"
         drawn[title] = charts.auto_goodput(conclusion.auto, list(found))
     for section, title, below in (
         ("closed loop", "One user: latency of each picture", "seconds, one user"),
@@ -156,11 +157,11 @@ def _charts(conclusion: Conclusion) -> list[dict[str, str]]:
 def _latencies_s(conclusion: Conclusion, section: str) -> dict[str, list[float]]:
     return {
         variant: [
-            one.latency_s
+            sample.latency_s
             for run in conclusion.record.runs
             if (run.section, run.variant) == (section, variant) and run.users in (None, 1)
-            for one in run.samples
-            if one.outcome == "ok"
+            for sample in run.samples
+            if sample.outcome == "ok"
         ]
         for variant in conclusion.design.variants
     }

@@ -1,4 +1,4 @@
-"""The rates of the open loop: what each brought, and between which the highest good one lies."""
+"""The rates of the open loop: figures of each, and the highest one that meets the SLO."""
 
 import statistics
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ from ..samples import Sample, percentile, summarize
 from .design import DECIDING_SAMPLES, Design, most_misses
 from .record import Record, Run
 
-# Where the first request of a run waited longer in the replica, something else was asking, too.
+# Where a run's first request waited longer in the replica, another client was using the service.
 _IDLE_S = 0.1
 
 
@@ -54,10 +54,10 @@ def rungs_of(design: Design, record: Record, variant: str, limit_s: float) -> li
 
 def rung(design: Design, runs: Sequence[Run], rate_per_s: float, limit_s: float) -> Rung:
     """The runs of one rate, pooled."""
-    samples = [one for run in runs for one in run.samples]
+    samples = [sample for run in runs for sample in run.samples]
     duration_s = sum(run.duration_s for run in runs)
     whole = summarize(samples, max(duration_s, 1e-9), limit_s)
-    drawn = sorted(one.latency_s for one in samples if one.outcome == "ok")
+    drawn = sorted(sample.latency_s for sample in samples if sample.outcome == "ok")
     most_rejected = design.most_rejected * max(len(samples), design.samples_a_rate)
     slo: Literal["met", "missed", "not decided"] = "not decided"
     if not whole.void:
@@ -82,27 +82,27 @@ def rung(design: Design, runs: Sequence[Run], rate_per_s: float, limit_s: float)
         p95_s=decided_p95(drawn),
         p99_s=percentile(drawn, 99) if len(drawn) >= DECIDING_SAMPLES else None,
         slo=slo,
-        busy_at_start=any((one.queue_s or 0) > _IDLE_S for one in first),
+        busy_at_start=any((sample.queue_s or 0) > _IDLE_S for sample in first),
         void=whole.void,
     )
 
 
 def misses(samples: Sequence[Sample], limit_s: float) -> int:
-    """Requests that were answered, but not with a picture within the SLO; 429s aside."""
+    """Requests that got no picture within the SLO; 429s aside."""
     return sum(
-        one.outcome == "failed" or (one.outcome == "ok" and one.latency_s > limit_s)
-        for one in samples
+        sample.outcome == "failed" or (sample.outcome == "ok" and sample.latency_s > limit_s)
+        for sample in samples
     )
 
 
 def carried(rungs: Sequence[Rung]) -> Carried:
     """The bracket of the highest rate that meets the SLO."""
-    missed = min((one.rate_per_s for one in rungs if one.slo == "missed"), default=None)
+    missed = min((rung.rate_per_s for rung in rungs if rung.slo == "missed"), default=None)
     met = max(
         (
-            one.rate_per_s
-            for one in rungs
-            if one.slo == "met" and (missed is None or one.rate_per_s < missed)
+            rung.rate_per_s
+            for rung in rungs
+            if rung.slo == "met" and (missed is None or rung.rate_per_s < missed)
         ),
         default=None,
     )

@@ -19,19 +19,19 @@ def for_the_search(design: Design, found: VariantFindings, slo_s: float) -> floa
     """The next rate, or once more the one whose run was void."""
     if found.images_per_s is None or found.single_s is None:
         return 0.0
-    open_ones = [one for one in found.rungs if one.slo == "not decided"]
+    open_ones = [rung for rung in found.rungs if rung.slo == "not decided"]
     if open_ones:
         (again,) = open_ones[:1]
         retry = again.void and again.requests <= design.samples_a_rate
         return again.rate_per_s if retry else 0.0
-    met = [one.rate_per_s for one in found.rungs if one.slo == "met"]
-    missed = [one.rate_per_s for one in found.rungs if one.slo == "missed"]
+    met = [rung.rate_per_s for rung in found.rungs if rung.slo == "met"]
+    missed = [rung.rate_per_s for rung in found.rungs if rung.slo == "missed"]
     return next_rate(first_rate(found.images_per_s, found.single_s.median, slo_s), met, missed)
 
 
 def for_the_curve(design: Design, found: VariantFindings, _: float) -> float:
     """A rate far from those tried, as long as there are few."""
-    tried = [one.rate_per_s for one in found.rungs]
+    tried = [rung.rate_per_s for rung in found.rungs]
     if found.images_per_s is None or len(tried) >= design.most_rates:
         return 0.0
     return next_for_the_curve(found.images_per_s, tried)
@@ -96,6 +96,6 @@ def next_for_the_curve(capacity_per_s: float, tried: Collection[float]) -> float
     """A rate far from those tried; 0 where there is none left."""
     for share in _CURVE:
         rate = share * capacity_per_s
-        if all(not 1 / NARROW < rate / one < NARROW for one in tried):
+        if all(not 1 / NARROW < rate / earlier < NARROW for earlier in tried):
             return rate
     return 0.0

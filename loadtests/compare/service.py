@@ -1,12 +1,13 @@
-"""A service of the comparison's own, on the embedded miniature, on a free port."""
+"""The service that a comparison starts itself: the embedded miniature on a free port."""
 
 import contextlib
 import signal
-import socket
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+
+from ..machine import free_port
 
 _END_S = 60
 # What `auto` keeps where no SLO is given: about three of the miniature's single-user times on one
@@ -24,9 +25,7 @@ def own_service(slo_s: float | None = None) -> Iterator[str]:
     Raises:
         RuntimeError: it did not start; the message is its own.
     """
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = int(probe.getsockname()[1])
+    port = free_port()
     process = subprocess.Popen(
         [sys.executable, "-m", "serve", "--port", str(port), "--auto-slo-s",
          str(slo_s or _AUTO_SLO_S)],
@@ -56,7 +55,7 @@ def _address_when_ready(process: "subprocess.Popen[str]") -> str:
     for line in process.stdout:
         last = line.strip() or last
         if line.startswith("Ready on "):
-            # So that what it says later cannot fill the pipe and stop it.
+            # So that later output cannot fill the pipe and block the service.
             threading.Thread(target=process.stdout.read, daemon=True).start()
             return line.removeprefix("Ready on ").strip()
     raise RuntimeError(last or "the service ended without a word")

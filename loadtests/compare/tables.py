@@ -9,7 +9,7 @@ from .auto import AutoRate, Contender
 from .conclusion import Conclusion
 from .findings import Comparison
 from .quality import PUBLISHED_QUALITY, Similarity
-from .ratios import Ratio, Repeated
+from .ratios import Ratio
 
 _UNDECIDED = "not decided"
 
@@ -38,7 +38,7 @@ def tables(conclusion: Conclusion) -> list[Table]:
         _plan(conclusion),
         _gate(conclusion),
     ]
-    return [one for one in every if one.rows]
+    return [table for table in every if table.rows]
 
 
 def _costs(conclusion: Conclusion) -> Table:
@@ -48,7 +48,7 @@ def _costs(conclusion: Conclusion) -> Table:
         assert best is not None  # There is no cost without it.
         price = "-" if cost.per_1000 is None else f"{cost.per_1000:.3g}"
         rows.append(
-            [name, _spread(best.images_per_s), str(best.users), f"{cost.devices:g}",
+            [name, best.images_per_s.spread.text(), str(best.users), f"{cost.devices:g}",
              f"{cost.device_s_per_image:.3f}", f"{cost.images_per_device_hour:,.0f}", price]
         )  # fmt: skip
     return Table(
@@ -67,7 +67,7 @@ def _price(conclusion: Conclusion) -> str:
 
 
 def _differences(conclusion: Conclusion) -> Table:
-    rows = [row for one in conclusion.comparisons for row in _difference_rows(one)]
+    rows = [row for comparison in conclusion.comparisons for row in _difference_rows(comparison)]
     return Table(
         "What is decided",
         f"Over 1 is better. Ratios are taken within rounds ({conclusion.rounds_run} of "
@@ -79,25 +79,35 @@ def _differences(conclusion: Conclusion) -> Table:
     )
 
 
-def _difference_rows(one: Comparison) -> Iterator[list[str]]:
+def _difference_rows(comparison: Comparison) -> Iterator[list[str]]:
     ratios = {
-        "throughput": one.throughput,
-        "one picture's time": one.single,
-        "seed workload": one.seed_workload,
+        "throughput": comparison.throughput,
+        "one picture's time": comparison.single,
+        "seed workload": comparison.seed_workload,
     }
     for what, ratio in ratios.items():
         if ratio is not None:
             noise = _UNDECIDED if ratio.noise is None else f"{ratio.noise:.1%}"
-            yield [one.variant, one.against, what, f"{ratio.value:.2f}", _interval(ratio), noise,
-                   ratio.outcome]  # fmt: skip
-    ratio_text = "-" if one.carried_ratio is None else f"{one.carried_ratio:.2f}"
-    yield [one.variant, one.against, "rate within the SLO", ratio_text, "-", "-", one.carried]
+            yield [comparison.variant, comparison.against, what, f"{ratio.value:.2f}",
+                   _interval(ratio), noise, ratio.outcome]  # fmt: skip
+    ratio_text = "-" if comparison.carried_ratio is None else f"{comparison.carried_ratio:.2f}"
+    yield [
+        comparison.variant,
+        comparison.against,
+        "rate within the SLO",
+        ratio_text,
+        "-",
+        "-",
+        comparison.carried,
+    ]
 
 
 def _seed_workload(conclusion: Conclusion) -> Table:
     reference = conclusion.design.variants[0]
     against = {
-        one.variant: one.seed_workload for one in conclusion.comparisons if one.against == reference
+        comparison.variant: comparison.seed_workload
+        for comparison in conclusion.comparisons
+        if comparison.against == reference
     }
     rows = []
     for name, figures in conclusion.found.items():
@@ -109,7 +119,7 @@ def _seed_workload(conclusion: Conclusion) -> Table:
             x = PUBLISHED_MS["original"] / PUBLISHED_MS[name]
             published = [f"{PUBLISHED_MS[name]:.1f}", f"{x:.2f}", f"{FLOP_BOUND[name]:.2f}"]
         own = "1" if ratio is None else f"{ratio.value:.2f} ({_interval(ratio)})"
-        rows.append([name, _spread(figures.seed_workload_s, 1000, 0), own, *published])
+        rows.append([name, figures.seed_workload_s.spread.text(1000, 0), own, *published])
     return Table(
         "The seed workload",
         f'12 images of "{PROMPT}": one user, 3 calls of 4 images, '
@@ -123,7 +133,7 @@ def _seed_workload(conclusion: Conclusion) -> Table:
 
 def _closed_loop(conclusion: Conclusion) -> Table:
     rows = [
-        [name, str(level.users), _spread(level.images_per_s), f"{level.p50_s:.2f}",
+        [name, str(level.users), level.images_per_s.spread.text(), f"{level.p50_s:.2f}",
          _seconds(level.p95_s), str(level.requests), str(level.rejected), str(level.failed)]
         for name, figures in conclusion.found.items()
         for level in figures.closed
@@ -140,22 +150,22 @@ def _closed_loop(conclusion: Conclusion) -> Table:
 def _open_loop(conclusion: Conclusion) -> Table:
     rows = []
     for name, figures in conclusion.found.items():
-        for one in figures.rungs:
-            notes = [one.void] if one.void else []
-            notes += ["the service was busy when it began"] if one.busy_at_start else []
+        for rung in figures.rungs:
+            notes = [rung.void] if rung.void else []
+            notes += ["the service was busy when it began"] if rung.busy_at_start else []
             rows.append(
-                [name, f"{one.rate_per_s:.2f}", f"{one.achieved_per_s:.2f}", str(one.requests),
-                 _seconds(one.p50_s), _seconds(one.p95_s), _seconds(one.p99_s),
-                 f"{one.within_slo:.0%}", str(one.rejected), str(one.failed), str(one.late),
-                 "; ".join([one.slo, *notes])]
+                [name, f"{rung.rate_per_s:.2f}", f"{rung.achieved_per_s:.2f}", str(rung.requests),
+                 _seconds(rung.p50_s), _seconds(rung.p95_s), _seconds(rung.p99_s),
+                 f"{rung.within_slo:.0%}", str(rung.rejected), str(rung.failed), str(rung.late),
+                 "; ".join([rung.slo, *notes])]
             )  # fmt: skip
     slo = "not known" if conclusion.slo_s is None else f"p95 within {conclusion.slo_s:.2f} s"
     return Table(
         "Open loop",
         f"Requests arrive at random at each rate, whatever has come back; latency counts from the "
         f"scheduled instant. SLO: {slo}{_slo_origin(conclusion)}, at most "
-        f"{conclusion.design.most_rejected:.0%} rejected. A rate ends early once it has missed the "
-        "SLO for sure; every run begins with an empty queue.",
+        f"{conclusion.design.most_rejected:.0%} rejected. A rate ends early once it has certainly "
+        "missed the SLO; every run begins with an empty queue.",
         ["variant", "offered/s", "drawn/s", "requests", "p50 s", "p95 s", "p99 s", "within SLO",
          "rejected", "failed", "late", "SLO"],
         rows,
@@ -172,77 +182,82 @@ def _slo_origin(conclusion: Conclusion) -> str:
 def _auto_shares(conclusion: Conclusion) -> Table:
     names = list(conclusion.found)
     rows = [
-        [f"{one.rate_per_s:.2f}", *(f"{one.share(name):.0%}" for name in names), _reasons(one),
-         *_load(one.contenders[AUTO])]
-        for one in conclusion.auto
-        if AUTO in one.contenders
+        [f"{rate.rate_per_s:.2f}", *(f"{rate.share(name):.0%}" for name in names), _reasons(rate),
+         *_load(rate.contenders[AUTO])]
+        for rate in conclusion.auto
+        if AUTO in rate.contenders
     ]  # fmt: skip
     return Table(
         "Who drew for auto",
         "Shares of the pictures that `auto` brought at each offered rate, and why. It begins a run "
-        "as degraded as its last one left it, and rates rise within a go. Every variant's replicas "
-        "are there for `auto`; a pinned variant has only its own.",
+        "as degraded as its last one left it, and rates rise within a round. Every variant's "
+        "replicas are there for `auto`; a pinned variant has only its own.",
         ["offered/s", *names, "reasons", "requests", "rejected", "failed", "p50 s", "within SLO"],
         rows,
     )
 
 
-def _reasons(one: AutoRate) -> str:
+def _reasons(rate: AutoRate) -> str:
     return "; ".join(
         f"{name}: {reason} ({count})"
-        for name, reasons in one.answers.items()
+        for name, reasons in rate.answers.items()
         for reason, count in reasons.items()
     )
 
 
-def _load(one: Contender) -> list[str]:
-    return [str(one.requests), str(one.rejected), str(one.failed), _seconds(one.p50_s),
-            f"{one.within_slo:.0%}"]  # fmt: skip
+def _load(contender: Contender) -> list[str]:
+    return [str(contender.requests), str(contender.rejected), str(contender.failed),
+            _seconds(contender.p50_s), f"{contender.within_slo:.0%}"]  # fmt: skip
 
 
 def _auto_goodput(conclusion: Conclusion) -> Table:
     rows = [
-        [f"{rate.rate_per_s:.2f}", name, _goodput(rate.contenders.get(AUTO)), _goodput(one),
-         _gain(one), "; ".join([rate.outcome(name), *([rate.void] if rate.void else [])]),
-         *_load(one)]
+        [f"{rate.rate_per_s:.2f}", name, _goodput(rate.contenders.get(AUTO)), _goodput(contender),
+         _gain(contender), "; ".join([rate.outcome(name), *([rate.void] if rate.void else [])]),
+         *_load(contender)]
         for rate in conclusion.auto
-        for name, one in rate.contenders.items()
+        for name, contender in rate.contenders.items()
         if name != AUTO
     ]  # fmt: skip
     slo = "not known" if conclusion.auto_slo_s is None else f"{conclusion.auto_slo_s:.2f} s"
     return Table(
         "auto against each pinned variant",
         f"Pictures drawn within {slo} of their scheduled instant, a second: median (lowest to "
-        "highest) of the goes. In a go all get the same arrivals and requests at a rate, and "
-        "nothing ends early. The gain is the mean over goes of what `auto` brought more, 95 % by "
-        "Student's t; fewer than three goes decide nothing.",
+        "highest) of the rounds. In a round all get the same arrivals and requests at a rate, and "
+        "nothing ends early. The gain is the mean over rounds of what `auto` brought more, 95 % by "
+        "Student's t; fewer than three rounds decide nothing.",
         ["offered/s", "pinned", "auto's", "its own", "gain of auto", "auto is", "requests",
          "rejected", "failed", "p50 s", "within SLO"],
         rows,
     )  # fmt: skip
 
 
-def _goodput(one: Contender | None) -> str:
-    return "-" if one is None or one.goodput_per_s is None else _spread(one.goodput_per_s)
+def _goodput(contender: Contender | None) -> str:
+    return (
+        "-"
+        if contender is None or contender.goodput_per_s is None
+        else contender.goodput_per_s.spread.text()
+    )
 
 
-def _gain(one: Contender) -> str:
-    if one.against is None:
+def _gain(contender: Contender) -> str:
+    gain = contender.against
+    if gain is None:
         return "-"
-    if one.against.low is None or one.against.high is None:
-        return f"{one.against.value:+.2f} (too few goes)"
-    return f"{one.against.value:+.2f} ({one.against.low:+.2f} to {one.against.high:+.2f})"
+    if gain.low is None or gain.high is None:
+        return f"{gain.value:+.2f} (too few rounds)"
+    return f"{gain.value:+.2f} ({gain.low:+.2f} to {gain.high:+.2f})"
 
 
 def _quality(conclusion: Conclusion) -> Table:
     reference = conclusion.design.variants[0]
     rows = [
-        [name, f"`{reference}`, same prompts and seeds", *_similarity(one)]
-        for name, one in conclusion.similar.items()
+        [name, f"`{reference}`, same prompts and seeds", *_similarity(similarity)]
+        for name, similarity in conclusion.similar.items()
     ]
     rows += [
-        [f"{name}'s VAE", f"`{kl}`'s VAE, identical latents", *_similarity(one)]
-        for (kl, name), one in conclusion.vaes.items()
+        [f"{name}'s VAE", f"`{kl}`'s VAE, identical latents", *_similarity(similarity)]
+        for (kl, name), similarity in conclusion.vaes.items()
     ]
     rows += [
         [name, "CLIP score (cosine) with its prompts", f"{score:.4f}", "-", "-"]
@@ -257,35 +272,35 @@ def _quality(conclusion: Conclusion) -> Table:
         "SSIM and PSNR by scikit-image; LPIPS's weights come from a model hub only, so it isn't "
         "used. Published by BK-SDM's authors for the real weights on MS-COCO 30K, FID / IS / CLIP "
         f"score, not measured here: {published}.",
-        ["pictures of", "held to", "SSIM (lowest to highest)", "PSNR dB", "pictures"],
+        ["pictures of", "compared with", "SSIM (lowest to highest)", "PSNR dB", "pictures"],
         rows,
     )
 
 
-def _similarity(one: Similarity) -> list[str]:
-    return [f"{one.ssim:.3f} ({one.ssim_low:.3f} to {one.ssim_high:.3f})", f"{one.psnr_db:.1f}",
-            str(one.pairs)]  # fmt: skip
+def _similarity(similarity: Similarity) -> list[str]:
+    ssim = f"{similarity.ssim:.3f} ({similarity.ssim_low:.3f} to {similarity.ssim_high:.3f})"
+    return [ssim, f"{similarity.psnr_db:.1f}", str(similarity.pairs)]
 
 
 def _plan(conclusion: Conclusion) -> Table:
     rows = [
-        [one.variant, f"{one.rate_per_s:.2f}", _seconds(one.foretold_p95_s),
-         _seconds(one.measured_p95_s), one.error, one.note]
-        for one in conclusion.plan_checks
+        [check.variant, f"{check.rate_per_s:.2f}", _seconds(check.predicted_p95_s),
+         _seconds(check.measured_p95_s), check.error, check.note]
+        for check in conclusion.plan_checks
     ]  # fmt: skip
     return Table(
         "How right the plan was",
         "The plan's p95 at its rate, beside the one measured now at that rate.",
-        ["variant", "rate/s", "foretold p95 s", "measured p95 s", "error", "note"],
+        ["variant", "rate/s", "predicted p95 s", "measured p95 s", "error", "note"],
         rows,
     )
 
 
 def _gate(conclusion: Conclusion) -> Table:
     rows = [
-        [one.variant, one.figure, f"{one.before:.3g}", f"{one.now:.3g}", f"{one.change:+.1%}",
-         f"{one.allowed:.1%}", "WORSE" if one.worse else "ok"]
-        for one in conclusion.gate
+        [change.variant, change.figure, f"{change.before:.3g}", f"{change.now:.3g}",
+         f"{change.change:+.1%}", f"{change.allowed:.1%}", "WORSE" if change.worse else "ok"]
+        for change in conclusion.gate
     ]  # fmt: skip
     return Table(
         "Against the baseline",
@@ -293,11 +308,6 @@ def _gate(conclusion: Conclusion) -> Table:
         ["variant", "figure", "before", "now", "change", "allowed", ""],
         rows,
     )
-
-
-def _spread(figure: Repeated, factor: float = 1, digits: int = 2) -> str:
-    median, low, high = (factor * one for one in (figure.median, figure.low, figure.high))
-    return f"{median:.{digits}f} ({low:.{digits}f} to {high:.{digits}f})"
 
 
 def _interval(ratio: Ratio) -> str:

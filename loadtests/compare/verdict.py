@@ -30,21 +30,21 @@ def verdict(
 
 def of_auto(rates: Sequence[AutoRate], slo_s: float | None) -> list[str]:
     """What `auto` brought at the highest rate that was offered to others, too; one sentence."""
-    shared = [one for one in rates if AUTO in one.contenders and len(one.contenders) > 1]
+    shared = [rate for rate in rates if AUTO in rate.contenders and len(rate.contenders) > 1]
     if not shared or slo_s is None:
         return []
-    one = shared[-1]
-    ours = one.contenders[AUTO].goodput_per_s
+    rate = shared[-1]
+    ours = rate.contenders[AUTO].goodput_per_s
     if ours is None:
         return []
     parts = []
-    for name, other in one.contenders.items():
+    for name, other in rate.contenders.items():
         if name != AUTO and other.goodput_per_s is not None:
-            parts.append(f"{other.goodput_per_s.median:.2f} of `{name}` ({one.outcome(name)})")
-    drawn = ", ".join(f"`{name}` {one.share(name):.0%}" for name in one.answers)
+            parts.append(f"{other.goodput_per_s.median:.2f} of `{name}` ({rate.outcome(name)})")
+    drawn = ", ".join(f"`{name}` {rate.share(name):.0%}" for name in rate.answers)
     return [
-        f"`auto` at {one.rate_per_s:.2f}/s: {ours.median:.2f} pictures/s within {slo_s:.2f} s, "
-        f"against {', '.join(parts)}; drawn by {drawn or 'nobody'}."
+        f"`auto` at {rate.rate_per_s:.2f}/s: {ours.median:.2f} pictures/s within {slo_s:.2f} s, "
+        f"against {', '.join(parts)}; drawn by {drawn or 'none'}."
     ]
 
 
@@ -54,13 +54,15 @@ def _cheapest(
     similar: Mapping[str, Similarity],
     reference: str,
 ) -> str:
-    """Who draws most for the money, ties named, and what it costs in likeness."""
+    """The variant with the lowest cost a picture, its ties, and how alike its pictures are."""
     cheapest = min(costs, key=lambda name: costs[name].device_s_per_image)
     tied = [
-        one.against if one.variant == cheapest else one.variant
-        for one in comparisons
-        if cheapest in (one.variant, one.against)
-        and (one.throughput is None or one.throughput.outcome in ("tie", "not decided"))
+        comparison.against if comparison.variant == cheapest else comparison.variant
+        for comparison in comparisons
+        if cheapest in (comparison.variant, comparison.against)
+        and (
+            comparison.throughput is None or comparison.throughput.outcome in ("tie", "not decided")
+        )
     ]
     if not tied:
         likeness = "" if cheapest == reference else _at_what_likeness(cheapest, similar)
@@ -89,17 +91,19 @@ def _of_variant(
     slo_s: float | None,
 ) -> str:
     parts = [f"{cost.images_per_device_hour:,.0f} images per device-hour"]
-    against = [one for one in comparisons if one.variant == name]
+    against = [comparison for comparison in comparisons if comparison.variant == name]
     parts += [
-        _throughput(one.throughput, one.against) for one in against if one.throughput is not None
+        _throughput(comparison.throughput, comparison.against)
+        for comparison in against
+        if comparison.throughput is not None
     ]
     if figures.single_s is not None:
         parts.append(f"one picture in {figures.single_s.median:.2f} s")
     parts.append(_carries(figures, slo_s))
     parts += [
-        f"{one.carried_ratio:.1f}x the rate of `{one.against}`"
-        for one in against
-        if one.carried in ("better", "worse") and one.carried_ratio
+        f"{comparison.carried_ratio:.1f}x the rate of `{comparison.against}`"
+        for comparison in against
+        if comparison.carried in ("better", "worse") and comparison.carried_ratio
     ]
     if name in similar:
         like = similar[name]

@@ -13,6 +13,7 @@ from .browser_headers import BrowserHeaders
 from .docs import docs_routes
 from .error_responses import Route, add_error_handlers, refuse
 from .gate import Gate
+from .head import HeadAsGet
 from .images import image_routes
 from .models import model_routes
 from .options import HttpOptions
@@ -36,6 +37,7 @@ def build_api(router: Router, options: HttpOptions, keys: KeyFile | None = None)
     add_error_handlers(api)
     api.add_middleware(Gate, refuse=refuse, options=options, keys=keys)
     api.add_middleware(BrowserHeaders)
+    api.add_middleware(HeadAsGet)
     # Only tells the OpenAPI document of the keys; the gate has checked them.
     locks = [] if keys is None else [Security(HTTPBearer(auto_error=False))]
     api.include_router(docs_routes(api.title))

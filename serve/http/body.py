@@ -1,6 +1,7 @@
 """Reads a request's body, bounded in bytes and in time."""
 
 import asyncio
+import codecs
 from collections.abc import AsyncIterator, Mapping
 
 from ..errors import BodyTooLarge, InvalidRequest, RequestTimeout, shown
@@ -36,7 +37,8 @@ async def read_json(
         raise RequestTimeout(
             f"body: {size} bytes came in {timeout_s:g} s, the time in which all of it must be here"
         ) from None
-    return b"".join(found)
+    # RFC 8259, section 8.1: a parser may ignore a byte order mark, which some editors write.
+    return b"".join(found).removeprefix(codecs.BOM_UTF8)
 
 
 def _check_is_json(headers: Mapping[str, str]) -> None:

@@ -12,6 +12,7 @@ from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response
 from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
+from starlette.routing import Match
 
 from ..errors import (
     HeadersTooLarge,
@@ -56,16 +57,30 @@ def add_error_handlers(api: FastAPI) -> None:
         return _error_response(known, request.scope)
 
     @api.exception_handler(HTTPException)
-    async def http_error(request: Request, fault: Exception) -> JSONResponse:
+    async def http_error(request: Request, fault: Exception) -> Response:
         # Not `request.url`: a query that is no UTF-8 raises there.
         path, method = ascii(request.scope["path"])[:80], request.method[:80]
         if isinstance(fault, HTTPException) and fault.status_code == 405:
+            allow = {"Allow": ", ".join(_allowed_methods(request))}
+            if method == "OPTIONS":
+                return Response(status_code=204, headers=allow)
             not_allowed = MethodNotAllowed(f"{method} is not allowed on {path}")
             refused = _error_response(not_allowed, request.scope)
-            refused.headers.update(fault.headers or {})  # Allow.
+            refused.headers.update(allow)
             return refused
         unknown = RouteNotFound(f"{path}: no such route; GET /docs lists them")
         return _error_response(unknown, request.scope)
+
+
+def _allowed_methods(request: Request) -> list[str]:
+    """What the path may be asked with; Starlette's own answer knows one route of a path only."""
+    methods = [
+        method
+        for method in ("GET", "POST")
+        for route in request.app.routes
+        if route.matches({**request.scope, "method": method})[0] is Match.FULL
+    ]
+    return sorted({*methods, "OPTIONS", *(["HEAD"] if "GET" in methods else [])})
 
 
 def refuse(fault: ServingError) -> App:

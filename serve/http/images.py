@@ -16,7 +16,7 @@ from .base64_json import PICTURE, with_pictures
 from .body import read_json
 from .error_responses import Route, errors, internal_error
 from .gate import require_allowed
-from .negotiation import Answer, negotiate, picture_answers
+from .negotiation import Answer, negotiate, negotiate_stream
 from .options import HttpOptions
 from .schemas import GenerationRequest, Image, ImagesResponse, parse_request
 from .service import Router
@@ -90,9 +90,8 @@ def image_routes(router: Router, options: HttpOptions, locks: Sequence[Any]) -> 
 
 def _negotiate(accept: str, asked: GenerationRequest) -> Answer:
     if asked.stream:
-        # Clients that stream say either; what they get is a stream.
-        return negotiate(accept, ("text/event-stream", "application/json"))
-    answer = negotiate(accept, ("application/json", *picture_answers(asked.output_format)))
+        return negotiate_stream(accept)
+    answer = negotiate(accept, asked.output_format)
     if answer != "application/json" and asked.n != 1:
         raise InvalidRequest(
             f"n: {asked.n} was given, but the Accept header asks for one picture's bytes, "

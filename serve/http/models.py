@@ -4,10 +4,11 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any, Literal
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
 
+from ..errors import VariantNotFound, shown
 from ..variants import Family, Variant
 from ..weights.manifest import Manifest
 from .error_responses import Route, errors
@@ -71,6 +72,28 @@ def model_routes(router: Router, options: HttpOptions, locks: Sequence[Any]) -> 
             default_model=router.default_model,
             auto=None if router.auto is None else router.auto.model_dump(),
         )
+
+    @routes.get(
+        "/v1/models/{model}",
+        dependencies=list(locks),
+        responses={
+            **_example({"object": "model", "id": "original"}),
+            **errors(400, 404, 431, *((401, 429) if locks else ())),
+        },
+        # Not an argument of the function, for which FastAPI would document a 422 of its own.
+        openapi_extra={
+            "parameters": [
+                {"name": "model", "in": "path", "required": True, "schema": {"type": "string"}}
+            ]
+        },
+    )
+    async def get_model(request: Request) -> VariantModel:
+        """One served variant, as in the list."""
+        model = request.path_params["model"]
+        if model not in router.variants:
+            allowed = ", ".join(shown(name) for name in router.variants)
+            raise VariantNotFound(f"model: {shown(model)} was given; allowed: {allowed}", "model")
+        return _model(router.family, router.variants[model], router.manifest)
 
     @routes.get("/healthz", responses=_example({"status": "ok"}))
     async def healthz() -> dict[str, str]:

@@ -6,6 +6,7 @@
 
 import contextlib
 import json
+import re
 import secrets
 import time
 import unicodedata
@@ -19,6 +20,7 @@ from pydantic import (
     Field,
     StringConstraints,
     ValidationError,
+    field_validator,
     model_validator,
 )
 from pydantic_core import ErrorDetails, PydanticCustomError
@@ -31,6 +33,8 @@ from .options import RequestLimits
 SEEDS = 2**32
 # The latents have an eighth of a picture's sides.
 SIZE_STEP_PX = 8
+# How prompts for AUTOMATIC1111's web UI name what to load besides.
+_EXTRA_NETWORK = re.compile(r"<(lora|lyco|hypernet):[^<>]{1,100}>", re.IGNORECASE)
 # A request's `quality` when `output_compression` is absent.
 _DEFAULT_QUALITY = 90
 _DESCRIPTION_TEXT = "Any text without control characters (tabs and line breaks are allowed)."
@@ -72,8 +76,24 @@ class Strict(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
+def _allow_null(schema: dict[str, Any]) -> None:
+    """Let every optional field be null in a JSON schema."""
+    for name, field in schema["properties"].items():
+        if field.get("default") is not None:
+            rules = {key: field.pop(key) for key in _RULES & set(field)}
+            schema["properties"][name] = {"anyOf": [rules, {"type": "null"}], **field}
+
+
+_RULES = {"const", "enum", "maximum", "maxLength", "minimum", "minLength", "type"}
+
+
 class GenerationRequest(Strict):
-    """`POST /v1/images/generations`: the Images API's fields and Stable Diffusion's own."""
+    """`POST /v1/images/generations`: the Images API's fields and Stable Diffusion's own.
+
+    A null means that a field is absent, as in the Images API; a prompt must be there.
+    """
+
+    model_config = ConfigDict(json_schema_extra=_allow_null)
 
     prompt: Annotated[Text, AfterValidator(_not_blank)] = Field(
         min_length=1,
@@ -90,7 +110,7 @@ class GenerationRequest(Strict):
     negative_prompt: Text = Field(
         "", description="What to steer away from; no effect where guidance is off."
     )
-    n: int = Field(1, ge=1, le=8, description="How many images.")
+    n: int = Field(1, ge=1, le=10, description="How many images.")
     size: Size | Literal["auto"] | None = Field(
         None,
         description="WIDTHxHEIGHT in pixels, multiples of 8; the variant's own with auto or none.",
@@ -133,11 +153,11 @@ class GenerationRequest(Strict):
     partial_images: int = Field(
         0, ge=0, le=3, description="Previews of each image on the way; only with `stream`."
     )
-    quality: Literal["auto", "standard"] | None = Field(
-        None, description="Only neutral values: steps and variant decide here."
+    quality: Literal["auto", "standard", "hd", "low", "medium", "high"] | None = Field(
+        None, description="Without effect, which a warning says: steps and variant decide."
     )
-    style: Literal["natural"] | None = Field(
-        None, description="Only the neutral value: the prompt decides here."
+    style: Literal["natural", "vivid"] | None = Field(
+        None, description="Without effect, which a warning says: the prompt decides."
     )
     background: Literal["auto", "opaque"] | None = Field(
         None, description="Only neutral values: pictures have no transparency."
@@ -155,6 +175,25 @@ class GenerationRequest(Strict):
     def client_name(cls, field: str) -> str:
         """What errors call a field."""
         return cls.field_names.get(field, field)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _null_is_absent(cls, fields: Any) -> Any:
+        if not isinstance(fields, dict):
+            return fields
+        return {
+            name: value
+            for name, value in fields.items()
+            if value is not None or name == "prompt" or name not in cls.model_fields
+        }
+
+    @field_validator(
+        "n", "seed", "num_inference_steps", "output_compression", "partial_images", mode="before"
+    )
+    @classmethod
+    def _whole_number(cls, value: Any) -> Any:
+        # JSON has one kind of number, so 1.0 is an integer, and some clients write it so.
+        return int(value) if isinstance(value, float) and value.is_integer() else value
 
     @model_validator(mode="after")
     def _previews_only_in_streams(self) -> Self:
@@ -218,6 +257,7 @@ class GenerationRequest(Strict):
             scheduler=self.scheduler or variant.default_scheduler,
             deadline_at=time.time() + min(times_s) if times_s else None,
             previews=self.partial_images,
+            warnings=self._warnings(),
         )
         if generation.image_steps > limits.max_image_steps:
             n, size, steps = map(self.client_name, ("n", "size", "num_inference_steps"))
@@ -230,6 +270,20 @@ class GenerationRequest(Strict):
                 n,
             )
         return generation
+
+    def _warnings(self) -> tuple[str, ...]:
+        found = [
+            f"{self.client_name(field)}: {shown(value)} has no effect here"
+            for field, value in (("quality", self.quality), ("style", self.style))
+            if value not in (None, "auto", "standard", "natural")
+        ]
+        for field, text in (("prompt", self.prompt), ("negative_prompt", self.negative_prompt)):
+            if network := _EXTRA_NETWORK.search(text):
+                found.append(
+                    f"{self.client_name(field)}: {shown(network[0])} loads nothing here; it is "
+                    "read as text"
+                )
+        return tuple(found)
 
     def _size_px(self, variant: Variant) -> tuple[int, int]:
         if self.size in (None, "auto"):
@@ -304,7 +358,7 @@ class ErrorResponse(Strict):
         json_schema_extra={
             "example": {
                 "error": {
-                    "message": "n: 9 was given; it must be an integer from 1 to 8",
+                    "message": "n: 11 was given; it must be an integer from 1 to 10",
                     "type": "invalid_request_error",
                     "param": "n",
                     "code": "invalid_value",

@@ -130,4 +130,4 @@ def _warnings(ticket: Ticket, note: str | None) -> tuple[str, ...]:
         "and left out"
         for image in ticket.flagged
     ]
-    return (*ticket.warnings, *flagged, *(() if note is None else (note,)))
+    return (*ticket.job.warnings, *ticket.warnings, *flagged, *(() if note is None else (note,)))

@@ -41,8 +41,8 @@ def encode(
         case "png":
             text = PngInfo()
             if parameters is not None:
-                # As UTF-8: a plain text chunk has only Latin-1.
-                text.add_itxt("parameters", parameters)
+                # A plain text chunk where Latin-1 has every character, as other tools write it.
+                text.add_text("parameters", parameters)
             image.save(buffer, "PNG", compress_level=_PNG_COMPRESS_LEVEL, pnginfo=text, **extra)
         case "jpeg":
             image.save(buffer, "JPEG", quality=picture_format.quality, **extra)

@@ -97,4 +97,5 @@ def _warm_up_job(
         scheduler=variant.default_scheduler,
         deadline_at=None,
         previews=1,
+        warnings=(),
     )

@@ -66,10 +66,10 @@ def mutated(content: bytes) -> st.SearchStrategy[bytes]:
 
 
 @unhurried
-@given(accept=words(*OFFERED, "image/*", "*/*", ";q=", "0.5", "nan", ",", ";", " ", "q", "="))
+@given(accept=words(*OFFERED, "image/*", "*/*", "*", ";q=", "0.5", "nan", ",", ";", " ", "q", "="))
 def test_an_accept_header_gets_something_that_is_offered_or_406(accept: str) -> None:
     try:
-        assert negotiate(accept, OFFERED) in OFFERED
+        assert negotiate(accept, None) in OFFERED
     except NotAcceptable as fault:
         assert fault.message.isascii()
 
@@ -80,8 +80,8 @@ def test_an_accept_header_gets_something_that_is_offered_or_406(accept: str) -> 
     spaces=st.sampled_from(["", " ", "\t "]),
 )
 def test_of_any_weights_the_highest_wins(weights: list[float], spaces: str) -> None:
-    ranges = (f"{one};{spaces}q={weight}" for one, weight in zip(OFFERED, weights, strict=True))
-    assert negotiate(f",{spaces}".join(ranges), OFFERED) == OFFERED[weights.index(1.0)]
+    ranges = (f"{kind};{spaces}q={weight}" for kind, weight in zip(OFFERED, weights, strict=True))
+    assert negotiate(f",{spaces}".join(ranges), None) == OFFERED[weights.index(1.0)]
 
 
 @unhurried
@@ -116,7 +116,8 @@ def test_a_field_that_comes_twice_is_never_accepted(pairs: list[tuple[str, Any]]
 # Without the line break at a prompt's end, which is the form's own.
 TEXT = st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1, max_size=200)
 LAST_LINE = re.compile(
-    r"Steps: 5, Sampler: pndm, CFG scale: 4, Seed: 7, Size: 64x64, Model: original"
+    r"Steps: 5, Sampler: PLMS, CFG scale: 4, Seed: 7, Size: 64x64, Model: original, "
+    r"Version: distilled-sd-serve \d+\.\d+\.\d+"
 )
 
 

@@ -60,7 +60,10 @@ def test_it_finds_the_speeds_that_are_there(report: dict[str, Any]) -> None:
     for name, serial_s in SPEEDS.items():
         single_s = list(report["variants"][name]["single_s"]["by_round"].values())
         assert single_s == pytest.approx([serial_s] * 4)
-    ratios = {(one["variant"], one["against"]): one["throughput"] for one in report["comparisons"]}
+    ratios = {
+        (comparison["variant"], comparison["against"]): comparison["throughput"]
+        for comparison in report["comparisons"]
+    }
     assert ratios["distilled", "original"]["value"] == pytest.approx(2)
     assert ratios["distilled", "original"]["outcome"] == "better"
 
@@ -78,7 +81,7 @@ def test_the_rate_within_the_slo_lies_below_the_capacity(report: dict[str, Any])
 
 def test_every_request_is_in_the_samples(whole: Path, report: dict[str, Any]) -> None:
     rows = list(csv.DictReader((whole / "samples.csv").open()))
-    rungs = [rung for one in report["variants"].values() for rung in one["rungs"]]
+    rungs = [rung for variant in report["variants"].values() for rung in variant["rungs"]]
     assert sum(row["section"] == "open loop" for row in rows) == sum(r["requests"] for r in rungs)
     assert {row["variant"] for row in rows} == set(SPEEDS)
     assert {row["outcome"] for row in rows} == {"ok"}
@@ -147,8 +150,8 @@ def test_a_plan_is_held_to_what_a_later_run_measures(whole: Path, tmp_path: Path
     done = compare(fake, tmp_path / "later", "--plan", str(path), "--quick")
     assert done.returncode == 0, done.stderr
     checks = json.loads((tmp_path / "later" / "report.json").read_text())["plan_checks"]
-    assert {one["variant"] for one in checks} == set(json.loads(path.read_text())["variants"])
-    assert all(one["measured_p95_s"] is not None and "%" in one["error"] for one in checks)
+    assert {check["variant"] for check in checks} == set(json.loads(path.read_text())["variants"])
+    assert all(check["measured_p95_s"] is not None and "%" in check["error"] for check in checks)
     assert "How right the plan was" in (tmp_path / "later" / "report.md").read_text()
 
 
@@ -200,13 +203,13 @@ def test_auto_is_held_to_each_pinned_variant(tmp_path: Path) -> None:
     assert set(calm["contenders"]) == {"auto"}
     assert sum(calm["answers"]["original"].values()) > 10
     assert len(loaded) == 2
-    for one in loaded:
-        assert set(one["contenders"]) == {"auto", *speeds}
-        assert sum(one["answers"]["distilled"].values()) > 0
-        assert len({contender["requests"] for contender in one["contenders"].values()}) == 1
-        for contender in one["contenders"].values():
+    for sample in loaded:
+        assert set(sample["contenders"]) == {"auto", *speeds}
+        assert sum(sample["answers"]["distilled"].values()) > 0
+        assert len({contender["requests"] for contender in sample["contenders"].values()}) == 1
+        for contender in sample["contenders"].values():
             goodput = contender["goodput_per_s"]["by_round"].values()
-            assert max(goodput) <= one["rate_per_s"] * 1.001
+            assert max(goodput) <= sample["rate_per_s"] * 1.001
     text = (tmp_path / "report.md").read_text()
     assert "## Who drew for auto" in text
     assert "degraded under load" in text
@@ -255,14 +258,14 @@ def test_an_address_where_nobody_answers_is_one_clear_line(tmp_path: Path) -> No
     assert "does not answer" in done.stderr.splitlines()[-1]
 
 
-def test_a_service_that_refuses_from_the_start_is_told_at_once(tmp_path: Path) -> None:
+def test_a_service_that_refuses_from_the_start_is_reported_at_once(tmp_path: Path) -> None:
     done = compare(FakeService(serial_s={"original": 0.01}, reject_every=1), tmp_path)
     assert done.returncode == 2
     assert "original: not drawn when warmed up: 429" in done.stderr
     assert not (tmp_path / "report.json").exists()
 
 
-def test_somebody_elses_endpoint_is_told(tmp_path: Path) -> None:
+def test_an_endpoint_of_another_service_is_reported(tmp_path: Path) -> None:
     done = compare(FakeService(serial_s={"original": 0.01}, family="flux"), tmp_path)
     assert done.returncode == 2
     assert "is not this service" in done.stderr
@@ -295,4 +298,4 @@ def test_make_loadtest_starts_its_own_service_and_leaves_nothing_behind(tmp_path
     (vaes,) = report["quality"]["vaes_on_identical_latents"]
     assert (vaes["kl"], vaes["other"]) == ("distilled", "distilled-tiny-vae")
     assert vaes["psnr_db"] > 25
-    wait_for(lambda: not any(one.is_running() and one.status() != "zombie" for one in seen))
+    wait_for(lambda: not any(entry.is_running() and entry.status() != "zombie" for entry in seen))

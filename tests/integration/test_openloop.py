@@ -52,19 +52,19 @@ def test_it_measures_the_latency_that_is_there() -> None:
 def test_a_stall_shows_in_the_open_loop_and_hides_in_a_closed_one() -> None:
     service = FakeService(latency_s=0.02, stall_s=(2.0, 3.5))
     samples = fire(service, arrivals.constant(20, 5))
-    in_time_order = sorted(samples, key=lambda one: one.scheduled_s)
+    in_time_order = sorted(samples, key=lambda sample: sample.scheduled_s)
     # Requests went on during the stall, and each waited for its end.
-    stalled = [one for one in in_time_order if 2.01 < one.scheduled_s < 3.49]
+    stalled = [sample for sample in in_time_order if 2.01 < sample.scheduled_s < 3.49]
     assert len(stalled) == 29
-    for one in stalled:
-        assert one.latency_s == pytest.approx(3.5 - one.scheduled_s + 0.02)
-    open_p90_s = percentile([one.latency_s for one in samples], 90)
+    for sample in stalled:
+        assert sample.latency_s == pytest.approx(3.5 - sample.scheduled_s + 0.02)
+    open_p90_s = percentile([sample.latency_s for sample in samples], 90)
 
     async def one_user() -> list[Sample]:
         async with direct(FakeService(latency_s=0.02, stall_s=(2.0, 3.5))) as client:
             return await closedloop.run(client, 1, 175, WORKLOAD, "distilled")  # Five seconds.
 
-    closed_p90_s = percentile([one.latency_s for one in virtual_time.run(one_user())], 90)
+    closed_p90_s = percentile([sample.latency_s for sample in virtual_time.run(one_user())], 90)
     assert open_p90_s is not None
     assert closed_p90_s is not None
     assert open_p90_s > 0.9
@@ -75,7 +75,7 @@ def test_requests_arrive_as_scheduled_whatever_has_come_back() -> None:
     service, schedule_s = FakeService(latency_s=1.5), arrivals.constant(20, 1)
     fire(service, schedule_s)
     assert service.arrived_s == pytest.approx(schedule_s)
-    assert [one["seed"] for one in service.asked] == [
+    assert [body["seed"] for body in service.asked] == [
         WORKLOAD.body(index, "distilled")["seed"] for index in range(20)
     ]
 
@@ -83,19 +83,19 @@ def test_requests_arrive_as_scheduled_whatever_has_come_back() -> None:
 def test_rejections_and_wrong_pictures_are_told_apart() -> None:
     with serving(FakeService(reject_every=5, wrong_every=4)) as service:
         samples = fire_at(service.url, arrivals.constant(40, 0.5))
-    by = {one.outcome for one in samples}
-    rejected = [one for one in samples if one.outcome == "rejected"]
-    failed = [one for one in samples if one.outcome == "failed"]
+    by = {sample.outcome for sample in samples}
+    rejected = [sample for sample in samples if sample.outcome == "rejected"]
+    failed = [sample for sample in samples if sample.outcome == "failed"]
     assert by == {"ok", "rejected", "failed"}
     assert len(rejected) == 4
-    assert {one.retry_after_s for one in rejected} == {7}
+    assert {sample.retry_after_s for sample in rejected} == {7}
     assert len(failed) == 4  # The twentieth was rejected before it could be wrong.
-    assert all("was asked for" in one.reason for one in failed)
+    assert all("was asked for" in sample.reason for sample in failed)
 
 
 def test_a_service_that_is_not_there_is_a_failure_of_each_request() -> None:
     samples = fire_at(f"http://127.0.0.1:{free_port()}", [0, 0.01])
-    assert [one.outcome for one in samples] == ["failed", "failed"]
+    assert [sample.outcome for sample in samples] == ["failed", "failed"]
     assert "Connect" in samples[0].reason
 
 
@@ -130,7 +130,7 @@ def test_the_command_prints_a_summary_and_keeps_raw_samples(tmp_path: Path) -> N
     assert summary["ok"] == summary["requests"] == len(samples) > 5
     assert "is not decided" in done.stdout  # Fewer than a hundred samples.
     assert service.keys == {"Bearer k"}
-    latencies_s = sorted(one["done_s"] - one["scheduled_s"] for one in samples)
+    latencies_s = sorted(sample["done_s"] - sample["scheduled_s"] for sample in samples)
     assert summary["worst_s"] == pytest.approx(latencies_s[-1])
 
 

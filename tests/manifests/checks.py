@@ -308,6 +308,8 @@ def versions_are_equal_everywhere(manifests: list[Manifest]) -> Iterator[str]:
                 yield f"{where}: {one['image']} is no exact tag"
             elif repository.endswith("distilled-sd-serve"):
                 ours.add(tag)
+            elif repository.endswith("distilled-sd-serve-loadtest") and tag != project:
+                yield f"{where}: {one['image']}, but this is {project}"
     device = "cuda" if "cuda" in yaml.safe_dump(serve_config(manifests)) else "cpu"
     if ours != {f"{project}-{device}"}:
         yield f"images: tags {sorted(ours)}, but this is {project} for {device}"

@@ -1,6 +1,7 @@
 """Every overlay holds to every check, and every check fails on a fault that is planted."""
 
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +72,13 @@ def test_load_tests_wait_until_they_are_started(tmp_path: Path) -> None:
     jobs = of_kind(with_components(tmp_path, "production", ["loadtest"]), "Job")
     loads = [one for one in jobs if one["metadata"]["name"].startswith("loadtest")]
     assert len(loads) == 3
-    assert all(one["spec"]["suspend"] for one in loads)
+    assert all(job["spec"]["suspend"] for job in loads)
+    # The service's own image has no Locust.
+    assert {
+        container["image"]
+        for job in loads
+        for container in job["spec"]["template"]["spec"]["containers"]
+    } == {f"distilled-sd-serve-loadtest:{version('distilled-sd-serve')}"}
 
 
 def test_production_has_a_policy_for_auto_that_degrades() -> None:

@@ -33,7 +33,7 @@ RUN_BY_TESTS = {
     # For machines with another Python; the benchmark itself is run by test_bench.py.
     "pip download --no-deps -d wheels diffusers==0.42.1 importlib_metadata zipp",
     "python3 -m pip install --no-index --no-deps wheels/*.whl",
-    "python3 -m loadtests.bench --out reports",
+    "python3 -m loadtests.bench.engine --out reports",
     # Tried by hand: a program of its own, too large for a development dependency.
     "aiperf profile --endpoint-type image_generation --url http://127.0.0.1:8000 --model distilled "
     "--tokenizer serve/weights/architectures/sd-v1/tokenizer --ui none "
@@ -51,13 +51,12 @@ RUN_BY_TESTS = {
     "--rate 2 --slo 4",
     ".venv/bin/locust -f loadtests/trace_replay.py --host http://127.0.0.1:8000 --headless "
     "--trace arrivals.csv",
-    # Run by test_compare.py, test_plan.py and test_replicas.py.
+    # Run by test_compare.py and test_plan.py.
     ".venv/bin/python -m loadtests.compare --host http://127.0.0.1:8000 --price-per-hour 0.8 "
     "--device 'NVIDIA L4'",
     ".venv/bin/python -m loadtests.compare --host http://127.0.0.1:8000 --plan plan.json",
     ".venv/bin/python -m loadtests.plan comparison/report.json --rate 20 --slo-p95 4 "
     "--out plan.json",
-    ".venv/bin/python -m loadtests.replicas",
     # These need a cluster; what they apply is rendered and checked by tests/manifests.
     "kind create cluster",
     "kind load docker-image distilled-sd-serve:0.1.0-cpu",
@@ -132,7 +131,7 @@ def test_the_api_document_lists_every_error_with_its_status() -> None:
 
 
 def test_the_api_document_lists_every_route_and_its_statuses() -> None:
-    listed = set(re.findall(r"`(GET|POST) (/[\w/.-]*)`", API))
+    listed = set(re.findall(r"`(GET|POST) (/[\w/.{}-]*)`", API))
     operations = {
         (method.upper(), path): operation
         for path, methods in app.openapi()["paths"].items()

@@ -1,8 +1,17 @@
+import tomllib
+
 import pytest
 
+from serve.generation import VERSION
 from serve.variants import MINIATURE, SD_V1, Family
+from tests.machine import ROOT
 
 FAMILIES = pytest.mark.parametrize("family", [MINIATURE, SD_V1], ids=lambda one: one.name)
+
+
+def test_pictures_name_the_projects_version() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert project["version"] == VERSION
 
 
 @FAMILIES

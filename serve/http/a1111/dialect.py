@@ -12,40 +12,80 @@ from typing import Any, ClassVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ...errors import InvalidRequest, MalformedBody, ServingError, shown
-from ...generation import Drawing, Generation, SchedulerName, infotext
+from ...generation import SAMPLER_NAMES, Drawing, Generation, SchedulerName, infotext
 from ...variants import Variant
 from ..schemas import GenerationRequest, validate_request
 
-# Its sampler of the same algorithm, and what else that is called there. PNDM without its
-# Runge-Kutta steps, as Stable Diffusion configures it, is PLMS.
-SAMPLERS: dict[SchedulerName, tuple[str, tuple[str, ...]]] = {
-    "pndm": ("PLMS", ("plms",)),
-    "ddim": ("DDIM", ("ddim",)),
-    "dpm++": ("DPM++ 2M", ("k_dpmpp_2m",)),
-    "euler": ("Euler", ("k_euler",)),
+# What else its API calls the samplers.
+SAMPLER_ALIASES: dict[SchedulerName, str] = {
+    "pndm": "plms",
+    "ddim": "ddim",
+    "dpm++": "k_dpmpp_2m",
+    "euler": "k_euler",
 }
-# What each of these may say: that it changes nothing.
+# The values of each field that change nothing; null is another.
 _NEUTRAL: dict[str, tuple[Any, ...]] = {
+    "alwayson_scripts": ({},),
+    "clip_skip": (0, 1),
     "enable_hr": (False,),
-    "firstphase_width": (0,),
-    "firstphase_height": (0,),
     "firstpass_image": ("",),
-    "styles": ([],),
-    "subseed_strength": (0,),
+    "firstphase_height": (0,),
+    "firstphase_width": (0,),
+    "infotext": ("",),
+    "init_images": ([],),
+    "refiner_checkpoint": ("", "None"),
+    "restore_faces": (False,),
+    "s_churn": (0,),
+    "s_min_uncond": (0,),
+    "s_noise": (1,),
+    "s_tmin": (0,),
+    "scheduler": ("", "N/A", "Automatic", "automatic"),
+    "script_name": ("", "None"),
     "seed_resize_from_h": (0, -1),
     "seed_resize_from_w": (0, -1),
-    "restore_faces": (False,),
+    "styles": ([], [""]),
+    "subseed_strength": (0,),
     "tiling": (False,),
-    "refiner_checkpoint": ("", "None"),
-    "s_churn": (0,),
-    "s_tmin": (0,),
-    "s_noise": (1,),
-    "s_min_uncond": (0,),
-    "script_name": ("", "None"),
-    "alwayson_scripts": ({},),
-    "init_images": ([],),
-    "infotext": ("",),
-    "scheduler": ("", "Automatic", "automatic"),
+}
+# The options that are known beside sd_model_checkpoint, with the values that change nothing, the
+# first of which is this service's own.
+FIXED_OPTIONS: dict[str, tuple[Any, ...]] = {
+    "CLIP_stop_at_last_layers": (1, 0),
+    "enable_pnginfo": (True,),
+    "eta_noise_seed_delta": (0,),
+    "samples_format": ("png",),
+    "sd_hypernetwork": ("None", ""),
+    "sd_lora": ("None", ""),
+    "sd_vae": ("Automatic", "None", ""),
+    "token_merging_ratio": (0,),
+}
+
+
+# What clients ask for besides when they connect. There are neither add-ons nor a choice of noise
+# schedules here, and the memory is that of other processes.
+CONSTANT_ANSWERS: dict[str, Any] = {
+    "/cmd-flags": {},
+    "/embeddings": {"loaded": {}, "skipped": {}},
+    "/extensions": [],
+    "/face-restorers": [],
+    "/hypernetworks": [],
+    "/latent-upscale-modes": [],
+    "/loras": [],
+    "/memory": {"ram": {"error": "unavailable"}, "cuda": {"error": "unavailable"}},
+    "/prompt-styles": [],
+    "/schedulers": [
+        {
+            "name": "automatic",
+            "label": "Automatic",
+            "aliases": None,
+            "default_rho": -1,
+            "need_inner_model": False,
+        }
+    ],
+    "/script-info": [],
+    "/scripts": {"txt2img": [], "img2img": []},
+    "/sd-vae": [],
+    "/upscalers": [],
 }
 
 
@@ -93,12 +133,13 @@ class Txt2Img(BaseModel):
         """
         overridden = dict(self.override_settings or {})
         named = overridden.pop("sd_model_checkpoint", None)
-        if overridden:
-            unknown = shown(next(iter(overridden)))
-            raise InvalidRequest(
-                f"override_settings: {unknown} was given; only sd_model_checkpoint is known",
-                "override_settings",
-            )
+        for option, value in overridden.items():
+            try:
+                require_neutral_option(option, value)
+            except InvalidRequest as fault:
+                raise InvalidRequest(
+                    f"override_settings: {fault.message}", "override_settings"
+                ) from None
         if named is None:
             return otherwise
         if not isinstance(named, str):
@@ -133,14 +174,14 @@ class Txt2Img(BaseModel):
 
     def _scheduler(self) -> SchedulerName | None:
         named = self.sampler_name or self.sampler_index
-        if named is None or named == "Automatic":
+        if named in (None, "Automatic", "N/A"):
             return None
-        for scheduler, (name, aliases) in SAMPLERS.items():
-            if named.lower() in (name.lower(), *aliases):
+        for scheduler, name in SAMPLER_NAMES.items():
+            if named.lower() in (name.lower(), SAMPLER_ALIASES[scheduler]):
                 if scheduler == "ddim" and self.eta:
                     raise InvalidRequest(f"eta: {self.eta:g} was given; DDIM allows only 0", "eta")
                 return scheduler
-        known = ", ".join(name for name, _ in SAMPLERS.values())
+        known = ", ".join(SAMPLER_NAMES.values())
         raise InvalidRequest(
             f"sampler_name: {shown(named)} was given; allowed: {known}", "sampler_name"
         )
@@ -178,7 +219,6 @@ def reply(asked: Txt2Img, generation: Generation, drawing: Drawing) -> dict[str,
     """`images`, `parameters` and `info`; flagged pictures are left out, and `info` says so."""
     drawn = [image for image, picture in enumerate(drawing.pictures) if picture is not None]
     seeds = [generation.seeds[image] for image in drawn]
-    sampler, _ = SAMPLERS[generation.scheduler]
     info = {
         "prompt": generation.prompt,
         "all_prompts": [generation.prompt] * len(drawn),
@@ -192,7 +232,7 @@ def reply(asked: Txt2Img, generation: Generation, drawing: Drawing) -> dict[str,
         "subseed_strength": 0,
         "width": generation.width_px,
         "height": generation.height_px,
-        "sampler_name": sampler,
+        "sampler_name": SAMPLER_NAMES[generation.scheduler],
         "cfg_scale": generation.guidance_scale,
         "steps": generation.num_inference_steps,
         "batch_size": len(drawn),
@@ -219,18 +259,31 @@ def error_body(fault: ServingError) -> dict[str, str]:
     return {"error": fault.code, "detail": fault.message, "body": "", "errors": fault.message}
 
 
-def changed_options(given: Any, options: Mapping[str, Any]) -> dict[str, Any]:
-    """Those that `POST /sdapi/v1/options` changes; clients send all that they have read.
+def require_neutral_option(option: str, value: Any) -> None:
+    """Hold an option other than `sd_model_checkpoint` to the values that change nothing.
 
     Raises:
-        InvalidRequest: an option is unknown, or another than the checkpoint would change.
+        InvalidRequest: it is unknown, or would change something.
+    """
+    if option not in FIXED_OPTIONS:
+        known = ", ".join(("sd_model_checkpoint", *FIXED_OPTIONS))
+        raise InvalidRequest(f"{shown(option)}: unknown option; known: {known}", option[:64])
+    if value is not None and value not in FIXED_OPTIONS[option]:
+        allowed = ", ".join(shown(neutral) for neutral in FIXED_OPTIONS[option])
+        raise InvalidRequest(f"{option}: {shown(value)} was given; allowed: {allowed}", option)
+
+
+def checkpoint_of_options(given: Any, options: Mapping[str, Any]) -> Any:
+    """The checkpoint that `POST /sdapi/v1/options` sets; None where it sets none.
+
+    Clients send all options that they have read, with their change.
+
+    Raises:
+        InvalidRequest: another option is unknown, or would change something.
     """
     if not isinstance(given, dict):
         raise MalformedBody("body: must be a JSON object in UTF-8")
-    changed = {name: value for name, value in given.items() if options.get(name) != value}
-    for name in changed:
-        if name != "sd_model_checkpoint":
-            raise InvalidRequest(
-                f"{shown(name)}: can't be set here; only sd_model_checkpoint can", name[:64]
-            )
-    return changed
+    for option, value in given.items():
+        if option != "sd_model_checkpoint" and options.get(option) != value:
+            require_neutral_option(option, value)
+    return given.get("sd_model_checkpoint")

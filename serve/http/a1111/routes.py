@@ -4,7 +4,7 @@ What a process remembers here is its own: the checkpoint that is set, and which 
 way. With several routers each has its own, and a client can't choose which one it meets.
 """
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from fastapi import APIRouter, Request
@@ -12,13 +12,21 @@ from pydantic import BaseModel
 from pydantic_core import from_json
 
 from ...errors import CrossSiteRequest, MalformedBody, VariantNotFound, shown
-from ...generation import LOSSLESS_PNG
+from ...generation import LOSSLESS_PNG, SAMPLER_NAMES
 from ..body import read_json
 from ..error_responses import Route
 from ..gate import require_allowed
 from ..options import HttpOptions
 from ..service import Router
-from .dialect import SAMPLERS, Txt2Img, changed_options, parse_txt2img, reply
+from .dialect import (
+    CONSTANT_ANSWERS,
+    FIXED_OPTIONS,
+    SAMPLER_ALIASES,
+    Txt2Img,
+    checkpoint_of_options,
+    parse_txt2img,
+    reply,
+)
 from .jobs import Jobs
 
 
@@ -42,7 +50,7 @@ def a1111_routes(router: Router, options: HttpOptions, locks: Sequence[Any]) -> 
     jobs = Jobs()
     settings: dict[str, Any] = {
         "sd_model_checkpoint": router.default_model,
-        "samples_format": "png",
+        **{option: neutral[0] for option, neutral in FIXED_OPTIONS.items()},
     }
     refused = _errors(400, 404, 408, 413, 431, *((401, 403, 429) if locks else ()))
     drawn = refused | _errors(409, 429, 500, 503, 504)
@@ -77,9 +85,12 @@ def a1111_routes(router: Router, options: HttpOptions, locks: Sequence[Any]) -> 
     async def samplers() -> list[dict[str, Any]]:
         """The schedulers by their names there."""
         return [
-            {"name": name, "aliases": list(aliases), "options": {}}
-            for name, aliases in SAMPLERS.values()
+            {"name": name, "aliases": [SAMPLER_ALIASES[scheduler]], "options": {}}
+            for scheduler, name in SAMPLER_NAMES.items()
         ]
+
+    for path, answer in CONSTANT_ANSWERS.items():
+        routes.add_api_route(path, _always(answer), responses=refused, name=path.lstrip("/"))
 
     @routes.get("/options", responses=refused)
     async def get_options() -> dict[str, Any]:
@@ -94,10 +105,10 @@ def a1111_routes(router: Router, options: HttpOptions, locks: Sequence[Any]) -> 
             given = from_json(body)
         except ValueError:
             raise MalformedBody("body: must be a JSON object in UTF-8") from None
-        changed = changed_options(given, settings)
-        for model in changed.values():
-            _require_offered(router, request, model)
-        settings.update(changed)
+        checkpoint = checkpoint_of_options(given, settings)
+        if checkpoint is not None:
+            _require_offered(router, request, checkpoint)
+            settings["sd_model_checkpoint"] = checkpoint
         return {}
 
     @routes.get("/progress", responses=refused)
@@ -113,6 +124,14 @@ def a1111_routes(router: Router, options: HttpOptions, locks: Sequence[Any]) -> 
         return {}
 
     return routes
+
+
+def _always(answer: Any) -> Callable[[], Awaitable[Any]]:
+    async def get() -> Any:
+        """What this service has of it, which is nothing or one thing."""
+        return answer
+
+    return get
 
 
 def _require_offered(router: Router, request: Request, model: Any) -> None:

@@ -46,6 +46,7 @@ def denoise(
             scheduler="pndm",
             deadline_at=None,
             previews=0,
+            warnings=(),
         )
         trajectories += pipeline.begin(generation)[0]
     for _ in range(trajectories[0].total_steps):

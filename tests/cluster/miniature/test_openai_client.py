@@ -52,6 +52,16 @@ def test_it_draws_several_images_with_stable_diffusions_parameters(client: opena
     assert reply.model_extra["model"] == "distilled"
 
 
+def test_it_retrieves_a_model_and_draws_ten_images(client: openai.OpenAI) -> None:
+    assert client.models.retrieve("distilled").id == "distilled"
+    with pytest.raises(openai.NotFoundError, match="sdxl"):
+        client.models.retrieve("sdxl")
+    body = {"num_inference_steps": 1, "size": "64x64"}
+    reply = client.images.generate(model="distilled", prompt=PROMPT, n=10, extra_body=body)
+    assert reply.data is not None
+    assert len(reply.data) == 10
+
+
 def test_it_streams_previews_and_then_the_picture(client: openai.OpenAI) -> None:
     body = {"seed": 7, "num_inference_steps": 60}
     stream = client.images.generate(

@@ -15,7 +15,7 @@ from PIL import Image
 
 from serve.errors import Overloaded, RequestInterrupted, VariantUnavailable
 from serve.generation import Drawing, Generation, PictureFormat, Timings
-from serve.http.a1111.dialect import SAMPLERS
+from serve.http.a1111.dialect import CONSTANT_ANSWERS, FIXED_OPTIONS, SAMPLER_ALIASES
 from serve.http.a1111.jobs import Jobs
 from serve.http.api import build_api
 from serve.http.options import HttpOptions
@@ -164,7 +164,7 @@ def test_an_unknown_checkpoint_is_not_found_wherever_it_is_named(call: Call) -> 
         pytest.param({"scheduler": "Karras"}, 'scheduler: "Karras"', id="schedule"),
         pytest.param({"sampler_name": "Euler a"}, "allowed: PLMS, DDIM, DPM++ 2M, Euler", id="a"),
         pytest.param({"sampler_name": "DDIM", "eta": 1.0}, "eta: 1", id="eta"),
-        pytest.param({"override_settings": {"sd_vae": "x"}}, '"sd_vae"', id="override"),
+        pytest.param({"override_settings": {"sd_vae": "x"}}, 'sd_vae: "x"', id="override"),
         pytest.param(
             {"override_settings": {"sd_model_checkpoint": True}},
             "override_settings: sd_model_checkpoint: true was given",
@@ -176,7 +176,7 @@ def test_an_unknown_checkpoint_is_not_found_wherever_it_is_named(call: Call) -> 
         ),
         pytest.param({"cfg_scale": 31}, "cfg_scale: ", id="cfg"),
         pytest.param({"width": 97}, "width and height: ", id="size"),
-        pytest.param({"batch_size": 3, "n_iter": 3}, "batch_size and n_iter: ", id="images"),
+        pytest.param({"batch_size": 4, "n_iter": 3}, "batch_size and n_iter: 12 ", id="images"),
         pytest.param({"batch_size": 0}, "batch_size and n_iter: ", id="none"),
         pytest.param({"seed": -2}, "seed: -2", id="seed"),
         pytest.param({"steps": "many"}, 'steps: "many"', id="type"),
@@ -240,13 +240,13 @@ def test_a_flagged_picture_is_left_out_and_told(call: Call, router: FakeRouter) 
 
 
 def test_every_scheduler_has_a_sampler_and_is_found_by_it(call: Call, router: FakeRouter) -> None:
-    assert set(SAMPLERS) == set(SCHEDULERS)
+    assert set(SAMPLER_ALIASES) == set(SCHEDULERS)
     for one in call("GET", "/sdapi/v1/samplers").json():
         for name in (one["name"], *one["aliases"]):
             body = {"prompt": "x", "sampler_name": name}
             assert call("POST", TXT2IMG, json=body).status_code == 200
     assert [asked.scheduler for _, asked, _ in router.asked] == [
-        one for one in SAMPLERS for _ in range(2)
+        name for name in SAMPLER_ALIASES for _ in range(2)
     ]
 
 
@@ -257,7 +257,6 @@ def test_every_scheduler_has_a_sampler_and_is_found_by_it(call: Call, router: Fa
         pytest.param({"samples_format": "jpg"}, 400, "samples_format", id="fixed"),
         pytest.param({"sd_model_checkpoint": "sdxl"}, 404, '"sdxl" was given', id="checkpoint"),
         pytest.param({"sd_model_checkpoint": {}}, 404, "{} was given", id="no-name"),
-        pytest.param({"sd_model_checkpoint": None}, 404, "null was given", id="null"),
         pytest.param([], 400, "JSON object", id="list"),
     ],
 )
@@ -265,6 +264,47 @@ def test_other_options_are_refused(call: Call, sent: Any, status: int, named: st
     response = call("POST", OPTIONS, json=sent)
     assert response.status_code == status
     assert named in response.json()["detail"]
+
+
+@pytest.mark.parametrize("option", sorted(FIXED_OPTIONS))
+def test_an_option_that_changes_nothing_is_accepted_wherever_it_is_sent(
+    call: Call, router: FakeRouter, option: str
+) -> None:
+    assert call("GET", OPTIONS).json()[option] == FIXED_OPTIONS[option][0]
+    for value in (*FIXED_OPTIONS[option], None):
+        assert call("POST", OPTIONS, json={option: value}).status_code == 200
+        body = {"prompt": "x", "override_settings": {option: value}}
+        assert call("POST", TXT2IMG, json=body).status_code == 200
+    body = {"prompt": "x", "override_settings": {option: 2}}
+    assert option in assert_their_error(call("POST", TXT2IMG, json=body), 400, "invalid_value")
+    assert option in assert_their_error(
+        call("POST", OPTIONS, json={option: 2}), 400, "invalid_value"
+    )
+
+
+@pytest.mark.parametrize("path", sorted(CONSTANT_ANSWERS))
+def test_what_clients_ask_for_when_they_connect_is_answered(call: Call, path: str) -> None:
+    assert call("GET", f"/sdapi/v1{path}").json() == CONSTANT_ANSWERS[path]
+
+
+def test_what_chat_front_ends_send_by_default_is_drawn(call: Call, router: FakeRouter) -> None:
+    body = {
+        "prompt": "a red star",
+        "negative_prompt": "",
+        "sampler_name": "DDIM",
+        "scheduler": "N/A",
+        "clip_skip": 1,
+        "steps": 20,
+        "cfg_scale": 7,
+        "styles": [""],
+        "save_images": True,
+        "send_images": True,
+        "do_not_save_grid": False,
+        "override_settings": {"CLIP_stop_at_last_layers": 1, "sd_vae": "Automatic"},
+        "override_settings_restore_afterwards": True,
+    }
+    assert call("POST", TXT2IMG, json=body).status_code == 200
+    assert router.asked[0][1].scheduler == "ddim"
 
 
 @pytest.mark.parametrize(

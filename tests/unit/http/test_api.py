@@ -228,7 +228,21 @@ def test_without_a_model_the_services_own_draws(
         pytest.param("application/json;q=0.1, image/png", "image/png", id="png-before-json"),
         pytest.param("*/*", "application/json", id="anything"),
         pytest.param("application/json", "application/json", id="json"),
-        pytest.param("text/html, image/png;q=0.5", "image/png", id="a-browser"),
+        pytest.param("text/html", "application/json", id="a-browsers-least"),
+        pytest.param(
+            "text/html,application/xhtml+xml,application/xml;q=0.9,image/avif,image/webp,*/*;q=0.8",
+            "application/json",
+            id="a-browser",
+        ),
+        pytest.param(
+            "text/html, image/gif, image/jpeg, *; q=.2, */*; q=.2", "application/json", id="java"
+        ),
+        pytest.param("image/png, */*;q=0.1", "application/json", id="png-and-anything"),
+        pytest.param("image/png, application/json;q=0.5, */*", "image/png", id="png-over-json"),
+        pytest.param("image/png, application/json", "application/json", id="png-or-json"),
+        pytest.param("application/json;q=0, */*", "image/png", id="anything-but-json"),
+        pytest.param("image/jpg", "image/jpeg", id="jpg"),
+        pytest.param("*", "application/json", id="star"),
         pytest.param("image/png;q=0, */*", "application/json", id="png-refused"),
         pytest.param("image/*", "image/png", id="any-picture"),
         pytest.param("application/*;q=0.2, image/*;q=0.3", "image/png", id="ranges"),
@@ -245,13 +259,21 @@ def test_accept_decides_between_json_and_bytes(call: Call, accept: str, media_ty
         assert response.headers["x-model"] == "original"
 
 
+def test_javas_default_header_may_ask_for_two_pictures(call: Call) -> None:
+    accept = "text/html, image/gif, image/jpeg, *; q=.2, */*; q=.2"
+    response = call("POST", URL, json={"prompt": "x", "n": 2}, headers={"accept": accept})
+    assert len(response.json()["data"]) == 2
+
+
 def test_the_bodys_format_decides_among_pictures(call: Call) -> None:
     body = {"prompt": "x", "output_format": "webp"}
     response = call("POST", URL, json=body, headers={"accept": "image/*"})
     assert response.headers["content-type"] == "image/webp"
 
 
-@pytest.mark.parametrize("accept", ["text/html", "image/gif", "image/png;q=0", "image/png;q=x"])
+@pytest.mark.parametrize(
+    "accept", ["application/xml", "image/gif", "image/png;q=0", "image/png;q=x"]
+)
 def test_an_accept_header_that_nothing_fits_is_refused(
     call: Call, router: FakeRouter, accept: str
 ) -> None:
@@ -524,10 +546,44 @@ def test_the_docs_page_needs_no_other_host(call: Call) -> None:
     assert call("GET", "/static-offline-docs/swagger-ui-bundle.js").status_code == 200
 
 
+@pytest.mark.parametrize(
+    "path", ["/healthz", "/readyz", "/v1/models", "/openapi.json", "/docs", "/"]
+)
+def test_head_is_answered_as_get_without_a_body(call: Call, path: str) -> None:
+    got, head = call("GET", path), call("HEAD", path)
+    assert (head.status_code, head.content) == (200, b"")
+    assert head.headers == got.headers
+
+
+@pytest.mark.parametrize(
+    ("path", "allowed"),
+    [
+        pytest.param("/healthz", "GET, HEAD, OPTIONS", id="get"),
+        pytest.param(URL, "OPTIONS, POST", id="post"),
+    ],
+)
+def test_options_and_a_refused_method_say_what_is_allowed(
+    call: Call, path: str, allowed: str
+) -> None:
+    options = call("OPTIONS", path)
+    assert (options.status_code, options.headers["allow"]) == (204, allowed)
+    refused = call("DELETE", path)
+    assert_openai_error(refused, 405, "method_not_allowed")
+    assert refused.headers["allow"] == allowed
+
+
+def test_one_model_is_told_as_in_the_list(call: Call) -> None:
+    listed = {model["id"]: model for model in call("GET", "/v1/models").json()["data"]}
+    assert call("GET", "/v1/models/distilled").json() == listed["distilled"]
+    error = assert_openai_error(call("GET", "/v1/models/sdxl"), 404, "model_not_found")
+    assert "original" in error["message"]
+
+
 def test_the_openapi_document_describes_the_request(call: Call) -> None:
     document = call("GET", "/openapi.json").json()
     schema = document["paths"][URL]["post"]["requestBody"]["content"]["application/json"]["schema"]
-    assert schema["properties"]["num_inference_steps"]["maximum"] == 150
+    steps = schema["properties"]["num_inference_steps"]
+    assert (steps["anyOf"][0]["maximum"], steps["default"]) == (150, 25)
     assert document["paths"][URL]["post"]["responses"]["429"]
 
 

@@ -46,12 +46,11 @@ def test_image_i_uses_seed_plus_i_modulo_2_to_the_32() -> None:
 @pytest.mark.parametrize(
     ("field", "value", "allowed"),
     [
-        pytest.param("n", 0, "integer from 1 to 8", id="too-few-images"),
-        pytest.param("n", 9, "integer from 1 to 8", id="too-many-images"),
-        pytest.param("n", True, "integer from 1 to 8", id="boolean-for-integer"),
-        pytest.param("n", 1.5, "integer from 1 to 8", id="fraction-for-integer"),
-        pytest.param("n", "2", "integer from 1 to 8", id="string-for-integer"),
-        pytest.param("n", None, "integer from 1 to 8", id="null-for-integer"),
+        pytest.param("n", 0, "integer from 1 to 10", id="too-few-images"),
+        pytest.param("n", 11, "integer from 1 to 10", id="too-many-images"),
+        pytest.param("n", True, "integer from 1 to 10", id="boolean-for-integer"),
+        pytest.param("n", 1.5, "integer from 1 to 10", id="fraction-for-integer"),
+        pytest.param("n", "2", "integer from 1 to 10", id="string-for-integer"),
         pytest.param("seed", -1, "0 to 4294967295", id="negative-seed"),
         pytest.param("seed", 2**32, "0 to 4294967295", id="seed-over-32-bits"),
         pytest.param("num_inference_steps", 0, "1 to 150", id="no-steps"),
@@ -66,8 +65,9 @@ def test_image_i_uses_seed_plus_i_modulo_2_to_the_32() -> None:
         pytest.param("stream", "yes", "true or false", id="string-for-boolean"),
         pytest.param("partial_images", 4, "0 to 3", id="too-many-previews"),
         pytest.param("partial_images", 1, "need stream: true", id="previews-without-a-stream"),
-        pytest.param("quality", "hd", '"auto", "standard"', id="quality"),
-        pytest.param("style", "vivid", '"natural"', id="style"),
+        pytest.param("prompt", None, "1 to 4000", id="null-for-prompt"),
+        pytest.param("quality", "best", '"auto", "standard", "hd"', id="quality"),
+        pytest.param("style", "loud", '"natural", "vivid"', id="style"),
         pytest.param("background", "transparent", '"auto", "opaque"', id="background"),
         pytest.param("moderation", "low", '"auto"', id="moderation"),
         pytest.param("user", "u" * 257, "0 to 256", id="over-long-user"),
@@ -132,6 +132,40 @@ def test_an_unknown_field_is_named_with_the_known_ones() -> None:
     assert "negative_prompt" in fault.message
 
 
+@pytest.mark.parametrize("field", sorted(set(GenerationRequest.model_fields) - {"prompt"}))
+def test_null_means_that_a_field_is_absent(field: str) -> None:
+    assert parse(**{field: None}) == parse()
+    schema = GenerationRequest.model_json_schema()["properties"][field]
+    assert {"type": "null"} in schema["anyOf"]
+
+
+def test_a_whole_number_may_be_written_with_a_fraction() -> None:
+    assert parse(n=1.0, seed=7.0, num_inference_steps=3.0) == parse(
+        n=1, seed=7, num_inference_steps=3
+    )
+
+
+@pytest.mark.parametrize(
+    ("fields", "warning"),
+    [
+        pytest.param({"quality": "hd"}, 'quality: "hd" has no effect here', id="quality"),
+        pytest.param({"style": "vivid"}, 'style: "vivid" has no effect here', id="style"),
+        pytest.param(
+            {"prompt": "a star <lora:sparkle:0.8>"},
+            'prompt: "<lora:sparkle:0.8>" loads nothing here; it is read as text',
+            id="lora",
+        ),
+    ],
+)
+def test_what_has_no_effect_is_warned_of(fields: dict[str, Any], warning: str) -> None:
+    assert parse(**fields).resolve(VARIANT, LIMITS).warnings == (warning,)
+
+
+@pytest.mark.parametrize("quality", ["auto", "standard", None])
+def test_a_neutral_value_is_not_warned_of(quality: str | None) -> None:
+    assert parse(quality=quality, style="natural").resolve(VARIANT, LIMITS).warnings == ()
+
+
 def test_a_missing_prompt_is_named() -> None:
     assert refusal(b"{}").param == "prompt"
 
@@ -139,13 +173,13 @@ def test_a_missing_prompt_is_named() -> None:
 @pytest.mark.parametrize(
     "token",
     [
-        "null", "true", "false", '"true"', '"it\'s"', r'"say \"x\""', "[null, true]",
+        "true", "false", '"true"', '"it\'s"', r'"say \"x\""', "[null, true]",
         '{"a": false}', "NaN", "-Infinity",
     ],
 )  # fmt: skip
 def test_what_was_given_is_shown_as_the_json_that_was_sent(token: str) -> None:
     fault = refusal(f'{{"prompt": "x", "n": {token}}}'.encode())
-    assert fault.message == f"n: {token} was given; it must be an integer from 1 to 8"
+    assert fault.message == f"n: {token} was given; it must be an integer from 1 to 10"
 
 
 def test_messages_are_ascii_and_short_whatever_was_given() -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from loadtests.bench.bars import Bar, bars
+from loadtests.bench.engine.bars import bars
 
 
 def spread(median: float, count: int = 5) -> dict[str, float]:
@@ -31,21 +31,21 @@ def result(device: str, family: str) -> dict[str, Any]:
         "family": family,
         "variants": {
             name: {
-                "flop_per_picture": one,
+                "flop_per_picture": figure,
                 "batches": {batch: cell(name) for batch in ("1", "2", "4", "8")},
             }
-            for name, one in flop.items()
+            for name, figure in flop.items()
         },
         "seed_workload": {
-            name: {"ours": {"total_s": spread(1.0), "speed_against_original": spread(20.0 / one)}}
-            for name, one in flop.items()
+            name: {"ours": {"speed_against_original": spread(20.0 / figure)}}
+            for name, figure in flop.items()
         },
         "policies": {
-            "repeats": 5,
-            "saturation": {"mixed": {"step_against_batch": spread(1.05)}},
-            "cells": [
-                {"mix": "mixed", "load": 0.5, "mean_against_batch": {"step": spread(0.99)}},
-                {"mix": "mixed", "load": 0.7, "mean_against_batch": {"step": spread(0.75)}},
+            "rounds": 5,
+            "step_against_batch": spread(1.05),
+            "loads": [
+                {"load": load, "policies": {"step": {"mean_against_batch": spread(mean)}}}
+                for load, mean in ((0.5, 0.99), (0.7, 0.75))
             ],
         },
     }
@@ -55,27 +55,17 @@ CPU = result("CPU, some", "miniature")
 H200 = result("NVIDIA H200", "sd-v1")
 
 
-def states(found: dict[str, Any], start: str) -> list[str]:
-    return [bar.state for bar in bars(found) if bar.name.startswith(start)]
-
-
-def test_a_cpu_run_decides_the_miniatures_bars_and_names_the_others() -> None:
-    assert set(states(CPU, "miniature")) == {"met"}
-    assert len(states(CPU, "miniature")) == 3 + 2 + 2
-    assert {(bar.state, bar.found) for bar in bars(CPU) if not bar.name.startswith("mini")} == {
-        ("not run", "no CUDA device here")
-    }
-
-
-def test_an_h200_decides_its_own() -> None:
-    assert set(states(H200, "GPU")) == set(states(H200, "H200")) == {"met"}
-    assert set(states(H200, "miniature")) == {"not run"}
-
-
-def test_another_gpu_decides_only_what_holds_for_all() -> None:
-    other = H200 | {"device": "NVIDIA L4"}
-    assert set(states(other, "GPU")) == {"met"}
-    assert set(states(other, "H200")) == {"not run"}
+@pytest.mark.parametrize(
+    ("run", "count"),
+    [
+        pytest.param(CPU, 3 + 2 + 4, id="miniature-on-a-cpu"),
+        pytest.param(H200, 2 + 1 + 3 + 6, id="h200"),
+        pytest.param(H200 | {"device": "NVIDIA L4"}, 2, id="another-gpu"),
+        pytest.param(CPU | {"family": "sd-v1"}, 0, id="nothing-to-hold-it-to"),
+    ],
+)
+def test_a_run_has_the_bars_of_its_device_and_family(run: dict[str, Any], count: int) -> None:
+    assert [bar.state for bar in bars(run)] == ["met"] * count
 
 
 def change(path: list[str | int], value: object) -> Callable[[dict[str, Any]], None]:
@@ -88,35 +78,38 @@ def change(path: list[str | int], value: object) -> Callable[[dict[str, Any]], N
     return changed
 
 
+AT_70_PERCENT: list[str | int] = ["policies", "loads", 1, "policies", "step", "mean_against_batch"]
+
+
 @pytest.mark.parametrize(
     ("run", "changed", "missed"),
     [
         pytest.param(
             CPU, change(["variants", "distilled", "batches", "1", "speed_against_stock"],
                         spread(0.96)),
-            "miniature on a CPU: `distilled` against stock, one image", id="slower-than-stock",
+            "`distilled` against stock, one image", id="slower-than-stock",
         ),
         pytest.param(
-            CPU, change(["policies", "cells", 1, "mean_against_batch", "step"], spread(0.91)),
-            "miniature on a CPU: how far `step` cuts", id="latency-on-a-cpu",
+            CPU, change(AT_70_PERCENT, spread(0.91)),
+            "how far `step` cuts", id="latency-on-a-cpu",
         ),
         pytest.param(
-            H200, change(["policies", "cells", 1, "mean_against_batch", "step"], spread(0.81)),
-            "GPU: how far `step` cuts", id="latency-on-a-gpu",
+            H200, change(AT_70_PERCENT, spread(0.81)),
+            "how far `step` cuts", id="latency-on-a-gpu",
         ),
         pytest.param(
-            CPU, change(["policies", "saturation", "mixed", "step_against_batch"], spread(0.96)),
-            "miniature on a CPU: `step` against `batch`", id="throughput",
+            CPU, change(["policies", "step_against_batch"], spread(0.96)),
+            "`step` against `batch`", id="throughput",
         ),
         pytest.param(
             CPU, change(["seed_workload", "distilled", "ours", "speed_against_original"],
                         spread(1.2)),
-            "miniature on a CPU: `distilled` against `original`", id="not-as-its-flop",
+            "`distilled` against `original`, batch 4: distance", id="not-as-its-flop",
         ),
         pytest.param(
             CPU, change(["seed_workload", "distilled-tiny-vae", "ours", "speed_against_original"],
                         spread(1.5)),
-            "miniature on a CPU: `distilled-tiny-vae` against `original`", id="order",
+            "`distilled-tiny-vae` against `original`, batch 4: in `distilled`", id="order",
         ),
         pytest.param(
             H200, change(["variants", "original", "batches", "1", "ours_s"], spread(0.25)),
@@ -142,31 +135,19 @@ def test_a_figure_beyond_its_bar_misses_that_one(
     assert bar.name.startswith(missed)
 
 
-def test_a_goal_is_no_bar() -> None:
-    slow = copy.deepcopy(H200)
-    change(["variants", "original", "batches", "8", "peak_share"], 0.4)(slow)
-    (missed,) = (bar for bar in bars(slow) if bar.state == "missed")
-    assert missed == Bar(
-        "H200, goal beyond: `original`, batch 8", "at least 0.5 of the matmul peak",
-        "0.4 of the peak", "missed", goal=True,
-    )  # fmt: skip
-
-
-def test_too_few_repeats_decide_nothing() -> None:
+def test_too_few_rounds_decide_nothing() -> None:
     short = copy.deepcopy(CPU)
-    change(["policies", "repeats"], 2)(short)
-    undecided = [bar for bar in bars(short) if bar.found == "2 repeats, and it takes 5"]
-    assert len(undecided) == 2
+    change(["policies", "rounds"], 2)(short)
     change(["variants", "original", "batches", "1", "speed_against_stock"], spread(0.5, 1))(short)
-    change(["seed_workload", "distilled", "ours", "total_s"], spread(1.0, 1))(short)
-    assert [bar.found for bar in bars(short)].count("1 rounds, and it takes 3") == 2
+    change(["seed_workload", "distilled", "ours", "speed_against_original"], spread(1.0, 1))(short)
+    found = [bar.found for bar in bars(short) if bar.state == "not decided"]
+    assert found.count("2 rounds, and it takes 5") == 2
+    assert found.count("1 rounds, and it takes 3") == 3
 
 
-def test_what_a_run_left_out_is_named() -> None:
+def test_a_bar_without_its_figure_is_not_decided() -> None:
     short = copy.deepcopy(H200)
     del short["variants"]["original"]["batches"]["8"]
-    short["policies"]["cells"].pop()
-    reasons = {bar.found for bar in bars(short) if bar.state == "not run"}
-    assert reasons >= {
-        "no batch of 8 of `original` in this run", "no mixed steps at 70 % load in this run",
-    }  # fmt: skip
+    assert {bar.found for bar in bars(short) if bar.state == "not decided"} == {
+        "no batch of 8 of `original` in this run"
+    }

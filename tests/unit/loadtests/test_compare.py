@@ -71,8 +71,8 @@ def test_a_difference_within_the_noise_is_a_tie(
 def test_equal_variants_are_called_different_in_one_run_of_twenty() -> None:
     drawn, decided = random.Random(0), 0
     for _ in range(400):
-        one, other = (rounds(*(drawn.gauss(1, 0.05) for _ in range(4))) for _ in range(2))
-        ratio = Ratio.of(one, other)
+        ours, theirs = (rounds(*(drawn.gauss(1, 0.05) for _ in range(4))) for _ in range(2))
+        ratio = Ratio.of(ours, theirs)
         assert ratio is not None
         decided += ratio.outcome != "tie"
     assert 5 <= decided <= 40  # 5 % of 400 are 20.
@@ -117,7 +117,7 @@ def test_a_p95_from_fewer_than_a_hundred_is_not_decided() -> None:
 
 
 def test_a_rate_that_the_generator_could_not_keep_is_not_decided() -> None:
-    late = [replace(one, fired_s=one.fired_s + 0.02) for one in [sample(0.5)] * 100]
+    late = [replace(each, fired_s=each.fired_s + 0.02) for each in [sample(0.5)] * 100]
     run = Run("open loop", "original", 0, rate_per_s=1.0, duration_s=100, samples=late)
     seen = rung(DESIGN, [run], 1.0, 1.0)
     assert seen.slo == "not decided"
@@ -238,7 +238,7 @@ def test_an_empty_record_finds_nothing_and_says_so() -> None:
 
 
 @pytest.mark.parametrize(
-    ("one", "other", "outcome"),
+    ("ours", "theirs", "outcome"),
     [
         pytest.param(Carried(3, 4), Carried(1, 2), "better", id="better"),
         pytest.param(Carried(1, 2), Carried(2.4, 3), "worse", id="worse"),
@@ -249,12 +249,12 @@ def test_an_empty_record_finds_nothing_and_says_so() -> None:
         pytest.param(Carried(None, None), Carried(1, 2), "not decided", id="nothing"),
     ],
 )
-def test_who_carries_more(one: Carried, other: Carried, outcome: str) -> None:
+def test_who_carries_more(ours: Carried, theirs: Carried, outcome: str) -> None:
     found = find(DESIGN, a_record())
     (pair,) = compare(
         {
-            "original": replace(found["original"], carried=other),
-            "distilled": replace(found["distilled"], carried=one),
+            "original": replace(found["original"], carried=theirs),
+            "distilled": replace(found["distilled"], carried=ours),
         }
     )
     assert pair.carried == outcome
@@ -290,19 +290,19 @@ def test_one_variant_alone_is_no_choice() -> None:
 
 
 @pytest.mark.parametrize(
-    ("one", "other", "outcome"),
+    ("ours", "theirs", "outcome"),
     [
         pytest.param((1.0, 1.1, 1.05), (0.0, 0.0, 0.1), "better", id="against-nothing"),
         pytest.param((0.0, 0.0, 0.1), (1.0, 1.1, 1.05), "worse", id="worse"),
         pytest.param((1.0, 2.0, 0.5), (1.0, 1.0, 1.0), "tie", id="within-the-noise"),
         pytest.param((1.0, 1.0, 1.0), (1.0, 1.0, 1.0), "tie", id="equal"),
-        pytest.param((2.0, 2.0), (1.0, 1.0), "not decided", id="two-goes"),
+        pytest.param((2.0, 2.0), (1.0, 1.0), "not decided", id="two-rounds"),
     ],
 )
-def test_a_difference_is_decided_from_three_goes_on(
-    one: Sequence[float], other: Sequence[float], outcome: str
+def test_a_difference_is_decided_from_three_rounds_on(
+    ours: Sequence[float], theirs: Sequence[float], outcome: str
 ) -> None:
-    difference = Difference.of(rounds(*one), rounds(*other))
+    difference = Difference.of(rounds(*ours), rounds(*theirs))
     assert difference is not None
     assert difference.outcome == outcome
     assert Difference.of(rounds(1.0), Repeated({7: 1.0})) is None
@@ -312,22 +312,24 @@ WITH_AUTO = replace(DESIGN, auto_against=("original", "distilled"), auto_slo_s=2
 
 
 def test_auto_is_offered_what_overloads_the_best_variant_beside_each_pinned_one() -> None:
-    goes = offers(WITH_AUTO, find(WITH_AUTO, a_record()), 2.0)
+    by_round = offers(WITH_AUTO, find(WITH_AUTO, a_record()), 2.0)
     capacity = 1 / 0.6
-    first, second, third = goes
-    asked = {(one.contender, round(one.rate_per_s / capacity, 1)) for one in second}
+    first, second, third = by_round
+    asked = {(offer.contender, round(offer.rate_per_s / capacity, 1)) for offer in second}
     everybody = ("auto", "original", "distilled")
     assert asked == {(name, load) for name in everybody for load in (1.2, 2.0)}
-    calm = {(one.contender, round(one.rate_per_s / capacity, 1)) for one in first} - asked
+    calm = {(offer.contender, round(offer.rate_per_s / capacity, 1)) for offer in first} - asked
     assert calm == {("auto", 0.6)}
-    for go in goes:
-        assert [one.rate_per_s for one in go] == sorted(one.rate_per_s for one in go)
-        for rate in {one.rate_per_s for one in go}:
-            assert len({one.requests for one in go if one.rate_per_s == rate}) == 1
+    for round_ in by_round:
+        assert [offer.rate_per_s for offer in round_] == sorted(
+            offer.rate_per_s for offer in round_
+        )
+        for rate in {offer.rate_per_s for offer in round_}:
+            assert len({offer.requests for offer in round_ if offer.rate_per_s == rate}) == 1
         # Five SLOs long at least, and 20 requests.
-        assert all(one.requests >= max(20, 5 * 2.0 * one.rate_per_s) for one in go)
+        assert all(offer.requests >= max(20, 5 * 2.0 * offer.rate_per_s) for offer in round_)
     assert third[0].contender != second[0].contender  # In turns.
-    slow = next(one for one in second if one.contender == "original" and one.rate_per_s > 3)
+    slow = next(offer for offer in second if offer.contender == "original" and offer.rate_per_s > 3)
     assert slow.needed_s > slow.requests / capacity
 
 
@@ -342,43 +344,43 @@ def test_variants_as_fast_as_each_other_are_offered_one_rate_to_share() -> None:
     found = find(WITH_AUTO, a_record())
     equal = {"original": found["distilled"], "distilled": found["distilled"]}
     first, second, _ = offers(WITH_AUTO, equal, 2.0)
-    assert len({one.rate_per_s for one in first}) == 2  # The calm one, too.
-    assert len({one.rate_per_s for one in second}) == 1
+    assert len({offer.rate_per_s for offer in first}) == 2  # The calm one, too.
+    assert len({offer.rate_per_s for offer in second}) == 1
 
 
 def auto_run(
-    contender: str, go: int, latencies_s: Sequence[float], model: str = "", **fields: Any
+    contender: str, round_: int, latencies_s: Sequence[float], model: str = "", **fields: Any
 ) -> Run:
     reason = "degraded under load" if model == "distilled" else "the best, in time"
     samples = [
         sample(latency_s, at_s, model=model or contender, model_reason=reason, **fields)
         for at_s, latency_s in enumerate(latencies_s)
     ]
-    return Run("auto", contender, go, rate_per_s=1.0, duration_s=len(samples), samples=samples)
+    return Run("auto", contender, round_, rate_per_s=1.0, duration_s=len(samples), samples=samples)
 
 
 def an_auto_record() -> Record:
     record = a_record()
-    for go in range(3):
+    for round_ in range(3):
         record.runs += [
-            auto_run("auto", go, [0.5] * 19 + [2.5], "distilled" if go else "original"),
-            auto_run("original", go, [0.5] * (7 + go) + [9.0] * (13 - go)),
-            auto_run("distilled", go, [0.3] * 20),
+            auto_run("auto", round_, [0.5] * 19 + [2.5], "distilled" if round_ else "original"),
+            auto_run("original", round_, [0.5] * (7 + round_) + [9.0] * (13 - round_)),
+            auto_run("distilled", round_, [0.3] * 20),
         ]
     return record
 
 
-def test_the_goodput_of_auto_is_held_to_each_pinned_variant_go_by_go() -> None:
-    (one,) = find_auto(WITH_AUTO, an_auto_record())
-    auto = one.contenders["auto"]
+def test_the_goodput_of_auto_is_held_to_each_pinned_variant_round_by_round() -> None:
+    (rate,) = find_auto(WITH_AUTO, an_auto_record())
+    auto = rate.contenders["auto"]
     assert auto.goodput_per_s is not None
     assert auto.goodput_per_s.median == pytest.approx(0.95)  # 19 of 20, one a second.
     assert auto.within_slo == pytest.approx(0.95)
-    assert one.outcome("original") == "better"
-    assert one.outcome("distilled") == "worse"
-    assert one.share("distilled") == pytest.approx(2 / 3)
-    assert one.answers["original"] == {"the best, in time": 20}
-    (words,) = of_auto([one], slo_of_auto_s(WITH_AUTO, an_auto_record()))
+    assert rate.outcome("original") == "better"
+    assert rate.outcome("distilled") == "worse"
+    assert rate.share("distilled") == pytest.approx(2 / 3)
+    assert rate.answers["original"] == {"the best, in time": 20}
+    (words,) = of_auto([rate], slo_of_auto_s(WITH_AUTO, an_auto_record()))
     assert "`auto` at 1.00/s: 0.95 pictures/s within 2.00 s" in words
     assert "`original` (better)" in words
     assert "drawn by `original` 33%, `distilled` 67%" in words
@@ -393,19 +395,19 @@ def test_autos_slo_is_its_policys_and_else_the_comparisons() -> None:
 def test_a_rate_whose_requests_were_late_decides_nothing_of_auto() -> None:
     record = an_auto_record()
     (first, *_) = record.of("auto", "original")
-    first.samples = [replace(one, fired_s=one.fired_s + 0.02) for one in first.samples]
-    (one,) = find_auto(WITH_AUTO, record)
-    assert "late" in one.void
-    assert one.outcome("original") == "not decided"
+    first.samples = [replace(sample, fired_s=sample.fired_s + 0.02) for sample in first.samples]
+    (rate,) = find_auto(WITH_AUTO, record)
+    assert "late" in rate.void
+    assert rate.outcome("original") == "not decided"
 
 
-def test_a_go_that_was_cut_off_does_not_count() -> None:
+def test_a_round_that_was_cut_off_does_not_count() -> None:
     record = an_auto_record()
     (*_, last) = record.of("auto", "auto")
     last.duration_s = 0.0
-    (one,) = find_auto(WITH_AUTO, record)
-    assert one.contenders["auto"].requests == 40
-    assert one.outcome("original") == "not decided"
+    (rate,) = find_auto(WITH_AUTO, record)
+    assert rate.contenders["auto"].requests == 40
+    assert rate.outcome("original") == "not decided"
 
 
 def picture(seed: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
@@ -484,7 +486,7 @@ def a_report(factor: float = 1.0, **workload: Any) -> dict[str, Any]:
 
 
 def worse(found: Sequence[Change]) -> set[str]:
-    return {one.figure for one in found if one.worse}
+    return {entry.figure for entry in found if entry.worse}
 
 
 def test_the_gate_lets_through_what_is_equal_better_or_within_tolerance() -> None:

@@ -98,7 +98,7 @@ def a_report(p95_s: float | None = 1.0) -> dict[str, Any]:
     }
     return {
         "report": "comparison",
-        "told": {"devices_per_replica": 1.0, "price_per_hour": None},
+        "setup": {"devices_per_replica": 1.0, "price_per_hour": None},
         "endpoint": {"replicas": {"original": 2, "distilled": 2}},
         "variants": {"original": figures, "distilled": figures},
     }

@@ -28,8 +28,8 @@ ASKED = {"model": "distilled", "prompt": "x", "seed": 2**32 - 1, "n": 2}
 def test_every_variant_is_asked_for_the_same() -> None:
     workload = Workload.shipped("miniature", num_inference_steps=(10, 25, 50))
     for index in range(50):
-        one, other = (workload.body(index, name) for name in ("original", "distilled"))
-        assert {**one, "model": ""} == {**other, "model": ""}
+        original, distilled = (workload.body(index, name) for name in ("original", "distilled"))
+        assert {**original, "model": ""} == {**distilled, "model": ""}
     bodies = [workload.body(index, "original") for index in range(200)]
     assert {body["num_inference_steps"] for body in bodies} == {10, 25, 50}
     assert len({body["prompt"] for body in bodies}) > 30
@@ -37,9 +37,11 @@ def test_every_variant_is_asked_for_the_same() -> None:
 
 
 def test_another_seed_asks_for_something_else() -> None:
-    one, other = (Workload.shipped("miniature", seed=seed).body(0, "original") for seed in (0, 1))
-    assert one != other
-    assert one == Workload.shipped("miniature", seed=0).body(0, "original")
+    first, second = (
+        Workload.shipped("miniature", seed=seed).body(0, "original") for seed in (0, 1)
+    )
+    assert first != second
+    assert first == Workload.shipped("miniature", seed=0).body(0, "original")
 
 
 @pytest.mark.parametrize("family", ["miniature", "sd-v1"])
@@ -187,7 +189,9 @@ def test_a_picture_by_another_variant_than_the_reply_names_is_a_failure(
 ) -> None:
     def draw(reply: dict[str, Any]) -> None:
         chunk, buffer = PngInfo(), io.BytesIO()
-        chunk.add_text("parameters", f"a vase, Model: any\nSteps: 2, Model: {drawn_by}")
+        chunk.add_text(
+            "parameters", f"a vase, Model: any\nSteps: 2, Model: {drawn_by}, Version: x 1"
+        )
         image = Image.linear_gradient("L").resize((64, 64))
         image.save(buffer, "PNG", pnginfo=chunk)
         reply.update(model="distilled", model_reason="degraded under load")

@@ -41,6 +41,8 @@ def test_a_description_travels_in_the_exif(output_format: OutputFormat) -> None:
 def test_parameters_travel_in_a_png_and_in_nothing_else() -> None:
     told = Image.open(io.BytesIO(encode(PIXELS, PictureFormat("png", 90), None, "花 Steps: 2")))
     assert told.text == {"parameters": "花 Steps: 2"}  # type: ignore[attr-defined]
+    # Tools that know only the plain chunk read what Latin-1 can say.
+    assert b"tEXtparameters\0Gr\xfc\xdfe" in encode(PIXELS, PictureFormat("png", 90), None, "Grüße")
     for output_format in ("jpeg", "webp"):
         form = PictureFormat(output_format, 90)
         assert encode(PIXELS, form, None, "Steps: 2") == encode(PIXELS, form)

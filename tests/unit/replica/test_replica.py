@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from serve.errors import DeadlineUnreachable, EngineClosed, Flagged, OutOfDeviceMemory, Overloaded
-from serve.generation import FinishedPicture, Generation, PartialPicture, PictureFormat
+from serve.generation import VERSION, FinishedPicture, Generation, PartialPicture, PictureFormat
 from serve.metrics import ReplicaMetrics
 from serve.replica.options import ReplicaOptions
 from serve.replica.replica import VariantReplica
@@ -201,8 +201,8 @@ def test_a_png_tells_what_it_was_drawn_from() -> None:
         asked = job(seeds=(1, 2), prompt="a 花", negative_prompt="dark", num_inference_steps=3)
         drawing = await replica.draw(asked, PictureFormat("png", 90))
         assert Image.open(io.BytesIO(drawing.pictures[1])).text == {  # type: ignore[attr-defined]
-            "parameters": "a 花\nNegative prompt: dark\nSteps: 3, Sampler: pndm, CFG scale: 4, "
-            "Seed: 2, Size: 64x64, Model: distilled"
+            "parameters": "a 花\nNegative prompt: dark\nSteps: 3, Sampler: PLMS, CFG scale: 4, "
+            f"Seed: 2, Size: 64x64, Model: distilled, Version: distilled-sd-serve {VERSION}"
         }
 
     asyncio.run(scenario())

@@ -9,15 +9,19 @@ import torch
 from PIL import Image
 from torch.utils.flop_counter import FlopCounterMode
 
-from loadtests.bench.__main__ import main
-from loadtests.bench.contenders import Ours, Stock
-from loadtests.bench.overlap import Scope, Watched, count_cancels, counted
-from loadtests.bench.policies import MIXES, Cell, Traffic, compare_policies, forecast_errors
-from loadtests.bench.sections import OPTIMISATIONS, _difference, fixed_share, flop_per_picture
-from loadtests.bench.step_profile import profile_step
-from loadtests.bench.timing import Clock, Spread, alternate, ratios, turns
-from loadtests.bench.traffic import MIXED, UNIFORM, jobs, poisson_arrivals, saturate, shuffled
+from loadtests.bench.engine.__main__ import main
+from loadtests.bench.engine.contenders import Ours, Stock
+from loadtests.bench.engine.load import capacity_per_s, poisson_requests, shuffled_steps
+from loadtests.bench.engine.report import regime
+from loadtests.bench.engine.sections import (
+    OPTIMISATIONS,
+    fixed_share,
+    flop_per_picture,
+    mean_difference,
+)
+from loadtests.bench.engine.timing import Clock, alternate
 from loadtests.published import PROMPT, STEPS
+from loadtests.rounds import Spread
 from serve.engine.loop import Settings
 from serve.miniature import WEIGHTS_DIR
 from serve.pipelines.pipeline import Pipeline
@@ -39,7 +43,11 @@ def test_every_contender_is_timed_once_a_round_and_none_is_always_first() -> Non
 
 def test_ratios_are_taken_within_rounds() -> None:
     # The second round was three times slower for both.
-    assert ratios([2.0, 6.0], [1.0, 3.0]) == Spread(2.0, 2.0, 2.0, 2)
+    assert Spread.of_ratios([2.0, 6.0], [1.0, 3.0]) == Spread(2.0, 2.0, 2.0, 2)
+
+
+def test_a_spread_reads_as_median_lowest_and_highest() -> None:
+    assert Spread.of([0.3, 0.1, 0.2]).text(1000, 0) == "200 (100 to 300)"
 
 
 @pytest.mark.parametrize(
@@ -99,7 +107,7 @@ def test_a_pictures_flop_are_those_of_all_its_steps(ours: Ours) -> None:
             ours.pipeline.step(trajectories)
         ours.pipeline.decode(trajectories)
     eager = Stock(ours.variant, WEIGHTS_DIR, "cpu").eager
-    assert flop_per_picture(eager, ours.variant) == counter.get_total_flops()
+    assert flop_per_picture(eager, ours.variant, STEPS) == counter.get_total_flops()
 
 
 def test_ours_draws_through_the_engine_what_the_pipeline_draws(ours: Ours) -> None:
@@ -107,99 +115,41 @@ def test_ours_draws_through_the_engine_what_the_pipeline_draws(ours: Ours) -> No
     for _ in range(3):
         ours.pipeline.step(trajectories)
     by_hand = Image.fromarray(ours.pipeline.decode(trajectories)[0])
-    assert _difference(ours.draw(PROMPT, [3], 2), [by_hand]) == 0
+    assert mean_difference(ours.draw(PROMPT, [3], 2), [by_hand]) == 0
     assert {thread.name for thread in threading.enumerate()} >= {"denoise", "decode"}
 
 
-def test_the_order_of_turns_changes_from_round_to_round() -> None:
-    assert turns("abc", 4) == [[*"abc"], [*"bca"], [*"cab"], [*"abc"]]
-
-
 def test_each_step_count_comes_as_often_as_the_others() -> None:
-    drawn = shuffled(MIXED, 30, seed=1)
-    assert {one: drawn.count(one) for one in MIXED} == {10: 10, 25: 10, 50: 10}
-    assert drawn == shuffled(MIXED, 30, seed=1) != shuffled(MIXED, 30, seed=2)
-    assert shuffled(UNIFORM, 3, seed=0) == [25, 25, 25]
+    drawn = shuffled_steps(30, seed=1)
+    assert {steps: drawn.count(steps) for steps in drawn} == {10: 10, 25: 10, 50: 10}
+    assert drawn == shuffled_steps(30, seed=1) != shuffled_steps(30, seed=2)
 
 
-def test_arrivals_of_one_seed_are_the_same_for_every_policy(ours: Ours) -> None:
-    first = poisson_arrivals(ours, MIXED, 6, 2.0, seed=4)
-    assert first == poisson_arrivals(ours, MIXED, 6, 2.0, seed=4)
-    assert [one.calls for one in first] == [one.generation.num_inference_steps + 1 for one in first]
-    assert max(one.at_s for one in first) <= 3.0
-    assert [one.seeds for one in jobs(ours, [1, 2])] == [(0,), (1,)]
+def test_requests_of_one_seed_are_the_same_for_every_policy(ours: Ours) -> None:
+    first = poisson_requests(ours, 6, 2.0, seed=4)
+    assert first == poisson_requests(ours, 6, 2.0, seed=4)
+    assert 0 < first[-1][0] <= 3.0
+    assert [asked.seeds for _, asked in first] == [(index,) for index in range(6)]
 
 
-@pytest.mark.thorough
-def test_policies_serve_every_arrival_and_forecasts_are_held_to_them(
-    ours: Ours, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(ours, "settings", Settings(cap=2))
-    monkeypatch.setitem(MIXES, "uniform", (3,))
-    traffic = Traffic((Cell("uniform", 0.5, 3),), repeats=2)
-    found, calls = compare_policies(ours, traffic, lambda _: None)
-    (cell,) = found["cells"]
-    assert {"batch", "step"} <= set(cell["policies"])
-    for figures in cell["policies"].values():
-        assert [len(run) for run in figures["samples"]] == [3, 3]
-        assert figures["p50_s"] <= figures["p95_s"] <= figures["p99_s"]
-    assert cell["mean_against_batch"]["step"]["count"] == 2
-    assert sum(map(len, calls.call_s.values())) >= 4
-    (forecast,) = forecast_errors(found["cells"])
-    assert forecast["requests"] == 6
-    assert forecast["p10"] <= forecast["p50"] <= forecast["p90"]
+def test_the_capacity_is_what_an_engine_draws_while_others_wait(ours: Ours) -> None:
+    settings = Settings("batch", cap=2)
+    assert asyncio.run(capacity_per_s(ours, settings, [2] * 5)) > 0
 
 
-def test_a_full_queue_is_counted_while_somebody_waits(ours: Ours) -> None:
-    settings = Settings("serial", cap=4)
-    assert asyncio.run(saturate(ours, settings, [2] * 4)) > 0
-
-
-def test_calls_after_a_cancel_are_counted_by_whether_they_were_running() -> None:
-    calls = [
-        (0.0, 1.0, frozenset({1, 2})),
-        (1.0, 2.0, frozenset({1, 2})),
-        (2.0, 3.0, frozenset({2})),
-    ]
-    found = counted(calls, {1: 1.5, 2: 0.5, 3: 0.2})
-    assert found["cancels"] == 3
-    assert found["under_way"] == 2
-    assert found["in_flight"] == {"0": 1, "1": 2}
-    assert found["begun_after"] == {"0": 2, "2": 1}
-    assert found["most"] == 3
-
-
-def test_cancels_are_counted_on_the_engine(ours: Ours) -> None:
-    found = count_cancels(ours, Scope(repeats=1, requests=1, cancels=6))
-    assert found["cancels"] == 6
-    # One that is running when it is cancelled, and one that was just about to begin.
-    assert found["most"] <= 2
-
-
-def test_a_watched_pipeline_draws_what_it_would_unwatched(ours: Ours) -> None:
-    watched = Watched(ours.pipeline)
-    job = ours.generation(PROMPT, [5], 1)
-    trajectories, _ = watched.begin(job)
-    watched.step(trajectories)
-    (call,) = watched.calls
-    assert call[2] == {5}
-    alone, _ = ours.pipeline.begin(job)
-    ours.pipeline.step(alone)
-    assert (watched.decode(trajectories) == ours.pipeline.decode(alone)).all()
-
-
-def test_a_profile_names_the_operators_of_a_step(ours: Ours) -> None:
-    found = profile_step(ours, 1)
-    shares = [one["share"] for one in found["operators"]]
-    assert shares == sorted(shares, reverse=True)
-    assert 0.5 < sum(shares) <= 1
-    assert any("conv" in one["name"] for one in found["operators"])
+@pytest.mark.parametrize(
+    ("share", "words"),
+    [(0.05, "saturated"), (0.3, "between"), (0.8, "launch-bound"), (None, "not decided")],
+)
+def test_the_regime_is_named(share: float | None, words: str) -> None:
+    costs = {"stages": {"step_fixed_share": share}, "batches": {"1": {"peak_share": 0.4}}}
+    assert regime(costs).startswith(words)
 
 
 def test_parity_is_the_mean_difference_of_8_bit_values() -> None:
     dark, light = Image.new("RGB", (4, 4), (0, 0, 0)), Image.new("RGB", (4, 4), (255, 255, 255))
-    assert _difference([dark], [light]) == 255
-    assert _difference([dark, light], [dark, light]) == 0
+    assert mean_difference([dark], [light]) == 255
+    assert mean_difference([dark, light], [dark, light]) == 0
 
 
 @pytest.mark.parametrize(
@@ -208,9 +158,7 @@ def test_parity_is_the_mean_difference_of_8_bit_values() -> None:
         pytest.param(["--variants", "huge"], "'huge' was given; allowed: original", id="variant"),
         pytest.param(["--batches", "0"], "--batches: '0' was given", id="batches"),
         pytest.param(["--rounds", "0"], "--rounds: 0 was given", id="rounds"),
-        pytest.param(["--repeats", "0"], "--repeats: 0 was given", id="repeats"),
-        pytest.param(["--loads", "mixed:1.5"], "'mixed:1.5' was given", id="load"),
-        pytest.param(["--loads", "odd:0.5"], "'odd:0.5' was given; allowed: mixed", id="mix"),
+        pytest.param(["--requests", "-1"], "--requests: -1 was given", id="requests"),
         pytest.param(["--weights-dir", "/nowhere"], "'/nowhere' is not a folder", id="folder"),
         pytest.param(
             ["--family", "sd-v1", "--weights-dir", "/nowhere"], "is not a folder", id="sd-v1"

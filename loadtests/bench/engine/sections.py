@@ -1,38 +1,35 @@
 """Against stock, stage by stage and in the seed workload, as plain data."""
 
-import gc
-import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from PIL import Image
 from torch.utils.flop_counter import FlopCounterMode
 
 from serve.generation import PictureFormat
-from serve.pipelines.devices import DeviceName
 from serve.pipelines.optimisations import Optimisations
 from serve.pipelines.pipeline import Pipeline
 from serve.replica.encoding import encode
-from serve.variants import Variant, family
+from serve.variants import Variant
 
-from ..published import CALLS, IMAGES_A_CALL, PROMPT, STEPS
-from .contenders import Contender, Ours, Stock, generation
-from .timing import Clock, Spread, alternate, ratios
+from ...published import CALLS, IMAGES_A_CALL, PROMPT, STEPS
+from ...rounds import Spread
+from ...workload import generation
+from .contenders import Ours, Stock
+from .timing import Clock, alternate
 
 # As a replica has them, but every call here has the same prompt: kept, it would cost nothing, and
 # requests' prompts differ.
 OPTIMISATIONS = Optimisations(embedding_cache=0)
 
 
-def flop_per_picture(eager: Pipeline, variant: Variant) -> int:
+def flop_per_picture(eager: Pipeline, variant: Variant, steps: int) -> int:
     """Multiplications and additions of one picture, counted as torch runs them on this thread."""
     with FlopCounterMode(display=False) as counter:
-        trajectories, _ = eager.begin(generation(variant, PROMPT, [0], STEPS))
+        trajectories, _ = eager.begin(generation(variant, PROMPT, [0], steps))
     around = counter.get_total_flops()
     with FlopCounterMode(display=False) as counter:
         eager.step(trajectories)
@@ -48,11 +45,11 @@ def stages(ours: Ours, batches: Sequence[int], rounds: int, clock: Clock) -> dic
     repeats = max(7, rounds)
     # Long enough to have a step left for every repeat.
     drawn = {batch: ours.begin(PROMPT, range(batch), repeats + 1) for batch in batches}
-    one = drawn[batches[0]][:1]
-    pixels = pipeline.decode(one)[0]
+    single = drawn[batches[0]][:1]
+    pixels = pipeline.decode(single)[0]
     timed: dict[str, Callable[[], Any]] = {
         "begin": partial(ours.begin, PROMPT, [0], STEPS),
-        "decode": partial(pipeline.decode, one),
+        "decode": partial(pipeline.decode, single),
         "encode_png": partial(encode, pixels, PictureFormat("png", 90)),
     }
     for batch in batches:
@@ -66,7 +63,7 @@ def stages(ours: Ours, batches: Sequence[int], rounds: int, clock: Clock) -> dic
             for name in ("begin", "decode", "encode_png")
         },
         "step_s": {str(batch): asdict(spread) for batch, spread in steps.items()},
-        "step_fixed_share": fixed_share({batch: one.median for batch, one in steps.items()}),
+        "step_fixed_share": fixed_share({batch: spread.median for batch, spread in steps.items()}),
     }
 
 
@@ -83,44 +80,29 @@ def fixed_share(step_s: dict[int, float], batch: int = IMAGES_A_CALL) -> float |
 
 
 def against_stock(
-    ours: Ours, stock: Stock, batch: int, flop: int, peak: float, rounds: int, clock: Clock
+    ours: Ours, stock: Stock, batch: int, steps: int, rounds: int, clock: Clock
 ) -> dict[str, Any]:
     """One request to the engine against one call of stock's, and how far the pictures differ."""
     seeds = range(batch)
     # Also warms up; the pictures must be the same ones.
-    parity = _difference(ours.draw(PROMPT, seeds, STEPS), stock.draw(PROMPT, seeds, STEPS))
+    parity = mean_difference(ours.draw(PROMPT, seeds, steps), stock.draw(PROMPT, seeds, steps))
     seconds = alternate(
         {
-            "ours": partial(ours.draw, PROMPT, seeds, STEPS),
-            "stock": partial(stock.draw, PROMPT, seeds, STEPS),
-            "deterministic": partial(_draw_deterministic, ours, seeds),
+            "ours": partial(ours.draw, PROMPT, seeds, steps),
+            "stock": partial(stock.draw, PROMPT, seeds, steps),
         },
         rounds,
         clock,
     )
-    drawn = Spread.of(seconds["ours"])
     return {
-        "ours_s": asdict(drawn),
+        "ours_s": asdict(Spread.of(seconds["ours"])),
         "stock_s": asdict(Spread.of(seconds["stock"])),
-        "speed_against_stock": asdict(ratios(seconds["stock"], seconds["ours"])),
-        "deterministic_speed": asdict(ratios(seconds["ours"], seconds["deterministic"])),
-        "images_per_s": batch / drawn.median,
-        "peak_share": flop * batch / drawn.median / peak,
+        "speed_against_stock": asdict(Spread.of_ratios(seconds["stock"], seconds["ours"])),
         "parity": parity,
     }
 
 
-def _draw_deterministic(ours: Ours, seeds: Sequence[int]) -> None:
-    """With calls of one image each; torch's own deterministic algorithms aside."""
-    before = ours.pipeline.optimisations
-    ours.pipeline.optimisations = replace(before, deterministic=True)
-    try:
-        ours.draw(PROMPT, seeds, STEPS)
-    finally:
-        ours.pipeline.optimisations = before
-
-
-def _difference(ours: Sequence[Image.Image], theirs: Sequence[Image.Image]) -> float:
+def mean_difference(ours: Sequence[Image.Image], theirs: Sequence[Image.Image]) -> float:
     """Mean absolute difference of the pictures' 8-bit values."""
     pairs = zip(ours, theirs, strict=True)
     return float(
@@ -129,14 +111,14 @@ def _difference(ours: Sequence[Image.Image], theirs: Sequence[Image.Image]) -> f
 
 
 def seed_workload(
-    contenders: dict[str, tuple[Ours, Stock]], rounds: int, clock: Clock
+    contenders: dict[str, tuple[Ours, Stock]], steps: int, rounds: int, clock: Clock
 ) -> dict[str, Any]:
     """12 images in three calls: every variant both ways, in turn within each round."""
 
-    def run(contender: Contender) -> None:
+    def run(contender: Ours | Stock) -> None:
         for call in range(CALLS):
             first = call * IMAGES_A_CALL
-            contender.draw(PROMPT, range(first, first + IMAGES_A_CALL), STEPS)
+            contender.draw(PROMPT, range(first, first + IMAGES_A_CALL), steps)
 
     runs = {}
     for name, (ours, stock) in contenders.items():
@@ -149,32 +131,10 @@ def seed_workload(
             way: {
                 "total_s": asdict(Spread.of(seconds[f"{name} {way}"])),
                 "speed_against_original": asdict(
-                    ratios(seconds[f"{first} {way}"], seconds[f"{name} {way}"])
+                    Spread.of_ratios(seconds[f"{first} {way}"], seconds[f"{name} {way}"])
                 ),
             }
             for way in ("ours", "stock")
         }
         for name in contenders
     }
-
-
-def run_architecture(
-    folder: Path, device: DeviceName, tell: Callable[[str], object]
-) -> dict[str, Any]:
-    """One step and one decode of each full-size variant: that they load, not how fast they are."""
-    chosen, found = family("sd-v1"), {}
-    for name, variant in chosen.variants.items():
-        tell(f"{name}, full size: one step ...")
-        started_s = time.perf_counter()
-        pipeline = Pipeline.load([variant], folder, device, OPTIMISATIONS)
-        trajectories, _ = pipeline.begin(generation(variant, PROMPT, [0], 1))
-        pipeline.step(trajectories)
-        picture = pipeline.decode(trajectories)
-        found[name] = {
-            "picture": list(picture.shape[1:]),
-            "finite": bool(torch.isfinite(trajectories[0].latents).all()),
-            "load_step_decode_s": time.perf_counter() - started_s,
-        }
-        del pipeline, trajectories
-        gc.collect()
-    return found

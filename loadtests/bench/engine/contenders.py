@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import StableDiffusionPipeline
@@ -22,37 +22,12 @@ from serve.pipelines.pipeline import Pipeline
 from serve.pipelines.trajectories import Trajectory
 from serve.variants import Variant
 
-from ..published import PROMPT
+from ...published import PROMPT
+from ...workload import generation
 
 EAGER = Optimisations(
     channels_last=False, attention="default", compile=False, cuda_graphs=False, embedding_cache=0
 )
-
-
-def generation(
-    variant: Variant, prompt: str, seeds: Sequence[int], steps: int, previews: int = 0
-) -> Generation:
-    """A request with the variant's defaults."""
-    return Generation(
-        variant=variant.name,
-        prompt=prompt,
-        negative_prompt="",
-        seeds=tuple(seeds),
-        width_px=variant.default_size_px,
-        height_px=variant.default_size_px,
-        num_inference_steps=steps,
-        guidance_scale=variant.guidance_scale,
-        scheduler="pndm",
-        deadline_at=None,
-        previews=previews,
-    )
-
-
-class Contender(Protocol):
-    """Draws one picture for each seed, in one call."""
-
-    def draw(self, prompt: str, seeds: Sequence[int], steps: int) -> list[Image.Image]:
-        """Blocks until the pictures are in main memory."""
 
 
 class Ours:
@@ -71,11 +46,9 @@ class Ours:
         self._loop = asyncio.Runner()
         self._engine = Engine(pipeline, self.settings, Pace(self.call_s))
 
-    def generation(
-        self, prompt: str, seeds: Sequence[int], steps: int, previews: int = 0
-    ) -> Generation:
+    def generation(self, prompt: str, seeds: Sequence[int], steps: int) -> Generation:
         """A request with the variant's defaults."""
-        return generation(self.variant, prompt, seeds, steps, previews)
+        return generation(self.variant, prompt, seeds, steps)
 
     def begin(self, prompt: str, seeds: Sequence[int], steps: int) -> list[Trajectory]:
         """Prompts encoded, noise drawn, without the engine: for stages."""
@@ -94,7 +67,7 @@ class Ours:
     async def _draw(self, generation: Generation) -> list[Image.Image]:
         result = await self._engine.submit(generation).result()
         # All of them: no safety checker was loaded.
-        return [Image.fromarray(one) for one in result.images if one is not None]
+        return [Image.fromarray(pixels) for pixels in result.images if pixels is not None]
 
     def _sweep_job(self, images: int, steps: int) -> Generation:
         return self.generation(PROMPT, range(images), steps)

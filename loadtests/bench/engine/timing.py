@@ -1,31 +1,13 @@
-"""Clocks, alternation and spread; what the device can do at most, and the memory it took."""
+"""Clocks; what the device can do at most, and the memory it took."""
 
-import resource
-import statistics
-import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, TypeVar
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 
-from ..machine import cpu_name
-
-
-@dataclass(frozen=True)
-class Spread:
-    """Repeated measurements of one thing."""
-
-    median: float
-    low: float
-    high: float
-    count: int
-
-    @classmethod
-    def of(cls, values: list[float]) -> "Spread":
-        """Median, smallest and largest."""
-        return cls(statistics.median(values), min(values), max(values), len(values))
+from ...machine import cpu_name
+from ...rounds import rotated
 
 
 class Clock:
@@ -55,29 +37,15 @@ class Clock:
         return self.now_s() - started_s
 
 
-NameT = TypeVar("NameT")
-
-
-def turns(names: Sequence[NameT], rounds: int) -> list[list[NameT]]:
-    """The order of each round, another one each time."""
-    shifts = [turn % len(names) for turn in range(rounds)]
-    return [[*names[shift:], *names[:shift]] for shift in shifts]
-
-
 def alternate(
     contenders: Mapping[str, Callable[[], Any]], rounds: int, clock: Clock
 ) -> dict[str, list[float]]:
-    """Time every contender once a round, in a different order each time; seconds by name."""
+    """Time every contender in each round, in a different order each time; seconds by name."""
     seconds: dict[str, list[float]] = {name: [] for name in contenders}
-    for order in turns(list(contenders), rounds):
-        for name in order:
+    for round_ in range(rounds):
+        for name in rotated(contenders, round_):
             seconds[name].append(clock.time_s(contenders[name]))
     return seconds
-
-
-def ratios(numerator: list[float], denominator: list[float]) -> Spread:
-    """Ratios within each round, so that what slows a whole round down cancels out."""
-    return Spread.of([one / other for one, other in zip(numerator, denominator, strict=True)])
 
 
 def matmul_peak(device: torch.device, dtype: torch.dtype, clock: Clock) -> float:
@@ -89,20 +57,12 @@ def matmul_peak(device: torch.device, dtype: torch.dtype, clock: Clock) -> float
     return 2 * size**3 / best_s
 
 
-def held_memory_bytes(device: torch.device) -> int:
+def allocated_bytes(device: torch.device) -> int:
     """What tensors take on a GPU now, from where its peak is counted anew; on a CPU 0."""
     if device.type != "cuda":
         return 0
     torch.cuda.reset_peak_memory_stats()
     return torch.cuda.memory_allocated()
-
-
-def peak_memory_bytes(device: torch.device) -> int:
-    """The most that tensors took on a GPU since then; on a CPU the process's peak."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated()
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
 
 
 def device_name(device: torch.device) -> str:
