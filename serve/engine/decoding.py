@@ -21,10 +21,9 @@ _log = logging.getLogger("ray.serve")
 
 
 class Decoding(Generic[JobT, TrajectoryT]):
-    """Decodes finished images in order, in slices that fit into device memory; then previews.
+    """A thread that decodes finished images in order, in slices that fit into memory, and previews.
 
-    Pixels that the denoiser flags are dropped here: the ticket gets None in their place. Runs on a
-    thread of its own with `beside`, else in the caller's.
+    Pixels that the denoiser flags are dropped here: the ticket gets None in their place.
     """
 
     def __init__(
@@ -33,7 +32,6 @@ class Decoding(Generic[JobT, TrajectoryT]):
         pace: Pace,
         budget: PreviewBudget,
         observer: Observer,
-        beside: bool,
     ) -> None:
         self.stopwatch = Stopwatch()
         self._denoiser = denoiser
@@ -47,30 +45,24 @@ class Decoding(Generic[JobT, TrajectoryT]):
         self._changed = threading.Condition()
         # A daemon: a call that hangs in the device must not keep the process alive.
         self._thread = threading.Thread(target=self._run, name="decode", daemon=True)
-        self._beside = beside
-        if beside:
-            self._thread.start()
+        self._thread.start()
 
     @property
     def alive(self) -> bool:
-        """Whether the decoding thread, if any, still runs."""
-        return self._thread.is_alive() or not self._beside
+        """Whether the thread still runs."""
+        return self._thread.is_alive()
 
     def put(self, images: list[ImageTask[TrajectoryT]]) -> None:
         """Queue images that have done all their steps."""
         with self._changed:
             self._finished.extend(images)
             self._changed.notify()
-        if not self._beside:
-            self._drain()
 
     def put_preview(self, image: ImageTask[TrajectoryT], shared: bool) -> None:
         """Queue a preview of an image; `shared` if other requests share the device."""
         with self._changed:
             self._previews.append((image, image.begun.steps_done, shared))
             self._changed.notify()
-        if not self._beside:
-            self._drain()
 
     def close(self) -> None:
         """Stop after the present call; returns at once."""
@@ -80,23 +72,16 @@ class Decoding(Generic[JobT, TrajectoryT]):
 
     def join(self) -> None:
         """Wait for the present call, after `close`."""
-        if self._beside:
-            self._thread.join()
+        self._thread.join()
 
     def _run(self) -> None:
         while not self._closed:
             with self._changed:
                 self._changed.wait_for(lambda: self._finished or self._previews or self._closed)
-            self._drain()
-
-    def _drain(self) -> None:
-        while not self._closed:
             if images := self._next_slice():
                 self._decode(images)
             elif self._previews:
                 self._preview(*self._previews.popleft())
-            else:
-                return
 
     def _next_slice(self) -> list[ImageTask[TrajectoryT]]:
         """The oldest finished image, and those that can share its call."""

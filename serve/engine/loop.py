@@ -33,15 +33,10 @@ _log = logging.getLogger("ray.serve")
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """How an engine admits and decodes.
-
-    `cap` is the number of slots: images under way at once. With `decode_beside` a second thread
-    decodes, else the loop does between steps.
-    """
+    """How an engine admits; `cap` is the number of slots: images under way at once."""
 
     policy: Policy = "step"
     cap: int = 1
-    decode_beside: bool = True
 
 
 class Engine(Generic[JobT, TrajectoryT]):
@@ -59,9 +54,7 @@ class Engine(Generic[JobT, TrajectoryT]):
         self._observer = observer or Observer()
         self._slots: Slots[ImageTask[TrajectoryT]] = Slots(settings.policy, settings.cap)
         self._budget = PreviewBudget()
-        self._decoding = Decoding(
-            denoiser, self._pace, self._budget, self._observer, settings.decode_beside
-        )
+        self._decoding = Decoding(denoiser, self._pace, self._budget, self._observer)
         self._stopwatch = Stopwatch()
         self._jobs: dict[Ticket, list[ImageTask[TrajectoryT]]] = {}
         self._faults_in_a_row = 0
@@ -329,9 +322,6 @@ class Engine(Generic[JobT, TrajectoryT]):
                 self._decoding.put_preview(image, shared=len(self._jobs) > 1)
         for image in finished:
             image.denoised_at = now
-        for ticket in {image.ticket for image in finished}:
-            if not any(image.steps_left for image in self._jobs.get(ticket, ())):
-                ticket.denoised_at = now
         self._decoding.put(finished)
 
 

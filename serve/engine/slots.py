@@ -5,7 +5,6 @@ Images are admitted in order of arrival, as far as there are free slots:
 - `step`: at every step. No request waits for a batch to end.
 - `batch`: only when nothing is under way. Whole batches, as in a server that calls a pipeline; an
   image still leaves as soon as it is done.
-- `serial`: the images of one request at a time.
 
 Turns are round-robin over groups: the image that has waited longest for a step goes next, together
 with those that can share its call. All images of a group advance equally, and none starves: it
@@ -16,15 +15,11 @@ from collections import deque
 from collections.abc import Hashable, Iterable
 from typing import Generic, Literal, Protocol, TypeVar
 
-Policy = Literal["step", "batch", "serial"]
+Policy = Literal["step", "batch"]
 
 
 class Schedulable(Protocol):
     """An image as the slots see it."""
-
-    @property
-    def request(self) -> Hashable:
-        """Equal for the images of one request."""
 
     @property
     def group(self) -> Hashable:
@@ -65,14 +60,9 @@ class Slots(Generic[ImageT]):
         """Move waiting images into free slots, as the policy allows; returns those moved."""
         if self._policy == "batch" and self._under_way:
             return []
-        admitted: list[ImageT] = []
-        while self._waiting and len(self._under_way) < self.cap:
-            serial = self._policy == "serial" and bool(self._under_way)
-            if serial and self._waiting[0].request != self._under_way[0].request:
-                break
-            image = self._waiting.popleft()
-            self._under_way.append(image)
-            admitted.append(image)
+        free = max(0, self.cap - len(self._under_way))
+        admitted = [self._waiting.popleft() for _ in range(min(free, len(self._waiting)))]
+        self._under_way.extend(admitted)
         return admitted
 
     def turn(self) -> list[ImageT]:

@@ -27,9 +27,9 @@ class Preview:
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """One finished image, `(H, W, 3)` uint8, with its own times as in `Result`.
+    """One finished image, `(H, W, 3)` uint8, None if it was flagged; and the seconds of each stage.
 
-    `pixels` is None where the image was flagged.
+    They add up: from `submit` to its slot, to its last step, to its picture.
     """
 
     image: int
@@ -44,17 +44,13 @@ Event = Preview | Finished
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """Pictures, `(H, W, 3)` uint8 each, in the job's order, and the seconds of each stage.
+    """Pictures, `(H, W, 3)` uint8 each, in the job's order, and the seconds since `submit`.
 
-    A flagged picture is None; at least one is not. The three times add up to the whole: from
-    `submit` to the first image's slot, to the last image's last step, to the last picture.
+    A flagged picture is None; at least one is not.
     """
 
     images: Sequence[NDArray[np.uint8] | None]
-    warnings: tuple[str, ...]
-    queue_s: float
-    denoise_s: float
-    decode_s: float
+    seconds: float
 
 
 class Ticket:
@@ -76,7 +72,6 @@ class Ticket:
         self.deadline = deadline
         self.submitted_at = time.perf_counter()
         self.begun_at: float | None = None
-        self.denoised_at: float | None = None
         self.warnings: tuple[str, ...] = ()
         self.previewed = False
         self.expected_s = 0.0
@@ -158,17 +153,8 @@ class Ticket:
         if len(self.flagged) == self.plan.images:
             self.end(Flagged("every picture of this request was flagged by the safety checker"))
         elif len(self._pictures) == self.plan.images:
-            assert self.begun_at is not None
-            assert self.denoised_at is not None
-            self.end(
-                Result(
-                    images=[self._pictures[index] for index in range(self.plan.images)],
-                    warnings=self.warnings,
-                    queue_s=self.begun_at - self.submitted_at,
-                    denoise_s=self.denoised_at - self.begun_at,
-                    decode_s=time.perf_counter() - self.denoised_at,
-                )
-            )
+            images = [self._pictures[index] for index in range(self.plan.images)]
+            self.end(Result(images, time.perf_counter() - self.submitted_at))
 
     def end(self, outcome: Result | BaseException) -> None:
         """End the job, unless it has ended."""

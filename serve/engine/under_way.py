@@ -24,11 +24,6 @@ class ImageTask(Generic[TrajectoryT]):
     had_no_room: bool = False
 
     @property
-    def request(self) -> Hashable:
-        """Its ticket."""
-        return self.ticket
-
-    @property
     def group(self) -> Hashable:
         """Equal for images that can share a call of `step`."""
         return self.begun.group

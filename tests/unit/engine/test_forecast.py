@@ -72,11 +72,10 @@ def test_decoding_comes_on_top() -> None:
 def test_a_forecast_is_what_the_slots_do(works: list[tuple[int, int]], cap: int) -> None:
     pace = Pace({1: 1.0, 2: 1.3, 8: 3.0})
     slots: Slots[FakeImage] = Slots("step", cap)
-    for request, (images, steps) in enumerate(works):
-        slots.add([FakeImage(request, "a", steps) for _ in range(images)])
-    last = len(works) - 1
+    for images, steps in works:
+        slots.add(last := [FakeImage("a", steps) for _ in range(images)])
     elapsed_s = 0.0
-    while any(image.request == last for image in (*slots.waiting, *slots.under_way)):
+    while any(image.steps_left for image in last):
         slots.admit()
         called = slots.turn()
         elapsed_s += pace.call_s(len(called))

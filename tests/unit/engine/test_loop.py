@@ -81,16 +81,12 @@ async def submitted_together(
     return tickets
 
 
-@pytest.mark.parametrize("beside", [True, False])
-def test_steps_come_from_one_thread_and_pictures_from_another_or_the_same(beside: bool) -> None:
-    @play(cap=4, decode_beside=beside)
-    async def requests(engine, denoiser):
-        jobs = [generation(seeds=(seed, seed + 1), previews=1) for seed in range(4)]
-        await asyncio.gather(*(engine.submit(job).result() for job in jobs))
-        assert denoiser.threads.pop("begin") == denoiser.threads.pop("step") == {"denoise"}
-        assert set().union(*denoiser.threads.values()) == {"decode" if beside else "denoise"}
-
-    requests()
+@play(cap=4)
+async def test_steps_come_from_one_thread_and_pictures_from_another(engine, denoiser):
+    jobs = [generation(seeds=(seed, seed + 1), previews=1) for seed in range(4)]
+    await asyncio.gather(*(engine.submit(job).result() for job in jobs))
+    assert denoiser.threads.pop("begin") == denoiser.threads.pop("step") == {"denoise"}
+    assert set().union(*denoiser.threads.values()) == {"decode"}
 
 
 @play(cap=8)
@@ -428,7 +424,7 @@ async def test_a_picture_that_comes_too_late_is_not_decoded(engine, denoiser):
 
 @pytest.mark.parametrize(
     ("policy", "calls"),
-    [("step", [2, 2, 2, 2]), ("batch", [2, 2, 1, 1, 1, 1]), ("serial", [1] * 8)],
+    [("step", [2, 2, 2, 2]), ("batch", [2, 2, 1, 1, 1, 1])],
 )
 def test_images_join_as_the_policy_allows(policy: Policy, calls: list[int]) -> None:
     @play(policy=policy, cap=2)
@@ -460,17 +456,15 @@ async def test_closing_ends_unfinished_requests_and_refuses_new_ones(engine, den
 
 @play(step_s=0.01, decode_s=0.02)
 async def test_times_add_up_to_the_wait(engine):
-    loop = asyncio.get_running_loop()
-    started_at = loop.time()
     first = engine.submit(generation(num_inference_steps=10))
     second = engine.submit(generation(num_inference_steps=10))
     await first.result()
-    result = await second.result()
-    elapsed_s = loop.time() - started_at
-    assert result.denoise_s >= 0.1
-    assert result.queue_s >= 0.1
-    assert result.decode_s >= 0.02
-    assert result.queue_s + result.denoise_s + result.decode_s <= elapsed_s
+    (finished,) = [event async for event in second.events()]
+    assert finished.denoise_s >= 0.1
+    assert finished.queue_s >= 0.1
+    assert finished.decode_s >= 0.02
+    times_s = finished.queue_s + finished.denoise_s + finished.decode_s
+    assert times_s <= (await second.result()).seconds + 1e-6  # Sums round differently.
 
 
 def of_seeds(*seeds: int) -> Callable[[NDArray[np.uint8]], bool]:

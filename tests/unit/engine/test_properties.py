@@ -56,19 +56,18 @@ async def behave(client: Client, engine: Engine[Generation, FakeTrajectory]) -> 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     st.lists(clients, min_size=1, max_size=10),
-    st.sampled_from(["step", "batch", "serial"]),
+    st.sampled_from(["step", "batch"]),
     st.integers(1, 8),
     st.integers(1, 8),
     st.integers(1, 4),
-    st.booleans(),
 )
 def test_every_mix_of_requests_ends_as_each_would_alone(
-    mix: list[Client], policy: Policy, cap: int, room: int, slice_most: int, beside: bool
+    mix: list[Client], policy: Policy, cap: int, room: int, slice_most: int
 ) -> None:
     denoiser = FakeDenoiser(room=room, decode_room=room, slice_most=slice_most)
 
     async def scenario() -> None:
-        engine = Engine(denoiser, Settings(policy, cap, beside))
+        engine = Engine(denoiser, Settings(policy, cap))
         async with asyncio.timeout(HANG_S):
             tickets = await asyncio.gather(*(behave(client, engine) for client in mix))
             for client, ticket in zip(mix, tickets, strict=True):
