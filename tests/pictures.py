@@ -58,5 +58,5 @@ def stock_picture(ours: Pipeline, asked: Generation) -> NDArray[np.uint8]:
     return pixels
 
 
-def difference(one: NDArray[np.uint8], other: NDArray[np.uint8]) -> float:
-    return float(np.abs(one.astype(int) - other).mean())
+def difference(picture: NDArray[np.uint8], other: NDArray[np.uint8]) -> float:
+    return float(np.abs(picture.astype(int) - other).mean())

@@ -140,7 +140,7 @@ def test_any_number_of_images_takes_the_step_that_eager_calls_take(
         trajectories, _ = pipe.begin(asked)
         for _ in range(2):
             pipe.step(trajectories)
-        results.append(torch.cat([one.latents for one in trajectories]).float().cpu())
+        results.append(torch.cat([image.latents for image in trajectories]).float().cpu())
     # Half precision has 3 digits; the latents are about 1 in size.
     assert (results[0] - results[1]).abs().max() < 0.05
     assert (results[0] - results[1]).abs().mean() < 0.005
@@ -203,7 +203,7 @@ def test_a_device_without_memory_is_named_and_the_call_can_be_made_again() -> No
             pipe.step(trajectories)
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0)
-    assert all(one.steps_done == 0 for one in trajectories)
+    assert all(image.steps_done == 0 for image in trajectories)
     pipe.free_memory()
     finish(pipe, trajectories[:2])
     assert pipe.decode(trajectories[:2]).std() > 5
@@ -222,11 +222,11 @@ def test_an_image_that_is_not_finite_is_named() -> None:
 
 def test_decoding_is_sliced_by_free_memory() -> None:
     pipe = packed("none")
-    (one,), _ = pipe.begin(default_size())
-    assert pipe.decode_slice(one) == 8
+    (image,), _ = pipe.begin(default_size())
+    assert pipe.decode_slice(image) == 8
     allocated, total = torch.cuda.memory_allocated(), torch.cuda.mem_get_info()[0]
     hog = torch.empty(total - 64 * 2**20, dtype=torch.uint8, device="cuda")
-    assert pipe.decode_slice(one) < 8
+    assert pipe.decode_slice(image) < 8
     del hog
     pipe.free_memory()
     assert torch.cuda.memory_allocated() == allocated
@@ -262,7 +262,7 @@ def test_the_safety_checker_judges_as_on_a_cpu() -> None:
     on_cpu, on_cuda = found
     assert {True, False} == set(on_cpu)
     # A score so near to its threshold that half precision decides is rare.
-    assert sum(one != other for one, other in zip(on_cpu, on_cuda, strict=True)) <= 1
+    assert sum(cpu != cuda for cpu, cuda in zip(on_cpu, on_cuda, strict=True)) <= 1
 
 
 def test_auto_takes_cuda_in_fp16() -> None:

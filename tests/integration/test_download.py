@@ -144,7 +144,7 @@ def test_the_safety_checker_comes_only_when_asked_for_and_is_held_to_the_manifes
         assert hub.gets.total() == before + len(of_the_checker)
         assert of_the_checker <= set(hub.gets)
         check_family(folder, SD_V1, ALL, safety_checker=True, hashes=True)
-        origins = {one.origin.revision for one in read_manifest(folder).components.values()}
+        origins = {part.origin.revision for part in read_manifest(folder).components.values()}
         assert origins == {hub.repositories[name].sha for name in (SD, BK, TAESD)}
         path = folder / "safety_checker/model.fp16.safetensors"
         path.write_bytes(path.read_bytes()[:-1] + b"x")
@@ -318,7 +318,7 @@ def test_what_cannot_be_had_is_told_with_what_to_do(
         del hub.repositories[SD]
     if change.get("pickles"):
         files = hub.repositories[SD].files
-        for name in [one for one in files if one.endswith(".safetensors")]:
+        for name in [path for path in files if path.endswith(".safetensors")]:
             del files[name]
     if change.get("config"):
         del hub.repositories[SD].files["unet/config.json"]

@@ -1,9 +1,8 @@
 import asyncio
 import inspect
 import time
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable
 from dataclasses import fields
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -239,7 +238,7 @@ async def test_a_failing_request_leaves_its_neighbours_alone(engine, denoiser, p
         await bad.result()
     for ticket, seeds in ((before, [1, 2]), (after, [5, 6])):
         images = (await ticket.result()).images
-        assert [(int(one[0, 0, 0]), int(one[0, 0, 2])) for one in images] == [
+        assert [(int(image[0, 0, 0]), int(image[0, 0, 2])) for image in images] == [
             (seed, 5) for seed in seeds
         ]
     assert engine.alive
@@ -261,7 +260,7 @@ async def test_without_memory_the_slots_are_halved_and_nothing_is_lost(engine, d
     jobs = [generation(seeds=(seed,)) for seed in range(8)]
     tickets = await submitted_together(engine, denoiser, *jobs)
     results = await asyncio.gather(*(ticket.result() for ticket in tickets))
-    assert [int(one.images[0][0, 0, 0]) for one in results] == list(range(8))
+    assert [int(result.images[0][0, 0, 0]) for result in results] == list(range(8))
     assert engine.cap == 2
     assert denoiser.memory_freed == 2
     assert max(len(call) for call in denoiser.calls) == 2
@@ -307,14 +306,12 @@ async def test_events_of_a_cancelled_request_end(engine, denoiser):
 
 
 class AwaitsPreviews(FakeDenoiser):
-    """Begins no step before what is to be shown of the steps before has been: none is skipped."""
+    """Begins no step before the previews of the steps before, so that none is skipped."""
 
-    def __init__(self, shown_at: Collection[int]) -> None:
-        super().__init__()
-        self.shown_at = shown_at
+    shown_at = 2, 4, 6
 
     def step(self, trajectories: list[FakeTrajectory]) -> None:
-        due = sum(step <= one.steps_done for one in trajectories for step in self.shown_at)
+        due = sum(step <= image.steps_done for image in trajectories for step in self.shown_at)
         deadline = time.monotonic() + HANG_S
         while self.previews < due:
             assert time.monotonic() < deadline
@@ -322,8 +319,8 @@ class AwaitsPreviews(FakeDenoiser):
         super().step(trajectories)
 
 
-@play(partial(AwaitsPreviews, (2, 4, 6)), cap=2)
-async def test_previews_show_the_chosen_steps_of_each_image(engine):
+@play(AwaitsPreviews, cap=2)
+async def test_a_request_with_the_device_to_itself_shows_all_its_previews(engine):
     ticket = engine.submit(generation(seeds=(1, 2), num_inference_steps=8, previews=3))
     events = [event async for event in ticket.events() if isinstance(event, Preview)]
     assert {(event.image, event.step) for event in events} == {
@@ -339,13 +336,6 @@ async def test_previews_cost_other_requests_at_most_a_twentieth(engine, denoiser
     lasted_s = time.perf_counter() - started_at
     # The first is on credit.
     assert 1 <= denoiser.previews <= 1 + 0.05 * lasted_s / denoiser.preview_s
-
-
-@play(partial(AwaitsPreviews, range(1, 20)))
-async def test_a_request_that_is_alone_pays_for_all_its_previews(engine, denoiser):
-    ticket = engine.submit(generation(num_inference_steps=20, previews=19))
-    events = [event async for event in ticket.events() if isinstance(event, Preview)]
-    assert [event.step for event in events] == list(range(1, 20))
 
 
 @play(pace=Pace({1: 0.1}), cap=1)
@@ -482,8 +472,8 @@ async def test_a_flagged_picture_goes_no_further_and_the_others_do(engine, denoi
     }
     result = await ticket.result()
     for pixels in (list(finished.values()), result.images):
-        assert [one is None for one in pixels] == [False, True, False, True]
-        assert [int(one[0, 0, 0]) for one in pixels if one is not None] == [1, 3]
+        assert [image is None for image in pixels] == [False, True, False, True]
+        assert [int(image[0, 0, 0]) for image in pixels if image is not None] == [1, 3]
     assert ticket.flagged == [1, 3]
     assert denoiser.threads["flagged"] == {"decode"}
 

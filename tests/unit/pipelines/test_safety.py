@@ -10,10 +10,9 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 
 from serve.errors import OutOfDeviceMemory, WeightsError
-from serve.miniature import WEIGHTS_DIR
 from serve.pipelines.pipeline import Pipeline
 from serve.pipelines.safety import SafetyChecker, _flags
-from serve.variants import MINIATURE, SD_V1
+from serve.variants import SD_V1
 from tests.fakes import generation
 from tests.pictures import draw
 from tests.safety import (
@@ -125,18 +124,6 @@ def test_a_pipeline_flags_only_where_it_is_told_to(tmp_path: Path) -> None:
         assert pipe.flagged(pixels) == [on]
         # Flagged pictures are not blackened.
         assert pixels.std() > 5
-
-
-def test_a_packed_replica_loads_it_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder, loaded = sd_v1_with_checker(tmp_path / "sd", NEVER), []
-    load = SafetyChecker.load
-    monkeypatch.setattr(
-        SafetyChecker, "load", lambda *arguments: loaded.append(arguments[0]) or load(*arguments)
-    )
-    Pipeline.load(list(SD_V1.variants.values()), folder, "cpu", safety_checker=True)
-    assert len(loaded) == 1
-    Pipeline.load([MINIATURE.variants["distilled-tiny-vae"]], WEIGHTS_DIR, "cpu")
-    assert len(loaded) == 1
 
 
 def test_a_check_that_finds_no_memory_says_so(

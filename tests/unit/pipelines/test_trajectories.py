@@ -1,7 +1,6 @@
 """Plans are known without a model, and the schedulers do as planned."""
 
 import itertools
-from dataclasses import replace
 
 import pytest
 
@@ -60,9 +59,3 @@ def test_previews_are_spread_and_below_the_last_step(
         ends = (0, *planned.previews_at, planned.steps)
         gaps = [after - before for before, after in itertools.pairwise(ends)]
         assert max(gaps) - min(gaps) <= 1
-
-
-def test_images_are_counted_and_a_variant_without_a_preview_vae_shows_none() -> None:
-    asked = generation(seeds=(1, 2, 3), previews=2)
-    assert plan(asked, VARIANT, 1.0).images == 3
-    assert plan(asked, replace(VARIANT, preview_vae=None), 1.0).previews_at == ()
