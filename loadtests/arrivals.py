@@ -38,8 +38,8 @@ def trace(path: Path) -> list[float]:
             it is no CSV file in UTF-8.
     """
     try:
-        with path.open(newline="", encoding="utf-8") as lines:
-            arrivals = _arrivals(csv.DictReader(lines), path)
+        with path.open(newline="", encoding="utf-8-sig") as lines:
+            arrivals = _arrivals(csv.DictReader(lines, skipinitialspace=True), path)
     except (csv.Error, UnicodeDecodeError) as fault:
         raise ValueError(f"{path}: is no CSV file in UTF-8: {fault}") from None
     if not arrivals:

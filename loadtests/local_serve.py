@@ -33,7 +33,8 @@ def local_serve(num_gpus: int = 0) -> Iterator[str]:
             num_cpus=max(4, os.cpu_count() or 1),
             num_gpus=num_gpus,
         )
-        serve.start(http_options={"host": "127.0.0.1", "port": port, "request_timeout_s": 120})
+        # An hour: full-size pictures take minutes on a CPU; the comparison has its own limits.
+        serve.start(http_options={"host": "127.0.0.1", "port": port, "request_timeout_s": 3600})
         yield f"http://127.0.0.1:{port}"
     finally:
         # Serve ends its controller by killing it, which Ray prints as a failed task.

@@ -70,6 +70,10 @@ class VariantUser(FastHttpUser):
     # Shared by the users of a class, so that none repeats another's request.
     _indices: Iterator[int] | None = None
 
+    def __init__(self, environment: Any) -> None:
+        self.host = self.host.rstrip("/") if self.host else self.host
+        super().__init__(environment)
+
     def on_start(self) -> None:
         """Read the command line's arguments."""
         options = self.environment.parsed_options
@@ -100,26 +104,47 @@ class VariantUser(FastHttpUser):
 
     def draw(self, late_s: float = 0.0) -> None:
         """Ask once, and judge the reply; a request that is fired late has waited so much longer."""
-        indices = type(self)._indices
-        assert indices is not None  # Set in `on_start`.
-        asked = self.workload.body(next(indices), self.variant)
-        headers = {"Authorization": f"Bearer {self.options.key}"} if self.options.key else {}
-        with self.client.post(
-            _PATH, json=asked, headers=headers, name=self.name(asked), catch_response=True
-        ) as response:
+        asked = self.next_body()
+        with self.post(asked) as response:
             response.request_meta["response_time"] += 1000 * late_s
             # No status at all: Locust has its own words for a connection that failed.
             if response.status_code == 0:
                 return
             verdict = judge(response.status_code, response.headers, response.content, asked)
-            response.request_meta["name"] = self.answered_name(asked, verdict)
-            if verdict.outcome == "rejected":
-                response.request_meta["name"] += " 429"
-                response.success()
-            elif verdict.outcome == "failed":
-                response.failure(verdict.reason)
-            elif 0 < self.options.slo < response.request_meta["response_time"] / 1000:
-                response.failure(f"slower than the SLO of {self.options.slo:g} s")
+            self.settle(response, asked, verdict)
+        self.wait_if_told(verdict)
+
+    def next_body(self) -> dict[str, Any]:
+        """The next request of this class."""
+        indices = type(self)._indices
+        assert indices is not None  # Set in `on_start`.
+        return self.workload.body(next(indices), self.variant)
+
+    def post(self, asked: dict[str, Any], **options: Any) -> Any:
+        """Send a request; a context manager of its response."""
+        headers = {"Authorization": f"Bearer {self.options.key}"} if self.options.key else {}
+        return self.client.post(
+            _PATH,
+            json=asked,
+            headers=headers,
+            name=self.name(asked),
+            catch_response=True,
+            **options,
+        )
+
+    def settle(self, response: Any, asked: dict[str, Any], verdict: Verdict) -> None:
+        """Make a row of a judged response, and a failure of a wrong or a late one."""
+        response.request_meta["name"] = self.answered_name(asked, verdict)
+        if verdict.outcome == "rejected":
+            response.request_meta["name"] += " 429"
+            response.success()
+        elif verdict.outcome == "failed":
+            response.failure(verdict.reason)
+        elif 0 < self.options.slo < response.request_meta["response_time"] / 1000:
+            response.failure(f"slower than the SLO of {self.options.slo:g} s")
+
+    def wait_if_told(self, verdict: Verdict) -> None:
+        """Wait as long as a 429 says, with `--honour-retry-after`."""
         if verdict.outcome == "rejected" and self.options.honour_retry_after:
             time.sleep(verdict.retry_after_s or 1)  # Locust has made it yield.
 
@@ -213,20 +238,17 @@ class StreamingUser(VariantUser):
         super().on_start()
         self.variant = self.options.mixed_variant
 
+    def name(self, asked: dict[str, Any]) -> str:
+        """The row of whole streams."""
+        return f"{_PATH} [{self.variant}, stream]"
+
     @tag("streaming")
     @task
     def generate(self) -> None:
         """One picture, and its previews."""
-        indices = type(self)._indices
-        assert indices is not None  # Set in `on_start`.
-        asked = self.workload.body(next(indices), self.variant)
-        asked |= {"stream": True, "partial_images": self.options.previews}
-        name = f"{_PATH} [{self.variant}, stream]"
-        headers = {"Authorization": f"Bearer {self.options.key}"} if self.options.key else {}
+        asked = self.next_body() | {"stream": True, "partial_images": self.options.previews}
         started_s = time.perf_counter()
-        with self.client.post(
-            _PATH, json=asked, headers=headers, name=name, catch_response=True, stream=True
-        ) as response:
+        with self.post(asked, stream=True) as response:
             if response.status_code == 0:
                 return
             if response.status_code != 200:
@@ -240,11 +262,8 @@ class StreamingUser(VariantUser):
                     lines, asked, lambda: time.perf_counter() - started_s
                 )
             response.request_meta["response_time"] = 1000 * (time.perf_counter() - started_s)
-            if verdict.outcome == "rejected":
-                response.request_meta["name"] += " 429"
-                response.success()
-            elif verdict.outcome == "failed":
-                response.failure(verdict.reason)
+            self.settle(response, asked, verdict)
+        self.wait_if_told(verdict)
         if verdict.outcome == "ok":
             self._tell("first preview", arrived_s[:1])
             self._tell("between events", [b - a for a, b in pairwise(arrived_s)])

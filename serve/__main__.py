@@ -12,6 +12,7 @@ import socket
 import sys
 import time
 from collections.abc import Iterator
+from functools import partial
 from typing import Annotated, Any, Literal
 
 import psutil
@@ -28,6 +29,8 @@ from .weights.layout import family_dir, fp32_bytes
 # Measured with the miniature: three replicas with torch, the router, Serve's and Ray's processes.
 # What larger weights need on a CPU comes on top.
 _NEEDED_BYTES = 3 * 1024**3
+# What a request may take beside its drawing: its body's way here, and its reply's.
+_SPARE_S = 15
 _PROMPT = "a golden vase with different flowers"
 
 
@@ -61,11 +64,24 @@ class LaunchSettings(BaseSettings, ModelOptions):
     api_keys_file: FilePath | None = Field(
         None, description="names and hashes of API keys; none needed when absent"
     )
+    max_request_s: float | None = Field(
+        None,
+        gt=0,
+        allow_inf_nan=False,
+        description="the longest that a request may take; when absent 105 with a GPU, else 3600",
+    )
     graceful_shutdown_timeout_s: float = Field(
         5, gt=0, description="how long requests under way may take after SIGTERM or Ctrl-C"
     )
     show_logs: bool = Field(False, description="show the replicas' log lines here, too")
     log_encoding: Literal["TEXT", "JSON"] = Field("TEXT", description="form of the log lines")
+
+    @property
+    def longest_request_s(self) -> float:
+        """The longest that a request may take; a full-size picture takes minutes on a CPU."""
+        if self.max_request_s is not None:
+            return self.max_request_s
+        return 105 if self.num_gpus else 3600
 
 
 def main() -> int:
@@ -107,6 +123,7 @@ def _serve(settings: LaunchSettings) -> None:
         num_gpus=settings.num_gpus,
         # The router's folder is another.
         api_keys_file=settings.api_keys_file and settings.api_keys_file.absolute(),
+        max_request_s=settings.longest_request_s,
         graceful_shutdown_timeout_s=settings.graceful_shutdown_timeout_s,
     )
     app = build_app(args)
@@ -134,22 +151,20 @@ def _local_ray_serve(settings: LaunchSettings, replicas: int) -> Iterator[str]:
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
     serving = False
     try:
-        context = ray.init(
-            address="local",
-            include_dashboard=False,
-            log_to_driver=settings.show_logs,
-            logging_level="WARNING",
-            object_store_memory=200 * 1024**2,
-        )
+        context = _start_ray(settings)
         _end_on_signals()  # Ray has put a handler of its own on SIGTERM, which prints a crash.
         _check_gpus(settings, replicas, ray.cluster_resources().get("GPU", 0))
-        serve.start(
-            http_options={
-                "host": settings.host,
-                "port": settings.port,
-                "request_timeout_s": 120,
-            },
-        )
+        try:
+            serve.start(
+                http_options={
+                    "host": settings.host,
+                    "port": settings.port,
+                    # Serve's own answer is plain text; this service's comes before it.
+                    "request_timeout_s": settings.longest_request_s + _SPARE_S,
+                },
+            )
+        except Exception as fault:
+            raise _cannot_start("Ray Serve", fault) from fault
         serving = True
         yield f"{context.address_info['session_dir']}/logs/serve"
     finally:
@@ -166,6 +181,47 @@ def _local_ray_serve(settings: LaunchSettings, replicas: int) -> Iterator[str]:
                     serve.delete("default")
                 serve.shutdown()
             ray.shutdown()
+
+
+def _start_ray(settings: LaunchSettings) -> Any:
+    """Start Ray on this machine; once more where the first start timed out, as on a busy machine.
+
+    Raises:
+        ServingError: it didn't start.
+    """
+    import ray
+
+    start = partial(
+        ray.init,
+        address="local",
+        include_dashboard=False,
+        log_to_driver=settings.show_logs,
+        logging_level="WARNING",
+        object_store_memory=200 * 1024**2,
+    )
+    try:
+        return start()
+    except Exception as fault:
+        ray.shutdown()
+        if "timed out" not in str(fault):
+            raise _cannot_start("Ray", fault) from fault
+    _tell("Ray timed out while it started; trying once more ...")
+    try:
+        return start()
+    except Exception as fault:
+        raise _cannot_start("Ray", fault) from fault
+
+
+def _cannot_start(what: str, fault: Exception) -> ServingError:
+    """One line with the cause and what to do; what Ray raises is often a page."""
+    cause = next(iter(str(fault).strip().splitlines()), type(fault).__name__)
+    advice = "its logs, usually in /tmp/ray/session_latest/logs, say more"
+    if "AF_UNIX path length" in cause:
+        cause = cause.partition(": /")[0]
+        advice = "point TMPDIR, or RAY_TMPDIR, to a folder with a shorter path"
+    elif "timed out" in cause:
+        advice = "the machine may be busy or short of memory; try again when it is not"
+    return ServingError(f"{what} can't start: {cause.rstrip('.')}; {advice}")
 
 
 def _end_on_signals() -> None:
@@ -226,7 +282,8 @@ def _check_gpus(settings: LaunchSettings, replicas: int, available: float) -> No
 
 
 def _check_port(settings: LaunchSettings) -> None:
-    with socket.socket() as probe:
+    address_family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    with socket.socket(address_family) as probe:
         # As servers do: a port in TIME_WAIT after the last run is free.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -240,7 +297,8 @@ def _check_port(settings: LaunchSettings) -> None:
 
 def _ready_text(settings: LaunchSettings, served: list[str], log_dir: str) -> str:
     model = "distilled" if "distilled" in served else served[0]
-    address = f"http://{settings.host}:{settings.port}"
+    host = f"[{settings.host}]" if ":" in settings.host else settings.host
+    address = f"http://{host}:{settings.port}"
     key = "" if settings.api_keys_file is None else " -H 'Authorization: Bearer KEY'"
     return f"""
 Ready on {address}

@@ -87,12 +87,23 @@ def test_a_429_has_a_row_of_its_own_and_a_wrong_picture_is_a_failure() -> None:
     assert "another seed" in words
 
 
-def test_retry_after_is_honoured_when_told() -> None:
+@pytest.mark.parametrize("user", ["DistilledUser", "StreamingUser"])
+def test_retry_after_is_honoured_when_told(user: str) -> None:
     with serving(FakeService(reject_every=2, retry_after_s=1)) as service:
-        arguments = [*users(1), "DistilledUser", "--honour-retry-after"]
+        arguments = [*users(1), user, "--honour-retry-after"]
         run(service, *arguments, until=lambda: len(service.asked) > 2)
     _, refused_s, again_s = service.arrived_s[:3]
     assert again_s - refused_s >= 1
+
+
+def test_a_stream_that_is_later_than_the_slo_is_a_failure() -> None:
+    with serving(FakeService()) as service:
+        # A slash at the end of the host makes no other path.
+        arguments = ["--host", f"{service.url}/", "--slo", "0.0001", "StreamingUser"]
+        found, words = run(service, *users(1), *arguments, until=lambda: len(service.asked) > 2)
+    whole = found[f"{PATH} [distilled, stream]"]
+    assert 0 < whole["num_requests"] == whole["num_failures"]
+    assert "slower than the SLO of 0.0001 s" in words
 
 
 def test_mixed_steps_have_a_row_each_and_a_stream_one_for_its_previews() -> None:

@@ -161,9 +161,12 @@ def the_drain_chain_holds(manifests: list[Manifest]) -> Iterator[str]:
 
 def everything_before_the_service_waits_longer(manifests: list[Manifest]) -> Iterator[str]:
     request_s = serve_config(manifests)["http_options"]["request_timeout_s"]
-    longest_s = serve_config(manifests)["applications"][0]["args"].get("max_request_s")
-    if longest_s is not None and longest_s >= request_s:
-        yield f"max_request_s: {longest_s}, but Serve gives up after {request_s} s"
+    args = AppArgs.model_validate(serve_config(manifests)["applications"][0]["args"])
+    if args.max_request_s is None or args.max_request_s + args.body_timeout_s >= request_s:
+        yield (
+            f"max_request_s: {args.max_request_s}; with body_timeout_s {args.body_timeout_s:g} it "
+            f"must be less than the {request_s} s after which Serve gives up"
+        )
     environment = ray_environment(manifests)
     buckets = [float(one) for one in environment["RAY_SERVE_REQUEST_LATENCY_BUCKETS_MS"].split(",")]
     if buckets != sorted(set(buckets)) or buckets[-1] < 1000 * request_s:
@@ -172,13 +175,10 @@ def everything_before_the_service_waits_longer(manifests: list[Manifest]) -> Ite
         stop_s = float(environment.get("RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S", 120))
         if stop_s <= request_s:
             yield f"RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S: {stop_s} cuts requests of {request_s} s"
-        body_s = serve_config(manifests)["applications"][0]["args"].get(
-            "body_timeout_s", AppArgs.model_fields["body_timeout_s"].default
-        )
         client_s = float(environment.get("RAY_SERVE_HAPROXY_TIMEOUT_CLIENT_S", 3600))
         if client_s <= 2 * HEARTBEAT_S:
             yield f"RAY_SERVE_HAPROXY_TIMEOUT_CLIENT_S: {client_s:g} is between heartbeats"
-        if not body_s < client_s <= request_s:
+        if not args.body_timeout_s < client_s <= request_s:
             yield (
                 f"RAY_SERVE_HAPROXY_TIMEOUT_CLIENT_S: {client_s:g}; it must be over "
                 "body_timeout_s, and no more than request_timeout_s"

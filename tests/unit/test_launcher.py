@@ -6,6 +6,7 @@ import socket
 import subprocess
 from pathlib import Path
 from types import SimpleNamespace
+from unittest.mock import Mock
 
 import psutil
 import pytest
@@ -15,9 +16,7 @@ from serve.config import AppArgs
 from serve.errors import ServingError
 from serve.settings import prepare_ray_environment
 from tests.commands import run_main
-from tests.machine import free_port
-
-ROOT = Path(__file__).parents[2]
+from tests.machine import ROOT, free_port
 
 
 def test_too_little_memory_is_told_with_both_figures(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -68,6 +67,58 @@ def test_a_taken_port_is_told_and_nothing_started() -> None:
         done = run_main(launcher.main, "--port", port)
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.startswith(f"distilled-sd-serve: port: can't listen on 127.0.0.1:{port}")
+
+
+_TOO_LONG = OSError(
+    "validate_socket_filename failed: AF_UNIX path length cannot exceed 107 bytes: /tmp/x/plasma"
+)
+_TIMED_OUT = Exception("The current node timed out during startup. This could happen because\n...")
+
+
+@pytest.mark.parametrize(
+    ("faults", "complaint"),
+    [
+        pytest.param([_TOO_LONG], "point TMPDIR, or RAY_TMPDIR, to a folder", id="long-path"),
+        pytest.param([ConnectionError()], "ConnectionError; its logs", id="without-words"),
+        pytest.param([_TIMED_OUT, _TIMED_OUT], "the machine may be busy", id="timed-out-twice"),
+    ],
+)
+def test_a_ray_that_cannot_start_is_one_clear_line(
+    monkeypatch: pytest.MonkeyPatch, faults: list[Exception], complaint: str
+) -> None:
+    monkeypatch.setattr("ray.init", Mock(side_effect=faults))
+    done = run_main(launcher.main, "--port", free_port())
+    assert done.returncode == 1
+    assert done.stderr.count("\n") == 1
+    assert done.stderr.startswith("distilled-sd-serve: Ray can't start: ")
+    assert complaint in done.stderr
+
+
+def test_a_ray_that_timed_out_is_started_once_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.argv", ["serve"])
+    monkeypatch.setattr("ray.init", Mock(side_effect=[_TIMED_OUT, "a context"]))
+    assert launcher._start_ray(launcher.LaunchSettings()) == "a context"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "longest_s"),
+    [
+        pytest.param([], 3600, id="cpu"),
+        pytest.param(["--num-gpus", "1"], 105, id="gpu"),
+        pytest.param(["--max-request-s", "30"], 30, id="given"),
+    ],
+)
+def test_a_request_may_take_longer_on_a_cpu(
+    monkeypatch: pytest.MonkeyPatch, arguments: list[str], longest_s: float
+) -> None:
+    monkeypatch.setattr("sys.argv", ["serve", *arguments])
+    assert launcher.LaunchSettings().longest_request_s == longest_s
+
+
+def test_an_ipv6_address_stands_in_brackets(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.argv", ["serve", "--host", "::1"])
+    text = launcher._ready_text(launcher.LaunchSettings(), ["distilled"], "logs")
+    assert "http://[::1]:8000/v1/images" in text
 
 
 def test_settings_come_from_the_environment_too(

@@ -75,7 +75,8 @@ def test_constant_arrivals_are_evenly_spaced() -> None:
 
 def test_a_trace_is_read_sorted_and_begins_at_zero(tmp_path: Path) -> None:
     path = tmp_path / "trace.csv"
-    path.write_text("user,arrival_s\na,12.5\nb,10\n")
+    # As spreadsheets and people write it: with a byte order mark, and a blank after the comma.
+    path.write_text("user, arrival_s\na, 12.5\nb, 10\n", encoding="utf-8-sig")
     assert arrivals.trace(path) == [0, 2.5]
 
 
