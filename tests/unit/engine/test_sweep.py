@@ -14,9 +14,7 @@ def test_the_sweep_stops_where_a_doubling_brings_under_a_twentieth() -> None:
     best, seconds = sweep(lambda images: 1e-3 + 10e-3 * images)
     assert best == 1
     assert list(seconds) == [1, 2]
-
-
-def test_a_device_that_one_image_fills_gets_one_slot() -> None:
+    # One image fills the device.
     assert sweep(lambda images: 69e-3 * images)[0] == 1
 
 
