@@ -6,7 +6,7 @@ test compares it with this module.
 
 from ray.serve.metrics import Counter, Gauge, Histogram
 
-from .engine.observer import Outcome
+from .engine.observer import Observer, Outcome
 from .generation import Generation
 
 # A picture takes from a tenth of a second on a large GPU to a minute on a CPU.
@@ -18,8 +18,8 @@ _RETRY_BUCKETS_S = [1, 2, 3, 5, 7.5, 10, 15, 20, 30, 60, 120, 300, 600]
 _VARIANT = ("variant",)
 
 
-class ReplicaMetrics:
-    """What a replica counts: an `engine.observer.Observer`, and what happens around the engine."""
+class ReplicaMetrics(Observer):
+    """What a replica counts: the engine's measurements, and what happens around the engine."""
 
     def __init__(self) -> None:
         self._requests = Counter(
@@ -77,9 +77,6 @@ class ReplicaMetrics:
         self._call_images.observe(images)
         if seconds is not None:
             self._step_s.observe(seconds)
-
-    def occupied(self, under_way: int, waiting: int, cap: int) -> None:
-        """Gauges are told otherwise: `report_gauges`."""
 
     def admitted(self, job: Generation, queue_s: float) -> None:
         """A job's first image got a slot."""

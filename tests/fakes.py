@@ -1,4 +1,4 @@
-"""A denoiser without a model: its pictures tell the seed, its steps take as long as told."""
+"""A denoiser without a model: its pictures encode the seed, its steps take a given time."""
 
 import os
 import re
@@ -57,7 +57,7 @@ class FakeTrajectory:
 
 @dataclass
 class FakeDenoiser:
-    """What is wrong with it is told by prompts: "poison", "poisoned step", "poisoned latents".
+    """Prompts make it fail: "poison", "poisoned step", "poisoned latents".
 
     `journal`, a file, gets one line per step, so that other processes can count. A prompt "hold
     after 5: NAME" waits after five steps for a file NAME beside the journal.
@@ -67,7 +67,7 @@ class FakeDenoiser:
     decode_s: float = 0.0
     preview_s: float = 0.0
     journal: Path | None = None
-    # A call with more images than that finds no memory.
+    # Images that a call has memory for.
     room: int = 10**6
     decode_room: int = 10**6
     slice_most: int = 1
@@ -76,7 +76,7 @@ class FakeDenoiser:
     calls: list[list[FakeTrajectory]] = field(default_factory=list)
     decodes: list[int] = field(default_factory=list)
     previews: int = 0
-    # Which pictures nobody may see.
+    # Which pictures are flagged.
     flags: Callable[[NDArray[np.uint8]], bool] = lambda picture: False
     memory_freed: int = 0
     threads: dict[str, set[str]] = field(default_factory=dict)
@@ -97,7 +97,7 @@ class FakeDenoiser:
 
     def plan(self, job: Generation) -> Plan:
         steps = job.num_inference_steps
-        shown = (round(steps * (one + 1) / (job.previews + 1)) for one in range(job.previews))
+        shown = (round(steps * part / (job.previews + 1)) for part in range(1, job.previews + 1))
         return Plan(
             images=len(job.seeds),
             steps=steps,
@@ -116,7 +116,7 @@ class FakeDenoiser:
         self._note_thread("step")
         self.gate.wait()
         time.sleep(self.step_s)
-        assert len({one.group for one in trajectories}) == 1
+        assert len({image.group for image in trajectories}) == 1
         if len(trajectories) > self.room:
             raise OutOfDeviceMemory("no room")
         self.steps += 1
@@ -124,12 +124,12 @@ class FakeDenoiser:
         if self.journal is not None:
             with self.journal.open("a") as journal:
                 journal.write("step\n")
-        for one in trajectories:
-            if one.job.prompt == "poisoned step":
+        for image in trajectories:
+            if image.job.prompt == "poisoned step":
                 raise ValueError("a bad step")
-            self._hold(one)
-            assert one.steps_done < one.total_steps
-            one.steps_done += 1
+            self._wait_for_file(image)
+            assert image.steps_done < image.total_steps
+            image.steps_done += 1
 
     def decode_slice(self, trajectory: FakeTrajectory) -> int:
         return self.slice_most
@@ -138,13 +138,13 @@ class FakeDenoiser:
         self._note_thread("decode")
         self.decode_gate.wait()
         time.sleep(self.decode_s)
-        assert len({one.decode_group for one in trajectories}) == 1
+        assert len({image.decode_group for image in trajectories}) == 1
         if len(trajectories) > self.decode_room:
             raise OutOfDeviceMemory("no room")
-        if any(one.job.prompt == "poisoned latents" for one in trajectories):
+        if any(image.job.prompt == "poisoned latents" for image in trajectories):
             raise NotFinite("not a number")
         self.decodes.append(len(trajectories))
-        return np.stack([_picture(one) for one in trajectories])
+        return np.stack([_picture(image) for image in trajectories])
 
     def preview(self, trajectory: FakeTrajectory) -> NDArray[np.uint8]:
         self._note_thread("preview")
@@ -159,24 +159,24 @@ class FakeDenoiser:
     def free_memory(self) -> None:
         self.memory_freed += 1
 
-    def _hold(self, one: FakeTrajectory) -> None:
-        found = re.fullmatch(r"hold after (\d+): (\w+)", one.job.prompt)
-        if found is None or one.steps_done != int(found[1]):
+    def _wait_for_file(self, image: FakeTrajectory) -> None:
+        found = re.fullmatch(r"hold after (\d+): (\w+)", image.job.prompt)
+        if found is None or image.steps_done != int(found[1]):
             return
         assert self.journal is not None
         deadline = time.monotonic() + 240
         while not self.journal.with_name(found[2]).exists():
-            assert time.monotonic() < deadline, f"nobody let {one.job.prompt!r} go on"
+            assert time.monotonic() < deadline, f"nobody let {image.job.prompt!r} go on"
             time.sleep(0.01)
 
     def _note_thread(self, function: str) -> None:
         self.threads.setdefault(function, set()).add(threading.current_thread().name)
 
 
-def _picture(one: FakeTrajectory) -> NDArray[np.uint8]:
-    """Tells the seed and the steps that were done."""
-    picture = np.zeros((one.job.height_px, one.job.width_px, 3), np.uint8)
-    picture[...] = one.seed % 256, one.seed // 256 % 256, one.steps_done
+def _picture(image: FakeTrajectory) -> NDArray[np.uint8]:
+    """Its colour encodes the seed and the steps done."""
+    picture = np.zeros((image.job.height_px, image.job.width_px, 3), np.uint8)
+    picture[...] = image.seed % 256, image.seed // 256 % 256, image.steps_done
     return picture
 
 

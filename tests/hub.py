@@ -71,7 +71,7 @@ def published_from(folder: Path) -> dict[str, Repository]:
     for repository in repositories.values():
         # What every real repository holds, too, and nobody here may ask for.
         repository.files |= {"README.md": b"# A model", "model.ckpt": b"a pickle"}
-        for name in [one for one in repository.files if one.endswith(".safetensors")]:
+        for name in [path for path in repository.files if path.endswith(".safetensors")]:
             repository.files[name.replace(".fp16.safetensors", ".bin")] = b"a pickle"
             repository.files[name.replace(".fp16", "")] = b"the same in full precision"
     return repositories

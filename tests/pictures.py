@@ -14,8 +14,19 @@ TOLERANCE = 0.5
 
 
 def finish(pipe: Pipeline, trajectories: list[Trajectory]) -> None:
-    while left := [one for one in trajectories if one.steps_done < one.total_steps]:
+    while left := unfinished(trajectories):
         pipe.step(left)
+
+
+def unfinished(trajectories: list[Trajectory]) -> list[Trajectory]:
+    return [image for image in trajectories if image.steps_done < image.total_steps]
+
+
+def draw(pipe: Pipeline, asked: Generation) -> NDArray[np.uint8]:
+    """All images of a request, `(B, H, W, 3)`."""
+    trajectories, _ = pipe.begin(asked)
+    finish(pipe, trajectories)
+    return pipe.decode(trajectories)
 
 
 def stock_picture(ours: Pipeline, asked: Generation) -> NDArray[np.uint8]:
@@ -47,5 +58,5 @@ def stock_picture(ours: Pipeline, asked: Generation) -> NDArray[np.uint8]:
     return pixels
 
 
-def difference(one: NDArray[np.uint8], other: NDArray[np.uint8]) -> float:
-    return float(np.abs(one.astype(int) - other).mean())
+def difference(picture: NDArray[np.uint8], other: NDArray[np.uint8]) -> float:
+    return float(np.abs(picture.astype(int) - other).mean())

@@ -1,16 +1,16 @@
 """The loop that owns a device: step-level batching over the `Denoiser` protocol.
 
-    loop       Engine: submit, step, close; what happens at each step boundary
-    decoding   finished images to pixels, beside the steps; previews
-    under_way  one image of a request; a watch over calls
-    previews   how many previews a shared device has time for
+    loop       Engine: submits jobs, steps them, admits and drops at step boundaries
+    decoding   turns finished images into pixels beside the steps; previews
+    under_way  one image of a request; a stopwatch for calls into the device
+    previews   the time budget of previews on a shared device
     denoiser   the protocol of what draws
     slots      which images are under way, and whose turn it is
-    tickets    a request as its submitter sees it: events, result, cancel
-    forecast   how long work is going to take
-    sweep      how many images a call is worth, tried at start-up
-    observer   where measurements go
+    tickets    a submitted request: events, result, cancellation
+    forecast   how long work takes
+    sweep      finds at start-up how many images a call is worth
+    observer   receives the engine's measurements
 
-Pure asyncio and threads: neither Ray nor torch. The load tests' simulation plays `slots` and
-`forecast` with a clock of its own, so what is simulated is what runs.
+Pure asyncio and threads: neither Ray nor torch. `slots` and `forecast` know neither clock nor
+device, so a simulation can run the same rules with a virtual clock.
 """

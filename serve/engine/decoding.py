@@ -1,4 +1,4 @@
-"""Finished images to pixels, and previews of the others, beside the steps."""
+"""Turns finished images into pixels, and the others into previews, beside the steps."""
 
 import logging
 import threading
@@ -15,16 +15,15 @@ from .forecast import Pace
 from .observer import Observer
 from .previews import PreviewBudget
 from .tickets import Preview
-from .under_way import Image, Watch
+from .under_way import ImageTask, Stopwatch
 
 _log = logging.getLogger("ray.serve")
 
 
 class Decoding(Generic[JobT, TrajectoryT]):
-    """Decodes in order of arrival, in slices that the denoiser has memory for; then previews.
+    """A thread that decodes finished images in order, in slices that fit into memory, and previews.
 
-    What the denoiser flags goes no further: the ticket learns of it without the pixels.
-    With `beside` on a thread of its own, else in the caller's.
+    Pixels that the denoiser flags are dropped here: the ticket gets None in their place.
     """
 
     def __init__(
@@ -33,44 +32,37 @@ class Decoding(Generic[JobT, TrajectoryT]):
         pace: Pace,
         budget: PreviewBudget,
         observer: Observer,
-        beside: bool,
     ) -> None:
-        self.watch = Watch()
+        self.stopwatch = Stopwatch()
         self._denoiser = denoiser
         self._pace = pace
         self._budget = budget
         self._observer = observer
-        self._finished: deque[Image[TrajectoryT]] = deque()
-        self._previews: deque[tuple[Image[TrajectoryT], int, bool]] = deque()
-        self._slice_most: int | None = None
+        self._finished: deque[ImageTask[TrajectoryT]] = deque()
+        self._previews: deque[tuple[ImageTask[TrajectoryT], int, bool]] = deque()
+        self._slice_limit: int | None = None
         self._closed = False
         self._changed = threading.Condition()
         # A daemon: a call that hangs in the device must not keep the process alive.
         self._thread = threading.Thread(target=self._run, name="decode", daemon=True)
-        self._beside = beside
-        if beside:
-            self._thread.start()
+        self._thread.start()
 
     @property
     def alive(self) -> bool:
-        """Whether somebody decodes."""
-        return self._thread.is_alive() or not self._beside
+        """Whether the thread still runs."""
+        return self._thread.is_alive()
 
-    def put(self, images: list[Image[TrajectoryT]]) -> None:
-        """Take images that have done all their steps."""
+    def put(self, images: list[ImageTask[TrajectoryT]]) -> None:
+        """Queue images that have done all their steps."""
         with self._changed:
             self._finished.extend(images)
             self._changed.notify()
-        if not self._beside:
-            self._work_off()
 
-    def put_preview(self, image: Image[TrajectoryT], shared: bool) -> None:
-        """Show an image as it is now; `shared` where other requests would wait for that."""
+    def put_preview(self, image: ImageTask[TrajectoryT], shared: bool) -> None:
+        """Queue a preview of an image; `shared` if other requests share the device."""
         with self._changed:
             self._previews.append((image, image.begun.steps_done, shared))
             self._changed.notify()
-        if not self._beside:
-            self._work_off()
 
     def close(self) -> None:
         """Stop after the present call; returns at once."""
@@ -80,30 +72,23 @@ class Decoding(Generic[JobT, TrajectoryT]):
 
     def join(self) -> None:
         """Wait for the present call, after `close`."""
-        if self._beside:
-            self._thread.join()
+        self._thread.join()
 
     def _run(self) -> None:
         while not self._closed:
             with self._changed:
                 self._changed.wait_for(lambda: self._finished or self._previews or self._closed)
-            self._work_off()
-
-    def _work_off(self) -> None:
-        while not self._closed:
             if images := self._next_slice():
                 self._decode(images)
             elif self._previews:
-                self._show(*self._previews.popleft())
-            else:
-                return
+                self._preview(*self._previews.popleft())
 
-    def _next_slice(self) -> list[Image[TrajectoryT]]:
+    def _next_slice(self) -> list[ImageTask[TrajectoryT]]:
         """The oldest finished image, and those that can share its call."""
         with self._changed:
             now = time.perf_counter()
             waiting, self._finished = self._finished, deque()
-            chosen: list[Image[TrajectoryT]] = []
+            chosen: list[ImageTask[TrajectoryT]] = []
             most = 0
             for image in waiting:
                 ticket = image.ticket
@@ -113,7 +98,7 @@ class Decoding(Generic[JobT, TrajectoryT]):
                     continue
                 if not chosen:
                     most = self._denoiser.decode_slice(image.begun)
-                    most = min(most, self._slice_most or most)
+                    most = min(most, self._slice_limit or most)
                 fits = not chosen or image.begun.decode_group == chosen[0].begun.decode_group
                 if fits and len(chosen) < most:
                     chosen.append(image)
@@ -121,14 +106,14 @@ class Decoding(Generic[JobT, TrajectoryT]):
                     self._finished.append(image)
             return chosen
 
-    def _decode(self, images: list[Image[TrajectoryT]]) -> None:
+    def _decode(self, images: list[ImageTask[TrajectoryT]]) -> None:
         try:
-            (pixels, flagged), seconds = self.watch.time(
-                self._checked, [image.begun for image in images]
+            (pixels, flags), seconds = self.stopwatch.time(
+                self._decode_and_check, [image.begun for image in images]
             )
         except OutOfDeviceMemory as fault:
             self._denoiser.free_memory()
-            self._again_with_less(images, fault)
+            self._retry_with_fewer(images, fault)
         except Exception as fault:
             if len(images) == 1:
                 images[0].ticket.end(fault)
@@ -138,45 +123,49 @@ class Decoding(Generic[JobT, TrajectoryT]):
         else:
             self._pace.saw_decode(len(images), seconds)
             self._observer.decoded(len(images), seconds)
-            for image, picture, hidden in zip(images, pixels, flagged, strict=True):
-                image.ticket.hand_over(
-                    image.index, None if hidden else picture, image.admitted_at, image.denoised_at
+            for image, picture, flagged in zip(images, pixels, flags, strict=True):
+                image.ticket.add_picture(
+                    image.index, None if flagged else picture, image.admitted_at, image.denoised_at
                 )
 
-    def _checked(self, trajectories: list[TrajectoryT]) -> tuple[NDArray[np.uint8], list[bool]]:
+    def _decode_and_check(
+        self, trajectories: list[TrajectoryT]
+    ) -> tuple[NDArray[np.uint8], list[bool]]:
         pixels = self._denoiser.decode(trajectories)
         return pixels, self._denoiser.flagged(pixels)
 
-    def _checked_preview(self, trajectory: TrajectoryT) -> tuple[NDArray[np.uint8], bool]:
+    def _preview_and_check(self, trajectory: TrajectoryT) -> tuple[NDArray[np.uint8], bool]:
         pixels = self._denoiser.preview(trajectory)
         return pixels, self._denoiser.flagged(pixels[None])[0]
 
-    def _again_with_less(self, images: list[Image[TrajectoryT]], fault: OutOfDeviceMemory) -> None:
+    def _retry_with_fewer(
+        self, images: list[ImageTask[TrajectoryT]], fault: OutOfDeviceMemory
+    ) -> None:
         if len(images) == 1 and images[0].had_no_room:
             images[0].ticket.end(fault)
             return
         images[0].had_no_room = len(images) == 1
-        self._slice_most = max(1, len(images) // 2)
-        _log.warning("out of device memory: decoding %d image(s) at once now", self._slice_most)
+        self._slice_limit = max(1, len(images) // 2)
+        _log.warning("out of device memory: decoding %d image(s) at once now", self._slice_limit)
         self._observer.out_of_memory()
         with self._changed:
             self._finished.extendleft(reversed(images))
 
-    def _show(self, image: Image[TrajectoryT], step: int, shared: bool) -> None:
+    def _preview(self, image: ImageTask[TrajectoryT], step: int, shared: bool) -> None:
         ticket = image.ticket
         if ticket.ended or image.steps_left == 0:
             return
-        if shared and not self._budget.allows_one:
+        if shared and not self._budget.allows_preview:
             self._observer.preview_skipped()
             return
         try:
-            (pixels, flagged), seconds = self.watch.time(self._checked_preview, image.begun)
+            (pixels, flagged), seconds = self.stopwatch.time(self._preview_and_check, image.begun)
         except OutOfDeviceMemory:
             self._denoiser.free_memory()
             self._observer.preview_skipped()
             return
         except Exception:
-            # The picture may still come out: a preview decides nothing.
+            # The picture may still succeed, so a failed preview doesn't fail the job.
             _log.exception("a preview failed")
             self._observer.preview_skipped()
             return
@@ -184,7 +173,7 @@ class Decoding(Generic[JobT, TrajectoryT]):
         if flagged:
             self._observer.preview_skipped()
             return
-        waited_s = None if ticket.previewed else time.perf_counter() - ticket.submitted_at
+        first_after_s = None if ticket.previewed else time.perf_counter() - ticket.submitted_at
         ticket.previewed = True
-        self._observer.previewed(ticket.job, seconds, waited_s)
-        ticket.tell(Preview(image.index, step, pixels))
+        self._observer.previewed(ticket.job, seconds, first_after_s)
+        ticket.add_event(Preview(image.index, step, pixels))

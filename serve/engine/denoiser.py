@@ -1,6 +1,6 @@
 """The `Denoiser` protocol: what an engine needs to draw.
 
-The pipelines implement it, and so do the tests' fakes and the load tests' fixed steps.
+Implemented by the pipelines, the tests' fakes and the load tests' fixed-step denoiser.
 """
 
 from collections.abc import Hashable
@@ -13,7 +13,7 @@ from ..generation import Plan
 
 
 class Trajectory(Protocol):
-    """One image under way."""
+    """One image on its way from noise to a picture."""
 
     steps_done: int
 
@@ -37,26 +37,27 @@ TrajectoryT = TypeVar("TrajectoryT", bound=Trajectory)
 class Denoiser(Protocol[JobT, TrajectoryT]):
     """Draws on a device. Calls block.
 
-    `begin` and `step` come from one thread and never overlap. `decode`, `preview` and `flagged`
-    come from one other thread, and may overlap with those two. `plan` comes from any.
+    `begin` and `step` are called from one thread and never overlap. `decode`, `preview` and
+    `flagged` are called from one other thread, and may overlap with those two. `plan` may be
+    called from any thread.
 
     Raises:
-        OutOfDeviceMemory: from any call; the trajectories are as they were, so the call can be
-            made again with fewer, after `free_memory`.
+        OutOfDeviceMemory: from any call; the trajectories are unchanged, so the call can be
+            repeated with fewer, after `free_memory`.
     """
 
     @property
     def prompt_lookups(self) -> tuple[int, int]:
-        """How many prompts were found among those encoded before, and how many were not."""
+        """Hits and misses of the prompt embedding cache so far."""
 
     def clock_s(self) -> float:
-        """Seconds since some moment, to time calls with, on the thread that makes them.
+        """A monotonic clock in seconds, for timing calls on the thread that makes them.
 
-        Where it can, it stands still while other work has the device.
+        Where possible, it stands still while other work has the device.
         """
 
     def plan(self, job: JobT, /) -> Plan:
-        """What the job is going to take; at once, without the device."""
+        """The work of a job; returns at once, without using the device."""
 
     def begin(self, job: JobT, /) -> tuple[list[TrajectoryT], tuple[str, ...]]:
         """One trajectory per image, in order, and warnings for the client."""
@@ -64,8 +65,8 @@ class Denoiser(Protocol[JobT, TrajectoryT]):
     def step(self, trajectories: list[TrajectoryT], /) -> None:
         """Advance each trajectory, all of one group, by one step.
 
-        It may return when the device is done with the call before, not yet with this one.
-        Where it raises, a trajectory whose `steps_done` hasn't moved is as it was.
+        May return as soon as the device has finished the previous call. If it raises, every
+        trajectory whose `steps_done` hasn't changed is unchanged.
         """
 
     def decode_slice(self, trajectory: TrajectoryT, /) -> int:
@@ -75,14 +76,14 @@ class Denoiser(Protocol[JobT, TrajectoryT]):
         """Pixels of finished trajectories, all of one decode group: `(B, H, W, 3)` uint8.
 
         Raises:
-            NotFinite: one of the images is not a number; called with it alone, or with others.
+            NotFinite: one of the images has infinite or NaN values.
         """
 
     def preview(self, trajectory: TrajectoryT, /) -> NDArray[np.uint8]:
-        """What the image looks like so far, `(H, W, 3)` uint8; it may go on meanwhile."""
+        """The image so far, `(H, W, 3)` uint8; may be called while it is stepped."""
 
     def flagged(self, pixels: NDArray[np.uint8], /) -> list[bool]:
-        """Which of these pictures, `(B, H, W, 3)` uint8, nobody may see: finished or preview."""
+        """Which pictures or previews, `(B, H, W, 3)` uint8, must not be shown."""
 
     def free_memory(self) -> None:
-        """Give back what is cached on the device."""
+        """Release cached device memory."""

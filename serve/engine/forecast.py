@@ -1,19 +1,19 @@
-"""How long work is going to take, from what the device has shown: no clock, no device."""
+"""Forecasts of how long work takes, from measured call times; needs neither clock nor device."""
 
 from collections import deque
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-# Weight of the newest measurement: a change of the device's pace is followed within ten calls.
+# Weight of the newest measurement in the moving average: it follows a change within ten calls.
 _NEWEST = 0.2
 
 
 class Pace:
-    """Seconds of a call by the images in it, and of decoding one; both follow the device.
+    """Moving averages of the seconds of a call, by images in it, and of decoding one image.
 
-    Calls are kept apart by the cost of a step (`denoiser.Plan`): an unknown cost is scaled from
-    cost 1, an unknown number of images read off the line through its neighbours. While nothing is
-    known everything takes 0 s, so that nothing is refused for want of a measurement.
+    Calls are kept apart by the cost of a step (`generation.Plan.step_cost`). An unmeasured cost is
+    scaled from cost 1, and an unmeasured number of images interpolated between its neighbours.
+    Without any measurement every call takes 0 s, so that nothing is refused for lack of one.
     """
 
     def __init__(self, call_s: Mapping[int, float] | None = None) -> None:
@@ -24,24 +24,24 @@ class Pace:
         self.decode_s = 0.0
 
     def saw_call(self, images: int, step_cost: float, seconds: float) -> None:
-        """A call of `images`, whose steps cost so much each, took that long."""
-        known = self._call_s.setdefault(step_cost, {})
-        known[images] = _towards(known.get(images), seconds)
+        """Take in the measured seconds of a call of `images` whose steps cost `step_cost` each."""
+        measured = self._call_s.setdefault(step_cost, {})
+        measured[images] = _average(measured.get(images), seconds)
         self._fastest_s[step_cost] = min(self._fastest_s.get(step_cost, seconds), seconds)
 
     def saw_decode(self, images: int, seconds: float) -> None:
-        """Decoding so many took that long."""
-        self.decode_s = _towards(self.decode_s or None, seconds / images)
+        """Take in the measured seconds of decoding `images` in one call."""
+        self.decode_s = _average(self.decode_s or None, seconds / images)
 
     def call_s(self, images: int, step_cost: float = 1.0) -> float:
-        """What a call is expected to take."""
-        known = self._call_s.get(step_cost)
-        if known:
-            return _interpolated(known, images)
+        """Expected seconds of a call."""
+        measured = self._call_s.get(step_cost)
+        if measured:
+            return _interpolated(measured, images)
         return _interpolated(self._call_s[1.0], images) * step_cost
 
     def fastest_call_s(self, step_cost: float = 1.0) -> float:
-        """What no call of such steps has beaten: a lower bound for what cannot be in time."""
+        """Seconds of the fastest call so far: a lower bound of what a step takes."""
         if step_cost in self._fastest_s:
             return self._fastest_s[step_cost]
         return self._fastest_s.get(1.0, 0.0) * min(step_cost, 1.0)
@@ -49,7 +49,7 @@ class Pace:
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """Images that have the same number of steps before them, at the same cost each."""
+    """Images with the same number of steps left, at the same cost each."""
 
     images: int
     steps: int
@@ -58,59 +58,72 @@ class Work:
 
 @dataclass(frozen=True, slots=True)
 class Forecast:
-    """Seconds until a job's first slot, and until its last picture."""
+    """Seconds until a job's first image gets a slot, and until its last picture."""
 
     start_s: float
     finish_s: float
 
 
+@dataclass(eq=False, slots=True)
+class _Image:
+    """An image in the simulated slots or their queue."""
+
+    steps_left: int
+    step_cost: float
+    start_s: float = 0.0
+
+
 def forecast(pace: Pace, cap: int, ahead: Iterable[Work], job: Work) -> Forecast:
-    """What becomes of a job when the work ahead of it, in order, is served first.
+    """When a job starts and finishes if the work ahead of it, in order, is served first.
 
-    Plays the slots forward from one finished image to the next, as policy `step` fills them.
-    Steps of different cost count as different groups, which take turns. A job of no images begins
-    and finishes when all the work ahead is done.
+    Simulates the slots from one finished image to the next, as policy `step` fills them. Steps of
+    different cost count as different groups, which take turns. A job without images starts and
+    finishes when all the work ahead is done.
     """
-    queue = deque((work, False) for work in ahead for _ in range(work.images))
-    queue.extend((job, True) for _ in range(job.images))
-    under_way: list[tuple[int, float, bool]] = []  # steps left, cost of each, the job's own
-    elapsed_s, start_s, own_left = 0.0, None, job.images
-    while own_left or (not job.images and (queue or under_way)):
-        while queue and len(under_way) < cap:
-            work, own = queue.popleft()
-            under_way.append((work.steps, work.step_cost, own))
-            if own and start_s is None:
-                start_s = elapsed_s
-        costs = [cost for _, cost, _ in under_way]
-        round_s = sum(pace.call_s(costs.count(cost), cost) for cost in set(costs))
-        steps = min(left for left, _, _ in under_way)
-        elapsed_s += steps * round_s
-        own_left -= sum(own for left, _, own in under_way if left == steps)
-        under_way = [(left - steps, cost, own) for left, cost, own in under_way if left > steps]
-    return Forecast(elapsed_s if start_s is None else start_s, elapsed_s + pace.decode_s)
+    queue = deque(image for work in ahead for image in _images(work))
+    own = _images(job)
+    queue.extend(own)
+    slots: list[_Image] = []
+    elapsed_s = 0.0
+    while queue or slots:
+        while queue and len(slots) < cap:
+            image = queue.popleft()
+            image.start_s = elapsed_s
+            slots.append(image)
+        steps = min(image.steps_left for image in slots)
+        elapsed_s += steps * _round_s(pace, slots)
+        for image in slots:
+            image.steps_left -= steps
+        slots = [image for image in slots if image.steps_left]
+        if own and not any(image.steps_left for image in own):
+            break
+    return Forecast(own[0].start_s if own else elapsed_s, elapsed_s + pace.decode_s)
 
 
-def finish_s(pace: Pace, cap: int, ahead: Iterable[Work], job: Work) -> float:
-    """Seconds until a job's last picture; see `forecast`."""
-    return forecast(pace, cap, ahead, job).finish_s
+def _images(work: Work) -> list[_Image]:
+    return [_Image(work.steps, work.step_cost) for _ in range(work.images)]
 
 
-def _towards(known: float | None, seconds: float) -> float:
-    return seconds if known is None else known + _NEWEST * (seconds - known)
+def _round_s(pace: Pace, slots: list[_Image]) -> float:
+    """Seconds in which every slot advances by one step: one call for each group."""
+    costs = [image.step_cost for image in slots]
+    return sum(pace.call_s(costs.count(cost), cost) for cost in set(costs))
 
 
-def _interpolated(known: Mapping[int, float], images: int) -> float:
-    """On the line between the neighbours; below and above the known, in proportion."""
-    if images in known:
-        return known[images]
-    below = max((size for size in known if size < images), default=None)
-    above = min((size for size in known if size > images), default=None)
-    if below is None and above is None:
+def _average(before: float | None, seconds: float) -> float:
+    return seconds if before is None else before + _NEWEST * (seconds - before)
+
+
+def _interpolated(measured: Mapping[int, float], images: int) -> float:
+    """Linear between the neighbours, in proportion above the largest, constant below the least."""
+    if not measured:
         return 0.0
+    below = max((size for size in measured if size <= images), default=None)
+    above = min((size for size in measured if size >= images), default=None)
     if above is None:
-        assert below is not None
-        return known[below] * images / below
-    if below is None:
-        return known[above]
+        largest = max(measured)
+        return measured[largest] * images / largest
+    if below is None or below == above:
+        return measured[above]
     share = (images - below) / (above - below)
-    return known[below] + share * (known[above] - known[below])
+    return measured[below] + share * (measured[above] - measured[below])

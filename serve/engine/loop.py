@@ -1,13 +1,13 @@
 """The engine: one loop steps all requests of a device together.
 
 At each step boundary it drops what was cancelled or is late, admits waiting images into free slots
-(`slots` has the rules), and runs one call over all that can share it. What is finished goes to
-`decoding`, so that a picture doesn't hold up its neighbours' steps. The event loop only hands work
-over and waits.
+(`slots` has the rules), and runs one call over all images that can share it. Finished images go to
+`decoding`, so that decoding doesn't delay the steps of others. The event loop only hands work over
+and waits.
 
-An error is its own request's: a call that fails with several images is made again with each alone.
-Where the device has no memory left, the slots are halved, and the images of that call go on in
-smaller ones; an image that twice finds no room on its own fails.
+Errors stay with their own request: a call that fails with several images is repeated with each
+image separately. When the device runs out of memory, the slots are halved and the images of that
+call continue in smaller ones; an image that twice has too little memory for itself fails.
 """
 
 import asyncio
@@ -22,30 +22,25 @@ from ..generation import Plan
 from .decoding import Decoding
 from .denoiser import Denoiser, JobT, TrajectoryT
 from .forecast import Forecast, Pace, Work, forecast
-from .observer import Observer, Outcome, Unobserved
+from .observer import Observer, Outcome
 from .previews import PreviewBudget
 from .slots import Policy, Slots
-from .tickets import Progress, Result, Ticket
-from .under_way import Image, Watch
+from .tickets import Result, Ticket
+from .under_way import ImageTask, Stopwatch
 
 _log = logging.getLogger("ray.serve")
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """How an engine admits and decodes.
-
-    `cap` is the number of slots: images under way at once. Without `decode_beside` the loop
-    decodes between steps.
-    """
+    """How an engine admits; `cap` is the number of slots: images under way at once."""
 
     policy: Policy = "step"
     cap: int = 1
-    decode_beside: bool = True
 
 
 class Engine(Generic[JobT, TrajectoryT]):
-    """Serves jobs over a denoiser; `pace` is what is known of its speed beforehand."""
+    """Runs jobs on a denoiser; `pace` holds what is already measured of its speed."""
 
     def __init__(
         self,
@@ -56,18 +51,16 @@ class Engine(Generic[JobT, TrajectoryT]):
     ) -> None:
         self._denoiser = denoiser
         self._pace = pace or Pace()
-        self._observer: Observer = observer or Unobserved()
-        self._slots: Slots[Image[TrajectoryT]] = Slots(settings.policy, settings.cap)
+        self._observer = observer or Observer()
+        self._slots: Slots[ImageTask[TrajectoryT]] = Slots(settings.policy, settings.cap)
         self._budget = PreviewBudget()
-        self._decoding = Decoding(
-            denoiser, self._pace, self._budget, self._observer, settings.decode_beside
-        )
-        self._watch = Watch()
-        self._jobs: dict[Ticket, list[Image[TrajectoryT]]] = {}
+        self._decoding = Decoding(denoiser, self._pace, self._budget, self._observer)
+        self._stopwatch = Stopwatch()
+        self._jobs: dict[Ticket, list[ImageTask[TrajectoryT]]] = {}
         self._faults_in_a_row = 0
         self._rested = True
         self._closed = False
-        # Guards the four above. The decoding's lock may be held when this one is taken.
+        # Guards the slots and the four above. May be taken while the decoding's lock is held.
         self._changed = threading.Condition(threading.RLock())
         # A daemon: a call that hangs in the device must not keep the process alive.
         self._thread = threading.Thread(target=self._run, name="denoise", daemon=True)
@@ -91,39 +84,35 @@ class Engine(Generic[JobT, TrajectoryT]):
         with self._changed:
             if self._closed:
                 raise _closed()
-            images: list[Image[TrajectoryT]] = [Image(ticket, at) for at in range(plan.images)]
+            images = [ImageTask[TrajectoryT](ticket, index) for index in range(plan.images)]
             self._jobs[ticket] = images
             self._slots.add(images)
             self._changed.notify()
         return ticket
 
-    def forecast_s(self, job: JobT) -> float:
-        """How long a job would take if it were submitted now."""
-        return self.forecast(job).finish_s
-
     def forecast(self, job: JobT) -> Forecast:
-        """When a job would begin and be done if it were submitted now."""
+        """When a job would start and finish if it were submitted now."""
         return self._forecast(self._denoiser.plan(job), self._ahead())
 
     def work_s(self, job: JobT) -> float:
-        """Seconds of the device that a job takes, with all slots in use."""
+        """Device seconds of a job while all slots are in use."""
         plan = self._denoiser.plan(job)
         call_s = self._pace.call_s(self._slots.cap, plan.step_cost)
         return plan.images * plan.steps * call_s / self._slots.cap
 
     @property
     def ahead_s(self) -> float:
-        """Seconds until all that was submitted is done."""
+        """Seconds until every submitted job is done."""
         return forecast(self._pace, self._slots.cap, self._ahead(), Work(0, 1, 1.0)).finish_s
 
     @property
     def image_step_s(self) -> float:
-        """Seconds of the device that one image's step takes, with all slots in use."""
+        """Device seconds of one image's step while all slots are in use."""
         return self._pace.call_s(self._slots.cap) / self._slots.cap
 
     @property
     def waiting(self) -> int:
-        """Jobs that have no slot yet."""
+        """Number of jobs without a slot yet."""
         with self._changed:
             return sum(ticket.begun_at is None for ticket in self._jobs)
 
@@ -134,28 +123,28 @@ class Engine(Generic[JobT, TrajectoryT]):
 
     @property
     def call_age_s(self) -> float:
-        """How long the longest present call into the denoiser has lasted; 0 between calls."""
-        return max(self._watch.age_s, self._decoding.watch.age_s)
+        """Seconds since the longest-running present call into the denoiser began; 0 without one."""
+        return max(self._stopwatch.age_s, self._decoding.stopwatch.age_s)
 
     @property
     def unfinished(self) -> int:
-        """Jobs that have been submitted and not ended."""
+        """Number of jobs that were submitted and have not ended."""
         return len(self._jobs)
 
     @property
     def faults_in_a_row(self) -> int:
-        """Jobs that failed since the last one that was done."""
+        """Number of jobs that failed since the last success."""
         return self._faults_in_a_row
 
     @property
     def occupied(self) -> tuple[int, int]:
-        """Images in slots, and images that wait for one."""
+        """Number of images in slots, and of images waiting for one."""
         with self._changed:
             return len(self._slots.under_way), len(self._slots.waiting)
 
     @property
     def cap(self) -> int:
-        """Slots now; fewer than at first once memory ran out."""
+        """Number of slots; fewer than configured after running out of memory."""
         return self._slots.cap
 
     def close(self) -> None:
@@ -199,15 +188,15 @@ class Engine(Generic[JobT, TrajectoryT]):
     def _ended(self, ticket: Ticket, outcome: Result | BaseException) -> None:
         with self._changed:
             self._jobs.pop(ticket, None)
-            word = _word(outcome)
-            if word in ("done", "flagged"):
+            label = _label(outcome)
+            if label in ("done", "flagged"):
                 self._faults_in_a_row = 0
-            elif word in ("failed", "out_of_memory"):
+            elif label in ("failed", "out_of_memory"):
                 self._faults_in_a_row += 1
             self._changed.notify()
         took_s = time.perf_counter() - ticket.submitted_at
-        self._observer.ended(ticket.job, word, took_s)
-        if word == "done":
+        self._observer.ended(ticket.job, label, took_s)
+        if label == "done":
             self._observer.forecast(ticket.job, ticket.expected_s, took_s)
 
     def _run(self) -> None:
@@ -227,20 +216,22 @@ class Engine(Generic[JobT, TrajectoryT]):
             return not self._closed
 
     def _end_late(self) -> None:
-        """End what has missed its deadline, or would in the best case."""
+        """End jobs that have missed their deadline, or would even at the fastest pace seen."""
         now = time.perf_counter()
         with self._changed:
             late = [
                 ticket
                 for ticket, images in self._jobs.items()
                 if ticket.deadline is not None
-                and ticket.deadline
-                < now
-                + max(image.steps_left for image in images)
-                * self._pace.fastest_call_s(ticket.plan.step_cost)
+                and now + self._least_s(ticket, images) > ticket.deadline
             ]
         for ticket in late:
             ticket.end(DeadlineExceeded("deadline_s: passed, or out of reach, with steps to go"))
+
+    def _least_s(self, ticket: Ticket, images: list[ImageTask[TrajectoryT]]) -> float:
+        """Lower bound of the seconds until a job's last step."""
+        steps_left = max(image.steps_left for image in images)
+        return steps_left * self._pace.fastest_call_s(ticket.plan.step_cost)
 
     def _admit(self) -> None:
         """Free the slots of jobs that have ended, and fill them with new ones."""
@@ -248,14 +239,12 @@ class Engine(Generic[JobT, TrajectoryT]):
             self._drop_ended()
             self._rested = not self._slots.under_way
             admitted = self._slots.admit()
-            under_way, waiting = len(self._slots.under_way), len(self._slots.waiting)
-        self._observer.occupied(under_way, waiting, self._slots.cap)
         for image in admitted:
             image.admitted_at = time.perf_counter()
             if image.trajectory is None and not image.ticket.ended:
                 self._begin(image.ticket)
         with self._changed:
-            self._drop_ended()  # What couldn't begin.
+            self._drop_ended()  # Jobs that failed to begin.
 
     def _drop_ended(self) -> None:
         everywhere = (*self._slots.waiting, *self._slots.under_way)
@@ -267,11 +256,11 @@ class Engine(Generic[JobT, TrajectoryT]):
         self._observer.admitted(ticket.job, ticket.begun_at - ticket.submitted_at)
         try:
             try:
-                begun, _ = self._watch.time(self._denoiser.begin, ticket.job)
+                begun, _ = self._stopwatch.time(self._denoiser.begin, ticket.job)
             except OutOfDeviceMemory:
                 self._denoiser.free_memory()
                 self._observer.out_of_memory()
-                begun, _ = self._watch.time(self._denoiser.begin, ticket.job)
+                begun, _ = self._stopwatch.time(self._denoiser.begin, ticket.job)
         except Exception as fault:
             ticket.end(fault)
             return
@@ -281,11 +270,13 @@ class Engine(Generic[JobT, TrajectoryT]):
         for image, trajectory in zip(images, trajectories, strict=bool(images)):
             image.trajectory = trajectory
 
-    def _step(self, images: list[Image[TrajectoryT]]) -> None:
-        """One call; where it fails with several images, one more with each that it left behind."""
+    def _step(self, images: list[ImageTask[TrajectoryT]]) -> None:
+        """One call; if it fails, one more for each image that it has not advanced."""
         before = [image.steps_left for image in images]
         try:
-            _, seconds = self._watch.time(self._denoiser.step, [image.begun for image in images])
+            _, seconds = self._stopwatch.time(
+                self._denoiser.step, [image.begun for image in images]
+            )
         except OutOfDeviceMemory as fault:
             self._make_room(images, fault)
             return
@@ -293,22 +284,22 @@ class Engine(Generic[JobT, TrajectoryT]):
             if len(images) == 1:
                 images[0].ticket.end(fault)
                 return
-            _log.exception("a step of %d images failed; each goes on alone", len(images))
-            moved = [one for one, left in zip(images, before, strict=True) if one.steps_left < left]
-            self._moved(moved)
-            for image in images:
-                if image not in moved:
+            _log.exception("a step of %d images failed; repeating it for each", len(images))
+            steps = list(zip(images, before, strict=True))
+            self._hand_on([image for image, left in steps if image.steps_left < left])
+            for image, left in steps:
+                if image.steps_left == left:
                     self._step([image])
             return
-        # A device that is launched ahead of tells its pace only from the second call on.
+        # With launches one call ahead of the device, the first call's time says nothing.
         if not self._rested:
             self._pace.saw_call(len(images), images[0].ticket.plan.step_cost, seconds)
         self._observer.called(len(images), None if self._rested else seconds)
         if len(self._jobs) > 1:
             self._budget.earn(seconds)
-        self._moved(images)
+        self._hand_on(images)
 
-    def _make_room(self, images: list[Image[TrajectoryT]], fault: OutOfDeviceMemory) -> None:
+    def _make_room(self, images: list[ImageTask[TrajectoryT]], fault: OutOfDeviceMemory) -> None:
         self._denoiser.free_memory()
         self._observer.out_of_memory()
         if len(images) > 1:
@@ -320,27 +311,21 @@ class Engine(Generic[JobT, TrajectoryT]):
             images[0].ticket.end(fault)
         images[0].had_no_room = len(images) == 1
 
-    def _moved(self, images: list[Image[TrajectoryT]]) -> None:
-        """Tell how far they are, and hand on those that are through."""
+    def _hand_on(self, images: list[ImageTask[TrajectoryT]]) -> None:
+        """Hand images that were stepped to the decoding: finished, or for a preview."""
         now = time.perf_counter()
         finished = [image for image in images if image.steps_left == 0]
         with self._changed:
             self._slots.remove(finished)
         for image in images:
-            ticket, done = image.ticket, image.begun.steps_done
-            left_s = (now - image.admitted_at) / done * image.steps_left
-            ticket.tell(Progress(image.index, done, image.begun.total_steps, left_s))
-            if done in ticket.plan.previews_at and image.steps_left:
+            if image.steps_left and image.begun.steps_done in image.ticket.plan.previews_at:
                 self._decoding.put_preview(image, shared=len(self._jobs) > 1)
         for image in finished:
             image.denoised_at = now
-        for ticket in {image.ticket for image in finished}:
-            if not any(image.steps_left for image in self._jobs.get(ticket, ())):
-                ticket.denoised_at = now
         self._decoding.put(finished)
 
 
-def _word(outcome: Result | BaseException) -> Outcome:
+def _label(outcome: Result | BaseException) -> Outcome:
     match outcome:
         case Result():
             return "done"

@@ -1,4 +1,4 @@
-"""How many images a call is worth, tried on the device at start-up: no device of its own."""
+"""Finds at start-up, by timing calls on the device, how many images a call is worth."""
 
 from collections.abc import Callable
 from functools import partial
@@ -6,32 +6,28 @@ from functools import partial
 from ..errors import OutOfDeviceMemory
 from .denoiser import Denoiser, JobT, TrajectoryT
 
-# Another doubling must bring this much more, else it only makes everybody's step longer.
+# Another doubling must bring this much more throughput, else it only makes every step longer.
 _GAIN = 1.05
 MOST_IMAGES = 16
-# Calls of each number of images that are timed; the fastest counts, since what disturbs only adds.
+# Timed calls per number of images; the fastest counts, since disturbances only add time.
 _CALLS = 3
 
 
 def sweep_denoiser(
     denoiser: Denoiser[JobT, TrajectoryT], job: Callable[[int, int], JobT], most: int = MOST_IMAGES
 ) -> tuple[int, dict[int, float]]:
-    """`sweep` over a denoiser's steps; `job` makes one of so many images and so many steps.
+    """`sweep` over a denoiser's steps; `job(images, steps)` makes a request for it.
 
     Raises:
-        OutOfDeviceMemory: not even one image has room.
+        OutOfDeviceMemory: there is no memory for a single image.
     """
-    return sweep(partial(time_call, denoiser, job), most)
+    return sweep(partial(_time_call, denoiser, job), most)
 
 
-def time_call(
+def _time_call(
     denoiser: Denoiser[JobT, TrajectoryT], job: Callable[[int, int], JobT], images: int
 ) -> float:
-    """Seconds of a warm call of so many images, by the denoiser's own clock.
-
-    Raises:
-        OutOfDeviceMemory: there is no room for it.
-    """
+    """Seconds of a warm call, by the denoiser's own clock."""
     trajectories, _ = denoiser.begin(job(images, _CALLS + 1))
     seconds = []
     for _ in range(_CALLS + 1):
@@ -42,13 +38,13 @@ def time_call(
 
 
 def sweep(call_s: Callable[[int], float], most: int = MOST_IMAGES) -> tuple[int, dict[int, float]]:
-    """Time calls of 1, 2, 4, ... images, until one brings under 5 % more images a second.
+    """Time calls of 1, 2, 4, ... images until a doubling gains under 5 % images a second.
 
-    `call_s` times a call and raises `OutOfDeviceMemory` where there is no room for it. Returns the
+    `call_s` times a call and raises `OutOfDeviceMemory` if there is no memory for it. Returns the
     largest number that was worth it, and all times by number of images.
 
     Raises:
-        OutOfDeviceMemory: not even one image has room.
+        OutOfDeviceMemory: there is no memory for a single image.
     """
     seconds = {1: call_s(1)}
     best = 1

@@ -1,4 +1,4 @@
-"""One image of a request inside the engine, and a watch over the calls that work on it."""
+"""One image of a request inside the engine, and a stopwatch for calls into the device."""
 
 import time
 from collections.abc import Callable, Hashable
@@ -12,25 +12,20 @@ ValueT = TypeVar("ValueT")
 
 
 @dataclass(eq=False, slots=True)
-class Image(Generic[TrajectoryT]):
-    """An image from its request's `submit` to its picture; `trajectory` is there once begun."""
+class ImageTask(Generic[TrajectoryT]):
+    """One image from its request's `submit` to its picture; `trajectory` is None until begun."""
 
     ticket: Ticket
     index: int
     trajectory: TrajectoryT | None = None
     admitted_at: float = 0.0
     denoised_at: float = 0.0
-    # Found no memory although it was alone in the call.
+    # Whether it ran out of memory in a call that it had to itself.
     had_no_room: bool = False
 
     @property
-    def request(self) -> Hashable:
-        """Its ticket."""
-        return self.ticket
-
-    @property
     def group(self) -> Hashable:
-        """Whose calls it can share."""
+        """Equal for images that can share a call of `step`."""
         return self.begun.group
 
     @property
@@ -47,20 +42,20 @@ class Image(Generic[TrajectoryT]):
         return self.trajectory.total_steps - self.trajectory.steps_done
 
 
-class Watch:
-    """Times a thread's calls into the device; others can see how long the present one lasts."""
+class Stopwatch:
+    """Times one thread's calls into the device; any thread may read `age_s`."""
 
     def __init__(self) -> None:
         self._started_at: float | None = None
 
     @property
     def age_s(self) -> float:
-        """How long the call under way has lasted; 0 between calls."""
+        """Seconds since the present call began; 0 between calls."""
         started_at = self._started_at
         return 0.0 if started_at is None else time.perf_counter() - started_at
 
     def time(self, function: Callable[[Any], ValueT], argument: Any) -> tuple[ValueT, float]:
-        """Call; the value and the seconds."""
+        """Call `function(argument)`; returns its value and the seconds it took."""
         started_at = self._started_at = time.perf_counter()
         try:
             return function(argument), time.perf_counter() - started_at

@@ -1,9 +1,9 @@
 """The embedded miniature: a small trained Stable Diffusion family of three variants.
 
-Ordinary diffusers folders under `WEIGHTS_DIR`, read by the ordinary loader:
+Ordinary diffusers folders under `WEIGHTS_DIR`:
 `tokenizer/ text_encoder/ scheduler/ unet/ unet_distilled/ vae/ vae_tiny/`.
 
-`training` made them; `README.md` beside this file is the model card.
+`training` trains them; `README.md` beside this file is the model card.
 """
 
 from pathlib import Path

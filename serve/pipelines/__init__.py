@@ -1,1 +1,1 @@
-"""Stable Diffusion on a device, one step at a time, from diffusers' models and schedulers."""
+"""Stable Diffusion on a device, one step at a time, with diffusers' models and schedulers."""

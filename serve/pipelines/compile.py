@@ -1,9 +1,9 @@
-"""Makes a replica's models fast before the first request, and tells what came of it.
+"""Makes a replica's UNets fast before the first request, and reports which optimisations are on.
 
 On CUDA: channels_last, the fastest attention, torch.compile, and CUDA graphs for calls of 1, 2, 4,
-8 and 16 images of the family's default size with guidance; any other number of images of that size
-is split and padded into those. Other sizes run eagerly: each would take minutes of compiling and
-memory of its own. On a CPU: channels_last, and torch.compile where it is asked for.
+8 and 16 images of the family's default size with guidance; calls with another number of images are
+split and padded. Other sizes run eagerly: each would need minutes of compiling and its own memory.
+On a CPU: channels_last, and torch.compile if configured.
 """
 
 import time
@@ -11,12 +11,13 @@ from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 from torch._dynamo.exc import TorchDynamoException
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from .components import Model, UNet
 from .cuda_graphs import Inputs, Record, UNetCall, cuda_graphs, record_unet
 from .optimisations import Attention, Optimisations
 
@@ -26,7 +27,8 @@ TimeSeconds = Callable[[Callable[[], object]], float]
 # With guidance an image has two rows.
 ROWS_A_CALL = (2, 4, 8, 16, 32)
 _ROWS_OF_ONE_IMAGE = (2,)
-_TRIED_WITH_ROWS = 16
+# With fewer rows a fast GPU waits for the launches, and every attention takes the same time.
+_ROWS_OF_ATTENTION_TRIALS = 16
 _FOR_EVERY_SHAPE = [SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
 _BACKENDS: dict[Attention, list[SDPBackend]] = {
     "cudnn": [SDPBackend.CUDNN_ATTENTION, SDPBackend.FLASH_ATTENTION, *_FOR_EVERY_SHAPE],
@@ -36,14 +38,14 @@ _BACKENDS: dict[Attention, list[SDPBackend]] = {
 
 @dataclass
 class Readiness:
-    """What was switched on, what was left off and why, and the seconds that each part took."""
+    """Which optimisations are on, which are off and why, and the seconds of each preparation."""
 
     switched_on: list[str] = field(default_factory=list)
     left_off: dict[str, str] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
 
     def timed(self, part: str, work: Callable[[], T]) -> T:
-        """Do a part of getting ready, and note how long it took."""
+        """Run a part of the preparation, and record its seconds."""
         started_s = time.perf_counter()
         try:
             return work()
@@ -51,17 +53,17 @@ class Readiness:
             self.seconds[part] = time.perf_counter() - started_s
 
 
-def use_channels_last(models: Iterable[Any]) -> None:
-    """Lay models' weights out as fast convolutions want them; the modules stay the same objects."""
-    for one in models:
+def use_channels_last(models: Iterable[Model]) -> None:
+    """Lay weights out for fast convolutions, in place."""
+    for model in models:
         # CPU seconds against the default: steps 0.94 to 1.01, KL decode 0.93 to 1.02, tiny 0.91.
-        one.to(memory_format=torch.channels_last)
+        model.to(memory_format=torch.channels_last)
 
 
 @torch.inference_mode()
 def prepare_unet(
     name: str,
-    unet: Any,
+    unet: UNet,
     size: tuple[int, int],
     tokens: int,
     optimisations: Optimisations,
@@ -70,21 +72,23 @@ def prepare_unet(
     """A UNet's fastest call, tried and warm.
 
     Args:
-        name: what the report calls it.
-        unet: on its device, its weights laid out as they stay.
+        name: of the UNet, in the report.
+        unet: on its device, in its final memory layout.
         size: height and width of the latents of the family's default size.
         tokens: of the text encoder.
-        optimisations: what may be tried.
-        readiness: is told what came of it.
+        optimisations: what to try.
+        readiness: the report to add to.
     """
     cuda = unet.device.type == "cuda"
     compiling = cuda if optimisations.compile is None else optimisations.compile
     if not cuda and not compiling:
         return plain_call(unet, "default")
-    inputs = Inputs.like(unet, max(ROWS_A_CALL), size, tokens)
+    inputs = Inputs.random(unet, max(ROWS_A_CALL), size, tokens)
     attention: Attention = "default"
     if cuda:
-        wanted = _wanted_attention(optimisations)
+        wanted = optimisations.attention
+        if optimisations.deterministic and wanted == "auto":
+            wanted = "default"  # Two processes that time kernels may choose different ones.
         attention = readiness.timed(
             f"{name}: attention", partial(choose_attention, unet, inputs, wanted, device_seconds)
         )
@@ -97,38 +101,28 @@ def prepare_unet(
             )
             readiness.switched_on.append(f"{name}: compile")
         except TorchDynamoException as fault:
-            # No compiler on this machine, say: slower, but the same pictures.
+            # No C++ compiler on this machine, for example: slower, but the same pictures.
             readiness.left_off[f"{name}: compile"] = str(fault).strip().splitlines()[0]
     if cuda and optimisations.cuda_graphs:
         sizes = _ROWS_OF_ONE_IMAGE if optimisations.deterministic else ROWS_A_CALL
-        fast = record_or_say_why(
+        fast = record_if_possible(
             f"{name}: CUDA graphs", fast, inputs, sizes, cuda_graphs(), device_seconds, readiness
         )
     return fast if fast is eager else for_size(size, fast, eager)
 
 
-def _wanted_attention(optimisations: Optimisations) -> Attention:
-    """Two processes that time kernels may choose different ones."""
-    if optimisations.deterministic and optimisations.attention == "auto":
-        return "default"
-    return optimisations.attention
-
-
-def plain_call(unet: Any, attention: Attention) -> UNetCall:
-    """The UNet itself as a call."""
+def plain_call(unet: UNet, attention: Attention) -> UNetCall:
+    """The UNet itself as a call, with this attention."""
 
     def call(latents: torch.Tensor, timesteps: torch.Tensor, embeds: torch.Tensor) -> torch.Tensor:
-        with preferring(attention):
-            noise: torch.Tensor = unet(
-                latents, timesteps, encoder_hidden_states=embeds, return_dict=False
-            )[0]
-        return noise
+        with _preferred(attention):
+            return unet(latents, timesteps, encoder_hidden_states=embeds, return_dict=False)[0]
 
     return call
 
 
 def for_size(size: tuple[int, int], fast: UNetCall, others: UNetCall) -> UNetCall:
-    """One call for latents of this height and width, another for all others."""
+    """One call for latents of this height and width, another for all other sizes."""
 
     def call(latents: torch.Tensor, timesteps: torch.Tensor, embeds: torch.Tensor) -> torch.Tensor:
         chosen = fast if latents.shape[2:] == size else others
@@ -137,45 +131,45 @@ def for_size(size: tuple[int, int], fast: UNetCall, others: UNetCall) -> UNetCal
     return call
 
 
-def preferring(attention: Attention) -> AbstractContextManager[Any]:
-    """Where torch chooses among its attention kernels, these come first."""
+def _preferred(attention: Attention) -> AbstractContextManager[Any]:
+    """A context in which torch prefers these attention kernels."""
     if attention == "default":
         return nullcontext()
-    # The choice is the process's: another thread's decoder may see it, and finds a kernel, too.
+    # The setting is process-wide: a decoder on another thread may see it, and finds a kernel too.
     return sdpa_kernel(_BACKENDS[attention], set_priority=True)
 
 
 def choose_attention(
-    unet: Any, inputs: Inputs, wanted: Attention, time_s: TimeSeconds
+    unet: UNet, inputs: Inputs, wanted: Attention, time_s: TimeSeconds
 ) -> Attention:
-    """The attention that was asked for; where that is `auto`, the fastest on the real UNet.
+    """The attention wanted; for `auto`, the fastest on the real UNet.
 
-    One that fails there, as a library may for shapes that it claimed to know, is passed over.
+    One that fails there is skipped: a library may reject shapes that it claimed to support.
     """
     if wanted != "auto":
         return wanted
-    # With fewer rows a fast GPU waits for the launches, and all look alike.
-    arguments = inputs.first(_TRIED_WITH_ROWS)
+    arguments = inputs.first(_ROWS_OF_ATTENTION_TRIALS)
     seconds: dict[Attention, float] = {
         "default": time_s(partial(plain_call(unet, "default"), *arguments))
     }
-    for one in _BACKENDS:
+    for attention in _BACKENDS:
         with suppress(RuntimeError):
-            seconds[one] = time_s(partial(plain_call(unet, one), *arguments))
-    return min(seconds, key=lambda one: seconds[one])
+            seconds[attention] = time_s(partial(plain_call(unet, attention), *arguments))
+    return min(seconds, key=seconds.__getitem__)
 
 
-def compile_unet(unet: Any, eager: UNetCall, attention: Attention, inputs: Inputs) -> UNetCall:
-    """A compiled call for any number of rows, warm: the rows are a variable of the code.
+def compile_unet(unet: UNet, eager: UNetCall, attention: Attention, inputs: Inputs) -> UNetCall:
+    """A compiled call for any number of rows, warm: the number of rows is a dynamic dimension.
 
     Raises:
-        TorchDynamoException: it can't be compiled here.
+        TorchDynamoException: it can't be compiled on this machine.
     """
-    compiled = plain_call(torch.compile(unet), attention)
+    # What `torch.compile` returns keeps the module's attributes.
+    compiled = plain_call(cast("UNet", torch.compile(unet)), attention)
     for rows in ROWS_A_CALL:
         arguments = inputs.first(rows)
-        for one in arguments:
-            torch._dynamo.maybe_mark_dynamic(one, 0)
+        for argument in arguments:
+            torch._dynamo.maybe_mark_dynamic(argument, 0)
         compiled(*arguments)
 
     def call(latents: torch.Tensor, timesteps: torch.Tensor, embeds: torch.Tensor) -> torch.Tensor:
@@ -186,7 +180,7 @@ def compile_unet(unet: Any, eager: UNetCall, attention: Attention, inputs: Input
     return call
 
 
-def record_or_say_why(
+def record_if_possible(
     part: str,
     call: UNetCall,
     inputs: Inputs,
@@ -195,7 +189,7 @@ def record_or_say_why(
     time_s: TimeSeconds,
     readiness: Readiness,
 ) -> UNetCall:
-    """The call recorded, as far as the memory goes, or as it was; `readiness` is told."""
+    """The call recorded with each size that fits into memory, or else unchanged."""
     recorded = readiness.timed(part, partial(record_unet, call, inputs, sizes, record, time_s))
     if recorded is None:
         readiness.left_off[part] = "no memory for a single one"
@@ -205,7 +199,7 @@ def record_or_say_why(
 
 
 def device_seconds(call: Callable[[], object], repeats: int = 5) -> float:
-    """Seconds of one call on a CUDA device, after a first one that doesn't count."""
+    """Mean seconds of a call on a CUDA device, after one that warms up."""
     call()
     torch.cuda.synchronize()
     started_s = time.perf_counter()

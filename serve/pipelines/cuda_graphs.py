@@ -1,17 +1,18 @@
-"""A UNet call recorded per number of rows and replayed: CUDA graphs, with the padding hidden.
+"""UNet calls recorded as CUDA graphs, one per number of rows, and replayed with padding.
 
-A replay launches hundreds of kernels at once, reads its inputs from fixed buffers and writes into
-a fixed output. A row is one sample of the UNet: with guidance an image has two. Rows don't touch
-each other, so a call may be split and its last part padded with whatever the buffers hold. The
-compiler's own graphs belong to one thread, and replicas load on another than they draw on.
+A replay launches hundreds of kernels at once, reads its inputs from fixed buffers and writes to a
+fixed output. A row is one sample of the UNet: with guidance an image has two. Rows are independent,
+so a call can be split into several replays, and the last one padded with whatever the buffers hold.
+torch.compile's own CUDA graphs are bound to a thread, and replicas load on another than they draw.
 """
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import torch
+
+from .components import UNet
 
 UNetCall = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 """Latents `(R, 4, H/8, W/8)`, timesteps `(R,)` and embeddings `(R, 77, D)` to predicted noise."""
@@ -19,7 +20,7 @@ UNetCall = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 
 @dataclass(frozen=True)
 class Recording:
-    """A recorded call: `replay` runs it on what its inputs hold now, and fills `output`."""
+    """A recorded call: `replay` runs it on the buffers' present contents and fills `output`."""
 
     replay: Callable[[], object]
     output: torch.Tensor
@@ -30,20 +31,22 @@ Record = Callable[[Callable[[], torch.Tensor]], Recording]
 
 @dataclass(frozen=True)
 class Inputs:
-    """Buffers at fixed addresses, as many rows as the largest recording."""
+    """Input buffers at fixed addresses, with as many rows as the largest recording."""
 
     latents: torch.Tensor
     timesteps: torch.Tensor
     embeds: torch.Tensor
 
     @classmethod
-    def like(cls, unet: Any, rows: int, size: tuple[int, int], tokens: int) -> "Inputs":
-        """Buffers for a UNet's calls, filled with random values: zeros would be timed wrongly."""
-        where = {"device": unet.device, "dtype": unet.dtype}
+    def random(cls, unet: UNet, rows: int, size: tuple[int, int], tokens: int) -> "Inputs":
+        """Buffers for a UNet's calls, filled with random values: zeros would distort timings."""
+        device, dtype, config = unet.device, unet.dtype, unet.config
         return cls(
-            latents=torch.randn(rows, unet.config.in_channels, *size, **where),
-            timesteps=torch.full((rows,), 500.0, device=unet.device),
-            embeds=torch.randn(rows, tokens, unet.config.cross_attention_dim, **where),
+            latents=torch.randn(rows, config.in_channels, *size, device=device, dtype=dtype),
+            timesteps=torch.full((rows,), 500.0, device=device),
+            embeds=torch.randn(
+                rows, tokens, config.cross_attention_dim, device=device, dtype=dtype
+            ),
         )
 
     def first(self, rows: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -51,11 +54,10 @@ class Inputs:
         return self.latents[:rows], self.timesteps[:rows], self.embeds[:rows]
 
     def fill(self, latents: torch.Tensor, timesteps: torch.Tensor, embeds: torch.Tensor) -> None:
-        """Put a call's arguments into the first rows; those behind keep what they have."""
-        for buffer, given in zip(
-            self.first(len(latents)), (latents, timesteps, embeds), strict=True
-        ):
-            buffer.copy_(given)
+        """Copy a call's arguments into the first rows; the others keep their values."""
+        arguments = latents, timesteps, embeds
+        for buffer, argument in zip(self.first(len(latents)), arguments, strict=True):
+            buffer.copy_(argument)
 
 
 class RecordedUNet:
@@ -71,7 +73,7 @@ class RecordedUNet:
 
     @property
     def sizes(self) -> list[int]:
-        """The numbers of rows that were recorded."""
+        """The recorded numbers of rows."""
         return sorted(self._recordings)
 
     def __call__(
@@ -87,27 +89,33 @@ class RecordedUNet:
             self._inputs.fill(latents[part], timesteps[part], embeds[part])
             recording = self._recordings[size]
             recording.replay()
-            # The next replay writes into the same place.
+            # Cloned, since the next replay overwrites it.
             noise.append(recording.output[: part.stop - start].clone())
             start = part.stop
         return noise[0] if len(noise) == 1 else torch.cat(noise)
 
 
 def cheapest_cover(rows: int, seconds: Mapping[int, float]) -> tuple[int, ...]:
-    """The sizes, largest first, that take the least time and hold at least so many rows.
+    """The recorded sizes, largest first, that hold at least `rows` rows in the least time.
 
-    Only the last one holds more than is needed, for without it, were it superfluous, the rest
-    would take less time. `seconds` is what a replay of each size takes.
+    Only the last one is padded: if another could be spared, the rest would be cheaper.
+
+    Args:
+        rows: of the call.
+        seconds: of a replay, by recorded size.
     """
-    best: list[tuple[float, tuple[int, ...]]] = [(0.0, ())]
-    for held in range(1, rows + 1):
-        best.append(
-            min(
-                (best[max(0, held - size)][0] + took, (*best[max(0, held - size)][1], size))
-                for size, took in seconds.items()
-            )
-        )
-    return tuple(sorted(best[rows][1], reverse=True))
+    # Dynamic programming over the number of rows: a cheapest cover of `count` rows is some last
+    # recording, and a cheapest cover of the rows that it leaves.
+    least_s, last = [0.0], [0]
+    for count in range(1, rows + 1):
+        totals = {size: least_s[max(0, count - size)] + seconds[size] for size in seconds}
+        last.append(min(totals, key=totals.__getitem__))
+        least_s.append(totals[last[count]])
+    cover = []
+    while rows > 0:
+        cover.append(last[rows])
+        rows -= last[rows]
+    return tuple(sorted(cover, reverse=True))
 
 
 def record_unet(
@@ -117,17 +125,17 @@ def record_unet(
     record: Record,
     time_s: Callable[[Callable[[], object]], float],
 ) -> RecordedUNet | None:
-    """Record a call with each number of rows, as far as the memory goes; None without any.
+    """Record a call with each number of rows that fits into memory; None if none does.
 
     Args:
-        call: what is recorded.
-        inputs: for the largest size.
+        call: what to record.
+        inputs: buffers for the largest size.
         sizes: numbers of rows.
         record: records one call.
-        time_s: how long a function takes on the device.
+        time_s: times a function on the device.
     """
     recordings: dict[int, Recording] = {}
-    # The largest first: what the others need then fits into the memory that it took.
+    # The largest first: the smaller ones then fit into the memory that it reserved.
     for rows in sorted(sizes, reverse=True):
         try:
             recordings[rows] = record(partial(call, *inputs.first(rows)))
@@ -135,25 +143,24 @@ def record_unet(
             continue
     if not recordings:
         return None
-    return RecordedUNet(
-        inputs, recordings, {rows: time_s(one.replay) for rows, one in recordings.items()}
-    )
+    seconds = {rows: time_s(recording.replay) for rows, recording in recordings.items()}
+    return RecordedUNet(inputs, recordings, seconds)
 
 
 def cuda_graphs() -> Record:
-    """A recorder of CUDA graphs that share one pool of memory, since they never run at once."""
+    """A recorder of CUDA graphs that share one memory pool, since they never run concurrently."""
     pool = torch.cuda.graph_pool_handle()
 
     def record(call: Callable[[], torch.Tensor]) -> Recording:
         # Libraries allocate and choose kernels in their first calls, which can't be recorded.
-        aside = torch.cuda.Stream()
-        aside.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(aside):
+        warm_up = torch.cuda.Stream()
+        warm_up.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(warm_up):
             for _ in range(3):
                 call()
-        torch.cuda.current_stream().wait_stream(aside)
+        torch.cuda.current_stream().wait_stream(warm_up)
         graph = torch.cuda.CUDAGraph()
-        # Another thread may use the device meanwhile; only this one's calls must be recordable.
+        # Another thread may use the device meanwhile; only this thread's calls must be recordable.
         with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
             output = call()
         return Recording(graph.replay, output)

@@ -1,8 +1,8 @@
-"""The device: which one, copies to and from it, the order of work on it, and its memory.
+"""The device: its choice, copies to and from it, the order of work on it, and its memory.
 
-On a CPU a call has finished when it returns, and everything here does nothing. On CUDA a call only
-launches: `begin` and `step` use the default stream, `decode` and `preview`, which another thread
-calls, one of their own. Events say what must have happened before.
+On a CPU a call has finished when it returns, so streams and events do nothing. On CUDA a call only
+launches work: `begin` and `step` use the default stream, `decode` and `preview`, which run on
+another thread, a stream of their own. Events order the two.
 """
 
 import functools
@@ -22,18 +22,18 @@ T = TypeVar("T")
 
 
 def resolve_device(name: DeviceName) -> tuple[torch.device, torch.dtype]:
-    """The device, and the one place that decides the dtype: fp16 on CUDA, fp32 on a CPU.
+    """The device and its dtype: fp16 on CUDA, fp32 on a CPU.
 
-    A CPU emulates half precision and is 7x slower with it.
+    CPUs emulate half precision and are 7x slower with it.
 
     Raises:
-        DeviceUnavailable: CUDA was asked for by name and isn't there.
+        DeviceUnavailable: `cuda` was configured, but there is no CUDA device.
     """
     available = torch.cuda.is_available()
     if name == "cuda" and not available:
         raise DeviceUnavailable(
             "device: 'cuda' was configured, but torch finds no CUDA device here; "
-            "use 'cpu', or 'auto' to take what is there"
+            "use 'cpu', or 'auto' to take what is available"
         )
     if name == "cuda" or (name == "auto" and available):
         return torch.device("cuda"), torch.float16
@@ -41,11 +41,7 @@ def resolve_device(name: DeviceName) -> tuple[torch.device, torch.dtype]:
 
 
 def name_memory_errors(call: Callable[P, T]) -> Callable[P, T]:
-    """Make torch's out-of-memory error ours.
-
-    Raises:
-        OutOfDeviceMemory: the call found no memory on the device.
-    """
+    """Decorator that turns torch's out-of-memory error into `OutOfDeviceMemory`."""
 
     @functools.wraps(call)
     def named(*args: P.args, **kwargs: P.kwargs) -> T:
@@ -53,42 +49,39 @@ def name_memory_errors(call: Callable[P, T]) -> Callable[P, T]:
             return call(*args, **kwargs)
         except torch.OutOfMemoryError as fault:
             message = str(fault).splitlines()[0]
-        # Outside the handler: as its context, the fault would hold the failed call's tensors.
+        # Raised outside the handler: torch's error as `__context__` would keep the tensors alive.
         raise OutOfDeviceMemory(f"{call.__name__}: {message}")
 
     return named
 
 
 def to_device(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
-    """Copy from main memory, on CUDA without waiting: a pinned copy is made in the stream's order.
-
-    torch keeps the pinned memory until the copy is done.
-    """
+    """Copy from main memory; on CUDA asynchronously, from a pinned copy that torch keeps alive."""
     if device.type != "cuda":
         return tensor.to(device)
     return tensor.pin_memory().to(device, non_blocking=True)
 
 
 class StepClock:
-    """Marks moments of the stream that steps run on, and keeps the host at most a step ahead."""
+    """Records events in the stream of the steps, and keeps the host at most one step ahead."""
 
     def __init__(self, device: torch.device) -> None:
         self._cuda = device.type == "cuda"
         self._last_step: torch.cuda.Event | None = None
 
     def mark(self) -> torch.cuda.Event | None:
-        """What has been launched until now; None on a CPU, where it has been done."""
+        """An event after all work launched so far; None on a CPU, where it is done already."""
         if not self._cuda:
             return None
-        # Whoever waits for it sleeps: the core is for encoding pictures.
+        # Blocking waits sleep instead of spinning: the core is needed to encode pictures.
         event = torch.cuda.Event(blocking=True)
         event.record()
         return event
 
     def keep_pace(self) -> None:
-        """Call after a step was launched: waits until the step before it is done.
+        """Call after launching a step: waits until the step before it is done.
 
-        So launches overlap with the device's work, and whoever times steps still sees its pace.
+        Launches then overlap with the device's work, and step times still show its pace.
         """
         before, self._last_step = self._last_step, self.mark()
         if before is not None:
@@ -96,7 +89,7 @@ class StepClock:
 
 
 class SideStream:
-    """A stream beside that of the steps, for one other thread."""
+    """A second stream beside that of the steps, for one other thread."""
 
     def __init__(self, device: torch.device) -> None:
         self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
@@ -105,7 +98,7 @@ class SideStream:
     def reading(
         self, tensors: Iterable[torch.Tensor], ready: Iterable[torch.cuda.Event | None]
     ) -> Iterator[None]:
-        """Work in this stream with tensors of another, once the events have happened."""
+        """Run in this stream on tensors of another, once the events have completed."""
         if self._stream is None:
             yield
             return
@@ -113,18 +106,20 @@ class SideStream:
             if event is not None:
                 self._stream.wait_event(event)
         for tensor in tensors:
-            # Else their memory could be used again as soon as its owner drops them.
+            # Otherwise their memory could be reused as soon as the other stream drops them.
             tensor.record_stream(self._stream)
         with torch.cuda.stream(self._stream):
             yield
 
     def fetch(self, *tensors: torch.Tensor) -> list[torch.Tensor]:
-        """Copies in main memory, waiting for them once; call it inside `reading`."""
+        """Copies in main memory, with a single wait for all; call it inside `reading`."""
         if self._stream is None:
             return list(tensors)
         copies = [
-            torch.empty(one.shape, dtype=one.dtype, pin_memory=True).copy_(one, non_blocking=True)
-            for one in tensors
+            torch.empty(source.shape, dtype=source.dtype, pin_memory=True).copy_(
+                source, non_blocking=True
+            )
+            for source in tensors
         ]
         done = torch.cuda.Event(blocking=True)
         done.record()
@@ -133,16 +128,16 @@ class SideStream:
 
 
 def clock_s(device: torch.device) -> float:
-    """Seconds to time the calling thread's calls with; on a CPU those that it had a core for.
+    """A clock for timing the calling thread's calls: wall time on CUDA, CPU time on a CPU.
 
-    With several torch threads on a CPU, the calling one has its share of every call.
+    With several torch threads on a CPU, the calling one does its share of every call.
     """
     # By wall time, three replicas starting on two cores each found 1 or 2 slots where 8 fit.
     return time.thread_time() if device.type == "cpu" else time.perf_counter()
 
 
 def free_memory_bytes(device: torch.device) -> int:
-    """What a CUDA device has left, torch's own unused blocks included."""
+    """Free memory of a CUDA device, including torch's own unused blocks."""
     free, _ = torch.cuda.mem_get_info(device)
-    held = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-    return int(free + held)
+    unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return int(free + unused)

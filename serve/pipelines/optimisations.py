@@ -1,6 +1,6 @@
-"""What a replica may do to be faster, each with a switch; and one that makes it slower.
+"""The optimisations of a pipeline, each with a switch; and determinism, which costs speed.
 
-Plain data, so that whoever configures it needs no torch.
+Plain data, so that configuring them needs no torch.
 """
 
 from dataclasses import dataclass
@@ -13,20 +13,23 @@ Attention = Literal["auto", "default", "cudnn", "flash"]
 class Optimisations:
     """Which optimisations a pipeline uses.
 
-    `channels_last` lays weights out for the fast convolutions. `attention`, of CUDA only, is whose
-    kernels come first: torch's choice (`default`), cuDNN's, FlashAttention's, or the fastest.
-    `compile` is torch.compile for the UNets; None means on CUDA only, since on a CPU it takes far
-    longer than it saves. `cuda_graphs` replays recorded UNet calls. `cpu_threads` are torch's for
-    one call on a CPU; None leaves the process as it is.
-    `embedding_cache` is how many prompts' embeddings are kept; 0 keeps none.
-    `skip_guidance_after` is the share of a trajectory, over 0 and at most 1, after which guidance
-    is left off: below 1 it changes the picture.
-    `deterministic` makes a picture the same bytes whatever else is drawn, in any process on the
-    same kind of device with the same libraries and switches: every image has its calls to itself,
-    and nothing is chosen by timing.
+    Attributes:
+        channels_last: lay weights out for fast convolutions.
+        attention: CUDA only; whose kernels come first: torch's choice (`default`), cuDNN's,
+            FlashAttention's, or the fastest on the real UNet (`auto`).
+        compile: torch.compile the UNets; None means on CUDA only, since on a CPU it takes far
+            longer than it saves.
+        cuda_graphs: replay recorded UNet calls.
+        cpu_threads: torch's threads for one call on a CPU; None leaves the process's setting.
+        embedding_cache: how many prompts' embeddings are kept; 0 disables the cache.
+        skip_guidance_after: share of a trajectory, over 0 and at most 1, after which guidance is
+            off; below 1 it changes the picture.
+        deterministic: the same request gives the same bytes whatever else is drawn, in any process
+            on the same kind of device with the same libraries and switches: no image shares its
+            calls, and nothing is chosen by timing.
     """
 
-    # Read by pydantic where a configuration holds these: a misspelt name is refused.
+    # Read by pydantic: a configuration with a misspelt name is refused.
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
 
     channels_last: bool = True

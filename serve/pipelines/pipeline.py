@@ -1,8 +1,8 @@
-"""A replica's variants on a device, and what is done with them: begin, one step, decode, preview.
+"""The engine's `Denoiser` over diffusers: begin, one step, decode, preview.
 
-diffusers' models and schedulers, driven one denoising step at a time with a `[B]` tensor of
-timesteps, so that images with different step counts, guidance scales and schedulers can share a
-UNet call. A picture is the one that `StableDiffusionPipeline` makes with the same arguments.
+Models and schedulers are driven one denoising step at a time with a `(B,)` tensor of timesteps, so
+that images with different step counts, guidance scales and schedulers can share a UNet call. A
+picture is the one that `StableDiffusionPipeline` makes with the same arguments.
 """
 
 from collections.abc import Sequence
@@ -16,23 +16,22 @@ from numpy.typing import NDArray
 from ..generation import Generation, Plan
 from ..variants import Variant
 from .compile import Readiness, prepare_unet, use_channels_last
-from .components import Components, load_components
+from .components import Components, Scheduler, load_components
 from .cuda_graphs import UNetCall
 from .devices import DeviceName, StepClock, clock_s, name_memory_errors, resolve_device, to_device
-from .embeddings import EmbeddingCache, PromptEncoder
+from .embeddings import PromptEncoder
 from .optimisations import DEFAULTS, Optimisations
 from .trajectories import SCHEDULERS, Trajectory, guided_calls, plan
 from .vae import Decoder
 
 if TYPE_CHECKING:
-    from .safety import SafetyChecker  # Imported where it is loaded: older transformers lack it.
+    from .safety import SafetyChecker  # Imported only when used: older transformers can't.
 
 
 class Pipeline:
-    """One or several variants ready to draw: a `denoiser.Denoiser`, whose threads it relies on.
+    """One or several variants, loaded and warm: an `engine.denoiser.Denoiser`.
 
-    `components` holds each variant's models by name, `readiness` what was done to make them fast.
-    `embedding_cache` counts its hits and misses.
+    `components` holds each variant's models by name, `readiness` which optimisations are on.
     """
 
     def __init__(
@@ -46,16 +45,13 @@ class Pipeline:
         self.components = components
         self.readiness = readiness
         self.optimisations = optimisations
-        self.embedding_cache = EmbeddingCache(optimisations.embedding_cache)
-        self._variants = {one.name: one for one in variants}
+        self._variants = {variant.name: variant for variant in variants}
+        by_text_encoder = {v.text_encoder.folder: components[v.name] for v in variants}
         self._encoders = {
-            name: PromptEncoder(
-                self._variants[name].text_encoder.folder,
-                one.tokenizer,
-                one.text_encoder,
-                self.embedding_cache,
+            folder: PromptEncoder(
+                parts.tokenizer, parts.text_encoder, optimisations.embedding_cache
             )
-            for name, one in components.items()
+            for folder, parts in by_text_encoder.items()
         }
         unet = components[variants[0].name].unet
         self.device, self.dtype = unet.device, unet.dtype
@@ -65,14 +61,14 @@ class Pipeline:
         if optimisations.channels_last:
             use_channels_last(
                 model
-                for one in components.values()
-                for model in (one.unet, one.vae, one.preview_vae)
+                for parts in components.values()
+                for model in (parts.unet, parts.vae, parts.preview_vae)
                 if model is not None
             )
         self._unets: dict[str, UNetCall] = {}
-        for one in variants:
-            if one.unet.folder not in self._unets:
-                self._unets[one.unet.folder] = self._prepare(one)
+        for variant in variants:
+            if variant.unet.folder not in self._unets:
+                self._unets[variant.unet.folder] = self._prepare(variant)
 
     @classmethod
     def load(
@@ -84,11 +80,10 @@ class Pipeline:
         *,
         safety_checker: bool = False,
     ) -> Self:
-        """Read variants from a family folder that `weights.check.check_family` has passed.
+        """Read variants of one family from a folder that `weights.check.check_family` has passed.
 
-        Variants of one family; what they share is loaded once, such as the safety checker, where
-        it is asked for: then `flagged` asks it. On CUDA it returns when the UNets
-        are compiled and recorded, which `readiness` tells about.
+        Shared components are loaded once, and so is the safety checker, if asked for. On CUDA it
+        returns when the UNets are compiled and recorded.
 
         Raises:
             DeviceUnavailable: see `resolve_device`.
@@ -113,15 +108,16 @@ class Pipeline:
 
     @property
     def prompt_lookups(self) -> tuple[int, int]:
-        """Prompts found in the embedding cache, and prompts that had to be encoded."""
-        return self.embedding_cache.hits, self.embedding_cache.misses
+        """Hits and misses of the embedding cache so far."""
+        lookups = [encoder.lookups for encoder in self._encoders.values()]
+        return sum(hits for hits, _ in lookups), sum(misses for _, misses in lookups)
 
     def clock_s(self) -> float:
-        """What to time steps with; see `devices.clock_s`."""
+        """A clock for timing steps; see `devices.clock_s`."""
         return clock_s(self.device)
 
     def plan(self, generation: Generation) -> Plan:
-        """What the request is going to take; see `trajectories.plan`."""
+        """The work of a request; see `trajectories.plan`."""
         variant = self._variants[generation.variant]
         return plan(generation, variant, self.optimisations.skip_guidance_after)
 
@@ -130,22 +126,22 @@ class Pipeline:
     def begin(self, generation: Generation) -> tuple[list[Trajectory], tuple[str, ...]]:
         """Encode the prompts and draw the noise: one trajectory per seed, and warnings.
 
-        The noise of an image comes from a CPU generator with its own seed, so it depends neither
-        on the device nor on the other images.
+        Each image's noise comes from a CPU generator with its own seed, so it depends neither on
+        the device nor on other images.
         """
         variant = self._variants[generation.variant]
-        parts, encoder = self.components[variant.name], self._encoders[variant.name]
+        parts, encoder = self.components[variant.name], self._encoders[variant.text_encoder.folder]
         prompt_embeds, warnings = encoder.encode("prompt", generation.prompt)
         negative_embeds = None
-        if generation.guidance_scale > 1:
+        if generation.guided:
             negative_embeds, cut = encoder.encode("negative_prompt", generation.negative_prompt)
             warnings = warnings + cut
-        # StableDiffusionPipeline corrects every scheduler so, whatever its file says.
+        # As StableDiffusionPipeline corrects every scheduler, whatever its file says.
         config = {**parts.scheduler.config, "clip_sample": False, "steps_offset": 1}
         size = generation.height_px // 8, generation.width_px // 8
         trajectories = []
         for seed in generation.seeds:
-            scheduler = SCHEDULERS[generation.scheduler].from_config(config)
+            scheduler: Scheduler = SCHEDULERS[generation.scheduler].from_config(config)
             scheduler.set_timesteps(generation.num_inference_steps, device="cpu")
             noise = torch.randn(
                 (1, parts.unet.config.in_channels, *size),
@@ -169,8 +165,8 @@ class Pipeline:
                 )
             )
         ready = self._clock.mark()
-        for one in trajectories:
-            one.ready = ready
+        for trajectory in trajectories:
+            trajectory.ready = ready
         return trajectories, tuple(warnings)
 
     @name_memory_errors
@@ -179,24 +175,28 @@ class Pipeline:
         """Advance every trajectory, all of one `group`, by one step of its own in one UNet call.
 
         Step counts, guidance scales, schedulers and prompts may differ, and so may variants that
-        share a UNet; where it is deterministic, each has a call to itself.
-        On CUDA it returns when the step before is done: launches stay one ahead.
+        share a UNet. With `deterministic` each trajectory has a call to itself. On CUDA it returns
+        when the previous step is done: launches stay one step ahead.
         """
         if self.optimisations.deterministic:
-            # Not one padded size: a row of a padded call may still depend on its place in it.
-            for one in trajectories:
-                self._advance([one])
+            # Not padded to one size: a row's result may depend on its place in the batch.
+            for trajectory in trajectories:
+                self._advance([trajectory])
         else:
             self._advance(trajectories)
         self._clock.keep_pace()
 
     def _advance(self, trajectories: list[Trajectory]) -> None:
-        latents = torch.cat([one.model_input for one in trajectories])
-        embeds = [one.prompt_embeds for one in trajectories]
+        latents = torch.cat([trajectory.model_input for trajectory in trajectories])
+        embeds = [trajectory.prompt_embeds for trajectory in trajectories]
         timesteps = to_device(
-            torch.tensor([float(one.timestep) for one in trajectories]), self.device
+            torch.tensor([float(trajectory.timestep) for trajectory in trajectories]), self.device
         )
-        negative = [one.negative_embeds for one in trajectories if one.negative_embeds is not None]
+        negative = [
+            trajectory.negative_embeds
+            for trajectory in trajectories
+            if trajectory.negative_embeds is not None
+        ]
         guided = trajectories[0].guided
         if guided:
             # Classifier-free guidance: the unconditional half first, as diffusers has it.
@@ -206,15 +206,15 @@ class Pipeline:
         noise = unet(latents, timesteps, torch.cat(embeds))
         unconditional, conditional = noise.chunk(2) if guided else (noise, noise)
         predictions = []
-        for index, one in enumerate(trajectories):
+        for index, trajectory in enumerate(trajectories):
             prediction = conditional[index : index + 1]
             if guided:
                 base = unconditional[index : index + 1]
-                prediction = base + one.guidance_scale * (prediction - base)
+                prediction = base + trajectory.guidance_scale * (prediction - base)
             predictions.append(prediction)
-        # Only now, when nothing large is left to fail, does a trajectory change.
-        for one, prediction in zip(trajectories, predictions, strict=True):
-            one.advance(prediction, self._clock.mark)
+        # Trajectories change only now, after all the large allocations.
+        for trajectory, prediction in zip(trajectories, predictions, strict=True):
+            trajectory.advance(prediction, self._clock.mark)
 
     def decode_slice(self, trajectory: Trajectory) -> int:
         """How many images like this one to decode at once, 1 to 8; on CUDA by free memory."""
@@ -226,10 +226,10 @@ class Pipeline:
     @name_memory_errors
     @torch.inference_mode()
     def decode(self, trajectories: list[Trajectory]) -> NDArray[np.uint8]:
-        """Turn the latents of one `decode_group` into pixels: `(B, H, W, 3)` uint8.
+        """Pixels of finished trajectories of one `decode_group`: `(B, H, W, 3)` uint8.
 
         Raises:
-            NotFinite: one of the images is infinite or not a number.
+            NotFinite: one of the images has infinite or NaN values.
         """
         vae = self.components[trajectories[0].variant.name].vae
         return self._decoder.decode(vae, trajectories)
@@ -237,9 +237,10 @@ class Pipeline:
     @name_memory_errors
     @torch.inference_mode()
     def preview(self, trajectory: Trajectory) -> NDArray[np.uint8]:
-        """The finished image as the UNet last had it, `(H, W, 3)` uint8, decoded by the tiny VAE.
+        """The finished image as last predicted, `(H, W, 3)` uint8, decoded by the preview VAE.
 
-        Only for variants with a `preview_vae`; the plans of others hold no previews.
+        Raises:
+            ValueError: the variant has none; its plans hold no previews.
         """
         vae = self.components[trajectory.variant.name].preview_vae
         if vae is None:
@@ -249,16 +250,13 @@ class Pipeline:
     @name_memory_errors
     @torch.inference_mode()
     def flagged(self, pixels: NDArray[np.uint8]) -> list[bool]:
-        """Which of the pictures, `(B, H, W, 3)` uint8, the safety checker flags; none without one.
-
-        For the thread that decodes.
-        """
+        """Which of the pictures, `(B, H, W, 3)` uint8, the safety checker, if any, flags."""
         if self._safety_checker is None:
             return [False] * len(pixels)
         return self._safety_checker.flagged(pixels)
 
     def free_memory(self) -> None:
-        """Give torch's unused blocks back to the device."""
+        """Release torch's unused blocks."""
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
 

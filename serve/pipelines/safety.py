@@ -1,7 +1,7 @@
-"""Which pictures nobody may see: the published safety checker, asked after decoding.
+"""The published safety checker, run on decoded pictures.
 
-diffusers' own checker blackens what it flags, and warns in the log. This one only says so: what
-becomes of the picture is the engine's and the client's to know.
+diffusers' own `forward` blackens what it flags and warns in the log. This one only returns the
+flags; the engine drops the pictures and the reply says so.
 """
 
 from pathlib import Path
@@ -21,7 +21,7 @@ from .devices import SideStream, to_device
 
 
 class SafetyChecker:
-    """Flags pictures; for one thread, that of the decoder."""
+    """Flags pictures; for one thread, the decoder's."""
 
     def __init__(
         self, model: StableDiffusionSafetyChecker, image_processor: CLIPImageProcessorPil
@@ -35,9 +35,11 @@ class SafetyChecker:
         """Read a variant's checker from a family folder that holds one.
 
         Raises:
-            WeightsError: the weights lack a tensor, whose place random values would take.
+            WeightsError: a tensor is missing, which would otherwise be initialised at random.
         """
-        dirs = {name: folder / one.folder for name, one in variant.safety_components.items()}
+        dirs = {
+            name: folder / component.folder for name, component in variant.safety_components.items()
+        }
         model, found = StableDiffusionSafetyChecker.from_pretrained(
             dirs["safety_checker"],
             dtype=dtype,
@@ -55,10 +57,7 @@ class SafetyChecker:
         return cls(model.to(device).eval(), image_processor)
 
     def flagged(self, pixels: NDArray[np.uint8]) -> list[bool]:
-        """Which of the pictures, `(B, H, W, 3)` uint8, diffusers would blacken.
-
-        One whose scores are not numbers is flagged, too.
-        """
+        """Which of the pictures, `(B, H, W, 3)` uint8, diffusers would blacken; NaN scores, too."""
         prepared = self._image_processor(
             list(pixels), input_data_format="channels_last", return_tensors="pt"
         ).pixel_values
@@ -74,13 +73,13 @@ def _flags(model: StableDiffusionSafetyChecker, clip_input: torch.Tensor) -> tor
     embeds = model.visual_projection(model.vision_model(clip_input).pooler_output)
     special = _scores(embeds, model.special_care_embeds, model.special_care_embeds_weights)
     scores = _scores(embeds, model.concept_embeds, model.concept_embeds_weights)
-    # Near what needs special care, the other thresholds are lower.
+    # A match with a special-care concept lowers the other thresholds.
     scores = scores + 0.01 * (_rounded(special) > 0).any(dim=1, keepdim=True)
     return ~(_rounded(scores) <= 0).all(dim=1)
 
 
 def _scores(embeds: torch.Tensor, concepts: torch.Tensor, thresholds: torch.Tensor) -> torch.Tensor:
-    """`(B, concepts)`: how far each picture is over each concept's threshold."""
+    """`(B, concepts)`: each picture's cosine similarity minus each concept's threshold."""
     cosines = cosine_similarity(embeds.float()[:, None], concepts.float()[None], dim=2)
     return cosines - thresholds.float()
 

@@ -1,7 +1,7 @@
-"""One image under way: its scheduler, its latents, and what the finished image may look like.
+"""One image on its way from noise to latents, with a scheduler of its own; and the plan of a job.
 
 Schedulers are diffusers', one per image, since `PNDMScheduler` is stateful. Their tables and
-timesteps stay on the CPU: a lookup on a GPU would wait for it.
+timesteps stay on the CPU: a lookup on a GPU would wait for the device.
 """
 
 import math
@@ -17,6 +17,7 @@ from diffusers.schedulers.scheduling_pndm import PNDMScheduler
 
 from ..generation import Generation, Plan, SchedulerName
 from ..variants import Variant
+from .components import Scheduler
 
 SCHEDULERS: dict[SchedulerName, Any] = {
     "pndm": PNDMScheduler,
@@ -28,10 +29,10 @@ SCHEDULERS: dict[SchedulerName, Any] = {
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """What the UNet last said of an image; whole, so that another thread can read it meanwhile.
+    """The UNet's last prediction for an image; immutable, so that another thread can read it.
 
-    `sample` are the latents before the step and `noise` the guided prediction, `(1, 4, H/8, W/8)`
-    both; `call` counts from 0. On CUDA, both are there once `ready` has happened.
+    `sample` holds the latents before the step and `noise` the guided prediction, both
+    `(1, 4, H/8, W/8)`; `call` counts from 0. On CUDA, both are valid once `ready` has completed.
     """
 
     sample: torch.Tensor
@@ -42,9 +43,9 @@ class Prediction:
 
 @dataclass(slots=True)
 class Trajectory:
-    """One image on its way from noise to latents, with a scheduler of its own.
+    """One image on its way from noise to latents.
 
-    `latents` is `(1, 4, H/8, W/8)`, on CUDA once `ready` has happened; the embeddings are
+    `latents` is `(1, 4, H/8, W/8)`, on CUDA valid once `ready` has completed; the embeddings are
     `(1, 77, D)`, the negative one None without guidance. The first `guided_steps` have guidance.
     """
 
@@ -54,7 +55,7 @@ class Trajectory:
     negative_embeds: torch.Tensor | None
     guidance_scale: float
     guided_steps: int
-    scheduler: Any
+    scheduler: Scheduler
     timesteps: list[torch.Tensor]
     ready: torch.cuda.Event | None
     prediction: Prediction | None = None
@@ -62,23 +63,23 @@ class Trajectory:
 
     @property
     def total_steps(self) -> int:
-        """UNet calls in all; PNDM makes one more than the steps asked for."""
+        """UNet calls in all; PNDM makes one more than `num_inference_steps`."""
         return len(self.timesteps)
 
     @property
     def guided(self) -> bool:
-        """Whether the next step has classifier-free guidance; of a finished one, the last."""
+        """Whether the next step, or the last of a finished image, has classifier-free guidance."""
         step = min(self.steps_done, self.total_steps - 1)
         return self.negative_embeds is not None and step < self.guided_steps
 
     @property
     def group(self) -> Hashable:
-        """Equal where the next step can share a UNet call: UNet, size, and guidance on or off."""
+        """Equal for images whose next steps can share a UNet call: UNet, size, guidance or not."""
         return self.variant.unet.folder, self.latents.shape[2:], self.guided
 
     @property
     def decode_group(self) -> Hashable:
-        """Equal where the images can share a call of the decoder."""
+        """Equal for images that can share a call of the VAE."""
         return self.variant.vae.folder, self.latents.shape[2:]
 
     @property
@@ -88,14 +89,13 @@ class Trajectory:
 
     @property
     def model_input(self) -> torch.Tensor:
-        """The latents as the UNet wants them at the next step."""
-        scaled: torch.Tensor = self.scheduler.scale_model_input(self.latents, self.timestep)
-        return scaled
+        """The latents as the UNet expects them at the next step."""
+        return self.scheduler.scale_model_input(self.latents, self.timestep)
 
     def advance(self, noise: torch.Tensor, mark: Callable[[], torch.cuda.Event | None]) -> None:
-        """Go one step with a predicted noise `(1, 4, H/8, W/8)`, or stay exactly as before.
+        """Take one step with a noise prediction, `(1, 4, H/8, W/8)`; unchanged if it raises.
 
-        `mark` is called when everything has been launched.
+        `mark` is called when all the work has been launched.
         """
         scheduler = vars(self.scheduler)
         before = {
@@ -113,47 +113,44 @@ class Trajectory:
         self.steps_done += 1
 
     def estimate(self, last: Prediction) -> torch.Tensor:
-        """The finished latents as a prediction has them: the sample without its noise.
+        """The finished latents according to a prediction: the sample without its noise.
 
-        Previews show this, since the noisy latents are mere noise to the eye even halfway.
+        Previews show this: the latents themselves are mere noise to the eye even halfway.
 
-        `sample = signal * finished + noise`, with the powers of signal and noise adding up to 1
-        but for Euler, whose samples keep the signal whole (Karras et al., arXiv 2206.00364).
+        `sample = signal * finished + sigma * noise`, with `signal**2 + sigma**2 == 1` except for
+        Euler, where `signal` is 1 (Karras et al., https://arxiv.org/abs/2206.00364).
         """
         if isinstance(self.scheduler, EulerDiscreteScheduler):
             signal, sigma = 1.0, float(self.scheduler.sigmas[last.call])
         else:
             power = float(self.scheduler.alphas_cumprod[int(self.timesteps[last.call])])
             signal, sigma = math.sqrt(power), math.sqrt(1 - power)
-        # Half precision is short of digits where the signal is weak.
+        # Half precision has too few digits where the signal is weak.
         finished = (last.sample.float() - sigma * last.noise.float()) / signal
         return finished.to(last.sample.dtype)
 
 
 def unet_calls(scheduler: SchedulerName, num_inference_steps: int) -> int:
-    """UNet calls of one image. PNDM takes its second timestep twice, where it has one."""
-    once_more = scheduler == "pndm" and num_inference_steps > 1
-    return num_inference_steps + once_more
+    """UNet calls of one image. PNDM repeats its second timestep, if there is one."""
+    repeated = scheduler == "pndm" and num_inference_steps > 1
+    return num_inference_steps + repeated
 
 
 def guided_calls(calls: int, skip_guidance_after: float) -> int:
-    """How many of an image's UNet calls have guidance: the first ones, rounded up."""
+    """How many of an image's UNet calls, counted from the first, have guidance."""
     return math.ceil(calls * skip_guidance_after)
 
 
 def plan(generation: Generation, variant: Variant, skip_guidance_after: float) -> Plan:
-    """What a request takes: its steps, what each costs, and after which it shows previews.
-
-    A step costs in proportion to the picture's area, and half without guidance; attention, which
-    grows faster, has the smaller part in it.
-    """
+    """A request's work: its steps, the mean cost of each, and the steps to show previews after."""
     steps = unet_calls(generation.scheduler, generation.num_inference_steps)
-    guided = guided_calls(steps, skip_guidance_after) if generation.guidance_scale > 1 else 0
-    area = generation.width_px * generation.height_px / variant.default_size_px**2
+    cost = generation.step_cost
+    if generation.guided:  # A step without guidance costs half.
+        cost *= (1 + guided_calls(steps, skip_guidance_after) / steps) / 2
     parts = 1 + (generation.previews if variant.preview_vae is not None else 0)
     return Plan(
         images=len(generation.seeds),
         steps=steps,
-        step_cost=area * (1 + guided / steps) / 2,
+        step_cost=cost,
         previews_at=tuple(sorted({part * steps // parts for part in range(1, parts)} - {0})),
     )

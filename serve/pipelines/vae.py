@@ -1,6 +1,6 @@
 """Latents to pixels through a VAE, for finished images and previews.
 
-What is decoded when, and on which thread, is `engine.decoding`'s to say.
+When each is decoded, and on which thread, is up to `engine.decoding`.
 """
 
 import numpy as np
@@ -16,13 +16,13 @@ from .trajectories import Trajectory
 
 _MOST_AT_ONCE = 8
 _CPU_LATENTS_AT_ONCE = 4 * 12 * 12
-"""Four of the miniature's pictures: measured, 0.88 of one at a time; eight gain no more."""
-_IMAGE_BYTES = {AutoencoderKL: 0.375 * 2**30, AutoencoderTiny: 0.094 * 2**30}
-"""Activations of one image of 512x512 in fp16, counted; they grow with the area."""
+"""Four of the miniature's pictures take 0.88 of the time of one by one; eight gain no more."""
+_IMAGE_BYTES: dict[type, float] = {AutoencoderKL: 0.375 * 2**30, AutoencoderTiny: 0.094 * 2**30}
+"""Activations of one 512x512 image in fp16, counted; they grow with the area."""
 
 
 class Decoder:
-    """Decodes with whichever VAE it is given; for one thread."""
+    """Decodes with the VAE it is given; for one thread."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
@@ -43,20 +43,20 @@ class Decoder:
         """Pixels of finished trajectories of one size: `(B, H, W, 3)` uint8.
 
         Raises:
-            NotFinite: latents or pixels of one of the images are infinite or not a number.
+            NotFinite: latents or pixels of one of the images are infinite or NaN.
         """
-        latents = [one.latents for one in trajectories]
-        with self._side.reading(latents, [one.ready for one in trajectories]):
+        latents = [trajectory.latents for trajectory in trajectories]
+        with self._side.reading(latents, [trajectory.ready for trajectory in trajectories]):
             pixels, finite = self._side.fetch(*_pixels(vae, torch.cat(latents)))
         if not finite.item():
-            many = len(trajectories)
-            which = "the image" if many == 1 else f"one of {many} images decoded together"
+            count = len(trajectories)
+            which = "the image" if count == 1 else f"one of {count} images decoded together"
             raise NotFinite(f"{which} is not a number: its latents went to infinity on the way")
         drawn: NDArray[np.uint8] = pixels.numpy()
         return drawn
 
     def preview(self, vae: Vae, trajectory: Trajectory) -> NDArray[np.uint8]:
-        """The finished image as the UNet last had it, `(H, W, 3)` uint8; noise before any step."""
+        """The finished image as last predicted, `(H, W, 3)` uint8; noise before the first step."""
         last = trajectory.prediction
         if last is None:
             noise: NDArray[np.uint8] = self.decode(vae, [trajectory])[0]
@@ -68,7 +68,7 @@ class Decoder:
 
 
 def _pixels(vae: Vae, latents: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Pixels `(B, H, W, 3)` uint8, and whether everything on the way was finite, on the device."""
+    """Pixels `(B, H, W, 3)` uint8, and whether latents and pixels are finite, on the device."""
     decoded = vae.decode(latents / vae.config.scaling_factor, return_dict=False)[0]
     finite = latents.isfinite().all() & decoded.isfinite().all()
     unit = (decoded * 0.5 + 0.5).clamp(0, 1).float()

@@ -1,7 +1,7 @@
-"""What a server refuses before anything is loaded, and what `verify` names.
+"""Checks a family folder before anything is loaded, and for `verify`.
 
-Everything here reads names, sizes, configurations and safetensors headers: milliseconds. Only
-where hashes are asked for is every byte read.
+Reads names, sizes, configurations and safetensors headers, which takes milliseconds; contents only
+if hashes are to be compared.
 """
 
 import json
@@ -13,15 +13,10 @@ from safetensors import SafetensorError, safe_open
 
 from ..errors import WeightsError
 from ..variants import Component, Family
-from .layout import precision_suffix
+from .layout import config_name, precision_suffix
 from .manifest import MANIFEST_NAME, Manifest, PinnedFile, pin_file, read_manifest
 
 _PICKLE_SUFFIXES = {".bin", ".ckpt", ".pickle", ".pkl", ".pt", ".pth"}
-_CONFIG_NAMES = {
-    "CLIPTokenizer": "tokenizer_config.json",
-    "PNDMScheduler": "scheduler_config.json",
-    "CLIPImageProcessor": "preprocessor_config.json",
-}
 
 
 def check_family(
@@ -36,10 +31,10 @@ def check_family(
 
     Args:
         folder: the family folder.
-        family: what it must hold.
-        variants: whose components must be there; others may be absent.
-        safety_checker: whether what checks their pictures must be there, too.
-        hashes: also compare every byte of these components with the manifest.
+        family: the family it must hold.
+        variants: whose components are required; others may be absent.
+        safety_checker: whether their safety checker is required, too.
+        hashes: also compare the sha256 of these components' files with the manifest.
 
     Raises:
         WeightsError: names the first file that is missing, truncated, malformed, a pickle, a
@@ -49,8 +44,8 @@ def check_family(
     needed = family.components(variants, safety_checker=safety_checker)
     if safety_checker:
         _check_for_safety_checker(folder, family, variants)
-    for problem in refused_entries(folder):
-        raise WeightsError(problem)
+    if refused := next(refused_entries(folder), None):
+        raise WeightsError(refused)
     for component in needed.values():
         _check_component(folder, component)
     manifest = read_manifest(folder)
@@ -59,20 +54,20 @@ def check_family(
             f"{folder / MANIFEST_NAME}: these are weights of family {manifest.family!r}, "
             f"not of {family.name!r}"
         )
-    for problem in differences(folder, manifest, set(needed), hashes=hashes):
-        raise WeightsError(problem)
+    if difference := next(differences(folder, manifest, set(needed), hashes=hashes), None):
+        raise WeightsError(difference)
     return manifest
 
 
 def refused_entries(folder: Path) -> Iterator[str]:
-    """Name what no family folder may hold, whatever its manifest says: links and pickles."""
+    """A line for each link and pickle, which no family folder may hold."""
     for path in sorted(_entries(folder)):
         if path.is_symlink():
-            yield f"{path}: is a link; a family folder holds its files themselves"
+            yield f"{path}: is a link; a family folder must hold the files themselves"
         elif path.suffix.lower() in _PICKLE_SUFFIXES:
             yield (
                 f"{path}: looks like a pickle, and loading a pickle runs code; "
-                "a family folder may hold safetensors only, remove it"
+                "remove it: only safetensors are allowed"
             )
 
 
@@ -84,14 +79,14 @@ def differences(
     hashes: bool,
     done: Callable[[int], object] = lambda size: None,
 ) -> Iterator[str]:
-    """Name every file that isn't what the manifest says.
+    """A line for each file that differs from the manifest.
 
     Args:
         folder: the family folder.
-        manifest: what it must hold.
-        needed: the components that must be there; the files of others may be absent.
-        hashes: whether to compare contents, or sizes only.
-        done: told the bytes of each file that has been compared.
+        manifest: its manifest.
+        needed: required components; files of others may be absent.
+        hashes: whether to compare sha256, or sizes only.
+        done: called with the bytes of each file whose sha256 was compared.
     """
     pinned: dict[Path, PinnedFile] = {}
     for name, component in manifest.components.items():
@@ -116,7 +111,7 @@ def differences(
 
 
 def _entries(folder: Path) -> Iterator[Path]:
-    # Not `rglob`: it would pass over what lies behind a linked folder without naming the link.
+    # Not `rglob`, which would skip a linked folder without yielding the link.
     for parent, folders, files in os.walk(folder):
         for name in (*folders, *files):
             yield Path(parent, name)
@@ -127,14 +122,14 @@ def _check_for_safety_checker(folder: Path, family: Family, variants: Iterable[s
         if not variant.safety_components:
             raise WeightsError(
                 f"safety_checker: is on, but {variant.name!r} of family {family.name!r} has none; "
-                "switch it off"
+                "turn it off"
             )
         for component in variant.safety_components.values():
             if not (folder / component.folder).is_dir():
                 raise WeightsError(
                     f"safety_checker: is on, but {folder / component.folder} is missing; "
                     f"`make weights FAMILY={family.name} DIR={folder} ARGS=--safety-checker` "
-                    "brings it, or switch it off"
+                    "downloads it, or turn it off"
                 )
 
 
@@ -142,7 +137,7 @@ def _check_component(folder: Path, component: Component) -> None:
     component_dir = folder / component.folder
     if not component_dir.is_dir():
         raise WeightsError(f"{component_dir}: missing; it must hold a {component.component_class}")
-    _check_config(component_dir / _CONFIG_NAMES.get(component.component_class, "config.json"))
+    _check_config(component_dir / config_name(component))
     if component.component_class == "CLIPTokenizer":
         _check_tokenizer(component_dir)
     if component.has_weights:
@@ -174,12 +169,12 @@ def _check_safetensors(component_dir: Path) -> None:
     pattern = f"*.{suffix}.safetensors" if suffix else "*.safetensors"
     found = sorted(component_dir.glob(pattern))
     if not found:
-        raise WeightsError(f"{component_dir}: holds no .safetensors file")
+        raise WeightsError(f"{component_dir}: has no .safetensors file")
     for path in found:
         try:
             # Opening compares the header's offsets with the file's size: a cut file fails here.
             with safe_open(path, framework="numpy") as tensors:
                 if not tensors.keys():
-                    raise WeightsError(f"{path}: holds no tensors")
+                    raise WeightsError(f"{path}: has no tensors")
         except (SafetensorError, OSError) as fault:
             raise WeightsError(f"{path}: truncated or damaged: {fault}") from None

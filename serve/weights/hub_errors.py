@@ -1,4 +1,4 @@
-"""The hub client's errors, turned into ones that say what to do."""
+"""Translates huggingface_hub's errors into `WeightsError`s that say what to do."""
 
 import contextlib
 import errno
@@ -23,8 +23,8 @@ from ..variants import Source
 
 
 @contextlib.contextmanager
-def explained(source: Source) -> Iterator[None]:
-    """Turn whatever the hub's client raises into a `WeightsError` about this source."""
+def as_weights_errors(source: Source) -> Iterator[None]:
+    """Translate huggingface_hub's errors into a `WeightsError` about this source."""
     repository, endpoint = source.repository, constants.ENDPOINT
     mirror = f"--mirror {repository}=OWNER/NAME"
     try:
@@ -48,7 +48,7 @@ def explained(source: Source) -> Iterator[None]:
         raise WeightsError(f"mirror: {repository!r} was given: {fault}") from None
     except OfflineModeIsEnabled:
         raise WeightsError(
-            f"{repository}: HF_HUB_OFFLINE is set, so the hub can't be asked; unset it"
+            f"{repository}: HF_HUB_OFFLINE is set, so nothing can be downloaded; unset it"
         ) from None
     except LocalEntryNotFoundError as fault:
         raise WeightsError(
@@ -64,7 +64,7 @@ def explained(source: Source) -> Iterator[None]:
     except httpx2.HTTPError as fault:
         raise WeightsError(
             f"{repository}: the connection to {endpoint} failed: {_first_line(fault)}; "
-            "run it again, what is complete is kept; HF_ENDPOINT names a mirror of the hub"
+            "run it again, complete files are kept; HF_ENDPOINT can name a mirror of the hub"
         ) from None
     except OSError as fault:
         if fault.errno == errno.ENOSPC:

@@ -1,6 +1,7 @@
-"""The manifest beside the weights: what each file is, where it came from, under which licence."""
+"""The manifest beside the weights: each file's size, hash, origin and licence."""
 
 import hashlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -11,7 +12,7 @@ from ..variants import FamilyName, Variant
 
 MANIFEST_NAME = "manifest.json"
 
-# One step of a path: no separator, no leading dot, so no name can point out of its folder.
+# A single path segment: no separator, no leading dot, so no name can escape its folder.
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_][A-Za-z0-9._-]{0,127}$")]
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 
@@ -23,7 +24,7 @@ class Frozen(BaseModel):
 
 
 class PinnedFile(Frozen):
-    """What a file must be."""
+    """A file's size and hash."""
 
     bytes: int = Field(ge=0)
     sha256: Sha256
@@ -33,7 +34,7 @@ class Origin(Frozen):
     """Where a component's files came from.
 
     `hub`: downloaded from `repository`, at the commit `revision`. `random`: random values drawn
-    with `seed`. `shipped`: part of this project. `local`: brought by hand and taken as they were.
+    with `seed`. `shipped`: part of this project. `local`: adopted as they were.
     """
 
     kind: Literal["hub", "random", "shipped", "local"]
@@ -44,7 +45,7 @@ class Origin(Frozen):
 
 
 class PinnedComponent(Frozen):
-    """One sub-folder: its origin, and every file in it by name."""
+    """A sub-folder: its origin, and its files by name."""
 
     origin: Origin
     files: dict[Name, PinnedFile]
@@ -53,20 +54,20 @@ class PinnedComponent(Frozen):
 class Manifest(Frozen):
     """A family folder's `manifest.json`; components by sub-folder."""
 
-    # Told apart by later versions, should the shape change.
+    # For later versions, should the schema change.
     format: Literal[1] = 1
     family: FamilyName
     components: dict[Name, PinnedComponent]
 
     def origins(self, variant: Variant) -> dict[str, Origin]:
-        """Where a variant's components came from, by the names that diffusers gives them."""
+        """Origins of a variant's components, by diffusers' names."""
         return {
             name: self.components[component.folder].origin
             for name, component in variant.components.items()
         }
 
     def note(self, variant: Variant) -> str | None:
-        """What everybody who sees a picture of the variant must know; None where nothing is."""
+        """A warning for everybody who sees the variant's pictures, if any."""
         if any(origin.kind == "random" for origin in self.origins(variant).values()):
             return "these weights are random values: the time is real, the picture means nothing"
         return None
@@ -94,27 +95,27 @@ def read_manifest(folder: Path) -> Manifest:
         raise WeightsError(f"{path}: {where}: {first['msg']}") from None
 
 
-def held(folder: Path, family: FamilyName, kinds: set[str]) -> Manifest:
-    """What a folder holds before more is written into it; an empty manifest where that is nothing.
+def manifest_before_writing(folder: Path, family: FamilyName, kinds: Mapping[str, str]) -> Manifest:
+    """The manifest of a folder that more is to be written into; an empty one for an empty folder.
 
     Raises:
-        WeightsError: it holds anything but components of this family whose origin is one of
-            `kinds`: nothing is ever overwritten with something else, or taken for it.
+        WeightsError: it holds other files, another family, or components whose origin isn't that
+            of `kinds`, by component: nothing is overwritten with something else.
     """
     if not folder.is_dir() or not any(folder.iterdir()):
         return Manifest(family=family, components={})
     if not (folder / MANIFEST_NAME).exists():
         raise WeightsError(
-            f"{folder}: holds files but no {MANIFEST_NAME}; choose an empty folder, "
-            f"or pin what is there with `python -m serve.weights adopt {folder}`"
+            f"{folder}: has files but no {MANIFEST_NAME}; choose an empty folder, "
+            f"or pin its files with `python -m serve.weights adopt {folder}`"
         )
     manifest = read_manifest(folder)
     if manifest.family != family:
         raise WeightsError(
-            f"{folder}: holds family {manifest.family!r}; choose another folder for {family!r}"
+            f"{folder}: has family {manifest.family!r}; choose another folder for {family!r}"
         )
     for name, component in manifest.components.items():
-        if component.origin.kind not in kinds:
+        if component.origin.kind != kinds.get(name):
             raise WeightsError(
                 f"{folder / name}: its origin is {component.origin.kind!r}; choose another folder"
             )
@@ -122,7 +123,7 @@ def held(folder: Path, family: FamilyName, kinds: set[str]) -> Manifest:
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
-    """Write a family folder's manifest; a reader never sees half of it."""
+    """Write a family folder's manifest atomically."""
     path = folder / MANIFEST_NAME
     partial = path.with_suffix(".partial")
     partial.write_text(manifest.model_dump_json(indent=2, exclude_none=True) + "\n")
@@ -133,7 +134,7 @@ def pin(component_dir: Path, origin: Origin) -> PinnedComponent:
     """Pin every file in a component's folder as it is now.
 
     Raises:
-        WeightsError: a file's name is not one that a manifest may hold.
+        WeightsError: a file's name is not allowed in a manifest.
     """
     try:
         return PinnedComponent(

@@ -1,7 +1,7 @@
 """The published architectures with random values, for timing, load tests and image builds.
 
-How long a UNet call takes depends on the weights' shapes, not on their values; zeros and denormals
-would be an exception, default initialisation is not.
+The time of a UNet call depends on the weights' shapes, not their values, except for zeros and
+denormals, which default initialisation avoids.
 """
 
 import json
@@ -39,11 +39,11 @@ def write_random_components(
     same seed, so one version of PyTorch makes the same files on every machine.
 
     Args:
-        folder: the family folder; made if absent, files in it are replaced.
+        folder: the family folder; created if absent, its components are replaced.
         architecture: a family folder with configurations, tokenizer and scheduler.
-        components: what to write, by sub-folder (`Family.components`).
+        components: by sub-folder (`Family.components`).
         seed: of the random values.
-        begin: told each component's sub-folder before it is written.
+        begin: called with each component's sub-folder before it is written.
     """
     for name, component in components.items():
         begin(name)
@@ -58,7 +58,7 @@ def write_random_components(
 
 
 def build_model(component: Component, component_dir: Path) -> Any:
-    """A model from its `config.json` alone, on the current default device."""
+    """An initialised model from its `config.json`, on the current default device."""
     if component.component_class == "CLIPTextModel":
         return CLIPTextModel(CLIPTextConfig.from_pretrained(component_dir))
     config = json.loads((component_dir / "config.json").read_text())

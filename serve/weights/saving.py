@@ -1,4 +1,4 @@
-"""How a model is written into a family folder: fp16 safetensors that everybody may read."""
+"""Writes models into a family folder, as world-readable fp16 safetensors."""
 
 import json
 from pathlib import Path
@@ -6,15 +6,15 @@ from typing import Any
 
 
 def save_fp16(model: Any, component_dir: Path) -> None:
-    """Write a diffusers or transformers model, which becomes fp16, as one safetensors file."""
+    """Convert a diffusers or transformers model to fp16, and write it as one safetensors file."""
     model.half().save_pretrained(component_dir, variant="fp16", max_shard_size="50GB")
     tidy(component_dir)
 
 
 def tidy(component_dir: Path) -> None:
-    """Drop what names the machine, and let everybody read (safetensors writes 0600).
+    """Remove this machine's paths, and make files world-readable (safetensors writes 0600).
 
-    AutoencoderTiny writes a `block_out_channels` that it warns of when it reads it back.
+    Also removes AutoencoderTiny's `block_out_channels`, which it warns of when it reads it back.
     """
     component_dir.chmod(0o755)
     for path in component_dir.iterdir():

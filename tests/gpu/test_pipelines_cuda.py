@@ -23,7 +23,7 @@ from serve.pipelines.trajectories import SCHEDULERS, Trajectory
 from serve.variants import MINIATURE
 from tests.determinism import drawn_elsewhere
 from tests.fakes import generation
-from tests.pictures import TOLERANCE, difference, finish, stock_picture
+from tests.pictures import TOLERANCE, difference, draw, finish, stock_picture
 from tests.safety import small_image_processor, stand_in
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
@@ -83,21 +83,19 @@ def test_the_fp16_picture_is_that_of_stable_diffusion_pipeline(
         num_inference_steps=12,
         scheduler=scheduler,
     )
-    trajectories, _ = pipe.begin(asked)
-    finish(pipe, trajectories)
-    assert difference(pipe.decode(trajectories), stock_picture(pipe, asked)) <= TOLERANCE
+    assert difference(draw(pipe, asked), stock_picture(pipe, asked)) <= TOLERANCE
 
 
 @EACH
 def test_what_was_asked_for_was_switched_on_and_timed(name: str) -> None:
-    told, asked = packed(name).readiness, OPTIMISATIONS[name]
-    assert told.left_off == {}
+    readiness, asked = packed(name).readiness, OPTIMISATIONS[name]
+    assert readiness.left_off == {}
     for unet in ("unet", "unet_distilled"):
-        assert any(one.startswith(f"{unet}: attention") for one in told.switched_on)
-        assert (f"{unet}: compile" in told.switched_on) is (asked.compile is None)
+        assert any(part.startswith(f"{unet}: attention") for part in readiness.switched_on)
+        assert (f"{unet}: compile" in readiness.switched_on) is (asked.compile is None)
         graphs = f"{unet}: CUDA graphs of 2, 4, 8, 16, 32 rows"
-        assert (graphs in told.switched_on) is asked.cuda_graphs
-    print(name, told)
+        assert (graphs in readiness.switched_on) is asked.cuda_graphs
+    print(name, readiness)
 
 
 @EACH
@@ -142,7 +140,7 @@ def test_any_number_of_images_takes_the_step_that_eager_calls_take(
         trajectories, _ = pipe.begin(asked)
         for _ in range(2):
             pipe.step(trajectories)
-        results.append(torch.cat([one.latents for one in trajectories]).float().cpu())
+        results.append(torch.cat([image.latents for image in trajectories]).float().cpu())
     # Half precision has 3 digits; the latents are about 1 in size.
     assert (results[0] - results[1]).abs().max() < 0.05
     assert (results[0] - results[1]).abs().mean() < 0.005
@@ -151,12 +149,7 @@ def test_any_number_of_images_takes_the_step_that_eager_calls_take(
 @pytest.mark.parametrize("side", [64, 128])
 def test_other_sizes_are_drawn_without_compiling(side: int) -> None:
     asked = generation(width_px=side, height_px=side, seeds=(1, 2), scheduler="euler")
-    pictures = []
-    for pipe in (packed("all"), packed("channels-last")):
-        trajectories, _ = pipe.begin(asked)
-        finish(pipe, trajectories)
-        pictures.append(pipe.decode(trajectories))
-    assert difference(*pictures) <= TOLERANCE
+    assert difference(draw(packed("all"), asked), draw(packed("channels-last"), asked)) <= TOLERANCE
 
 
 def test_a_batched_picture_is_the_one_made_alone() -> None:
@@ -164,9 +157,8 @@ def test_a_batched_picture_is_the_one_made_alone() -> None:
     together, _ = pipe.begin(default_size(seeds=tuple(range(7)), num_inference_steps=12))
     finish(pipe, together)
     for seed in (0, 6):
-        alone, _ = pipe.begin(default_size(seeds=(seed,), num_inference_steps=12))
-        finish(pipe, alone)
-        assert difference(pipe.decode([together[seed]]), pipe.decode(alone)) <= TOLERANCE
+        alone = draw(pipe, default_size(seeds=(seed,), num_inference_steps=12))
+        assert difference(pipe.decode([together[seed]]), alone) <= TOLERANCE
 
 
 def test_pictures_and_previews_decoded_during_steps_are_those_decoded_in_silence() -> None:
@@ -203,15 +195,15 @@ def test_a_device_without_memory_is_named_and_the_call_can_be_made_again() -> No
     )
     torch.cuda.synchronize()
     pipe.free_memory()
-    held = torch.cuda.memory_reserved()
+    reserved = torch.cuda.memory_reserved()
     total = torch.cuda.get_device_properties(0).total_memory
-    torch.cuda.set_per_process_memory_fraction((held + 2**20) / total)
+    torch.cuda.set_per_process_memory_fraction((reserved + 2**20) / total)
     try:
         with pytest.raises(OutOfDeviceMemory, match=r"step: .*out of memory"):
             pipe.step(trajectories)
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0)
-    assert all(one.steps_done == 0 for one in trajectories)
+    assert all(image.steps_done == 0 for image in trajectories)
     pipe.free_memory()
     finish(pipe, trajectories[:2])
     assert pipe.decode(trajectories[:2]).std() > 5
@@ -230,14 +222,14 @@ def test_an_image_that_is_not_finite_is_named() -> None:
 
 def test_decoding_is_sliced_by_free_memory() -> None:
     pipe = packed("none")
-    (one,), _ = pipe.begin(default_size())
-    assert pipe.decode_slice(one) == 8
-    held, total = torch.cuda.memory_allocated(), torch.cuda.mem_get_info()[0]
+    (image,), _ = pipe.begin(default_size())
+    assert pipe.decode_slice(image) == 8
+    allocated, total = torch.cuda.memory_allocated(), torch.cuda.mem_get_info()[0]
     hog = torch.empty(total - 64 * 2**20, dtype=torch.uint8, device="cuda")
-    assert pipe.decode_slice(one) < 8
+    assert pipe.decode_slice(image) < 8
     del hog
     pipe.free_memory()
-    assert torch.cuda.memory_allocated() == held
+    assert torch.cuda.memory_allocated() == allocated
 
 
 def test_where_it_is_deterministic_other_processes_draw_the_same_bytes(
@@ -251,16 +243,9 @@ def test_where_it_is_deterministic_other_processes_draw_the_same_bytes(
 
 def test_the_device_draws_nearly_the_cpus_picture() -> None:
     asked = default_size(seeds=(2023,), num_inference_steps=12)
-    drawn: list[np.ndarray] = []
-    for pipe in (
-        packed("all"),
-        Pipeline.load([MINIATURE.variants["original"]], WEIGHTS_DIR, "cpu"),
-    ):
-        trajectories, _ = pipe.begin(asked)
-        finish(pipe, trajectories)
-        drawn.append(pipe.decode(trajectories))
+    on_cpu = Pipeline.load([MINIATURE.variants["original"]], WEIGHTS_DIR, "cpu")
     # The same noise from the same CPU generator; half precision rounds differently.
-    assert difference(*drawn) < 4
+    assert difference(draw(packed("all"), asked), draw(on_cpu, asked)) < 4
 
 
 def test_the_safety_checker_judges_as_on_a_cpu() -> None:
@@ -277,7 +262,7 @@ def test_the_safety_checker_judges_as_on_a_cpu() -> None:
     on_cpu, on_cuda = found
     assert {True, False} == set(on_cpu)
     # A score so near to its threshold that half precision decides is rare.
-    assert sum(one != other for one, other in zip(on_cpu, on_cuda, strict=True)) <= 1
+    assert sum(cpu != cuda for cpu, cuda in zip(on_cpu, on_cuda, strict=True)) <= 1
 
 
 def test_auto_takes_cuda_in_fp16() -> None:

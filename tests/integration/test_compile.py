@@ -19,9 +19,9 @@ from serve.pipelines.compile import Readiness, plain_call, prepare_unet
 from serve.pipelines.optimisations import Optimisations
 from tests.unit.pipelines.test_compile import noise, small_unet
 torch.set_num_threads(1)
-model, told = small_unet(), Readiness()
-call = prepare_unet("unet", model, (8, 8), 7, Optimisations(compile=True), told)
-assert told.switched_on == ["unet: compile"], told
+model, report = small_unet(), Readiness()
+call = prepare_unet("unet", model, (8, 8), 7, Optimisations(compile=True), report)
+assert report.switched_on == ["unet: compile"], report
 graphs = counters["stats"]["unique_graphs"]
 for rows in (1, 2, 3, 6, 7, 16, 31, 32):
     assert torch.allclose(noise(call, rows), noise(plain_call(model, "default"), rows), atol=1e-4)

@@ -1,6 +1,12 @@
-"""How the miniature is made: procedural scenes, a tokenizer, training stages, and what judges it.
+"""How the miniature is made: procedural scenes, a tokenizer, training stages, and a measurement.
 
-In order: `drawing` and `scenes` (pictures and captions), `tokenizer` (its vocabulary),
-`architecture` (every component's configuration), `__main__` (the stages), `measure` with `judges`
-(what the shipped weights can do) and `contact_sheet`.
+drawing, scenes   pictures and captions
+tokenizer         its vocabulary
+architecture      new models from the shipped configurations
+dataset           training data on disk
+fitting           the training loop; `train_latents`, `train_unet`, `train_vae` use it
+export            trained models to diffusers folders
+__main__          `python -m serve.miniature.training`
+measure, judges   what the shipped weights can do
+contact_sheet     the pictures of the model card
 """

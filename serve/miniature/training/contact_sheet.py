@@ -1,7 +1,7 @@
 """Contact sheets: `python -m serve.miniature.training.contact_sheet [--weights DIR] [--out DIR]`.
 
-`contact-sheet.png` shows all variants side by side for the same seeds, `training-scenes.png` what
-they learnt from. Both are quantised to a palette, which flat colours bear well.
+`contact-sheet.png` shows all variants side by side for the same seeds, `training-scenes.png` scenes
+of the training data. Both are quantised to a palette, which suits flat colours.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _GAP_PX = 12
 
 
 def variants_sheet(weights: Path) -> Image.Image:
-    """Prompts as rows; in each row, each variant's pictures for the same seeds."""
+    """A row for each prompt, with every variant's pictures of the same seeds."""
     torch.set_num_threads(1)
     pipeline = load_family(weights)
     variants = list(pipeline.components)
@@ -64,7 +64,7 @@ def variants_sheet(weights: Path) -> Image.Image:
 
 
 def scenes_sheet(columns: int = 9, rows: int = 5) -> Image.Image:
-    """Scenes as the training draws them."""
+    """Random scenes of the training data."""
     rng = np.random.default_rng(1)
     sheet = Image.new("RGB", (columns * SIZE_PX, rows * SIZE_PX))
     for index in range(columns * rows):

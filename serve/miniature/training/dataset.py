@@ -1,4 +1,4 @@
-"""Training data on disk: pictures for the decoders, captioned latents for the UNets."""
+"""Training data, cached on disk: pictures for the decoders, captioned latents for the UNets."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from .scenes import draw, random_caption, random_scene
 from .train_latents import LatentCoder, to_float
 
 _CAPTIONS = 4
-"""Captions a scene."""
+"""Per scene."""
 
 
 def pictures(folder: Path, count: int, seed: int) -> Tensor:
-    """Draw `count` scenes once; later calls map the file: (count, 96, 96, 3), uint8."""
+    """Pictures of `count` random scenes, drawn once and cached: (count, 96, 96, 3), uint8."""
     path = folder / f"pictures-{count}-{seed}.npy"
     if not path.exists():
         rng = np.random.default_rng(seed)
@@ -32,13 +32,13 @@ def pictures(folder: Path, count: int, seed: int) -> Tensor:
             array[row] = draw(random_scene(rng))
         array.flush()
         partial.replace(path)
-    # Copy-on-write: torch wants a writable array, and the file stays as it is.
+    # Copy-on-write, since torch requires a writable array.
     return torch.from_numpy(np.load(path, mmap_mode="c"))
 
 
 @dataclass(frozen=True)
 class CaptionedLatents:
-    """What the UNets learn from.
+    """Training data of the UNets.
 
     Attributes:
         latents: (N, 4, 12, 12), unit variance, float16.
@@ -52,7 +52,7 @@ class CaptionedLatents:
 
 
 def vocabulary_captions(count: int = 20_000) -> list[str]:
-    """Captions to learn the vocabulary from; always the same ones."""
+    """The captions that the vocabulary is learnt from; deterministic."""
     rng = np.random.default_rng(0)
     return sorted({random_caption(random_scene(rng), rng) for _ in range(count)})
 
@@ -60,7 +60,7 @@ def vocabulary_captions(count: int = 20_000) -> list[str]:
 def captioned_latents(
     folder: Path, coder: LatentCoder, tokenizer: CLIPTokenizer, count: int, seed: int
 ) -> CaptionedLatents:
-    """Draw `count` scenes, encode them, and caption each four times; once, then from the disk."""
+    """Latents of `count` random scenes with four captions each, computed once and cached."""
     path = folder / f"captioned-{count}-{seed}.pt"
     if path.exists():
         return CaptionedLatents(*torch.load(path, weights_only=True))
@@ -79,7 +79,7 @@ def captioned_latents(
 
 
 def tokenize(tokenizer: CLIPTokenizer, texts: list[str]) -> Tensor:
-    """Token ids as the pipeline makes them, padded to the full length: (B, 77), int16."""
+    """Token ids, padded as the pipeline does: (B, 77), int16."""
     ids = tokenizer(
         texts, padding="max_length", max_length=tokenizer.model_max_length, truncation=True
     )["input_ids"]

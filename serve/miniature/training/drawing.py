@@ -187,18 +187,9 @@ def _rose(canvas: Canvas, x: float, y: float, r: float, colour: Rgb) -> None:
 
 
 def _tulip(canvas: Canvas, x: float, y: float, r: float, colour: Rgb) -> None:
-    cup = [
-        (-0.8, -0.95),
-        (-0.4, -0.4),
-        (0, -1.1),
-        (0.4, -0.4),
-        (0.8, -0.95),
-        (0.85, 0.2),
-        (0.5, 0.85),
-        (0, 1.0),
-        (-0.5, 0.85),
-        (-0.85, 0.2),
-    ]
+    right = [(0.4, -0.4), (0.8, -0.95), (0.85, 0.2), (0.5, 0.85)]
+    left = [(-u, v) for u, v in reversed(right)]
+    cup = [(0, -1.1), *right, (0, 1.0), *left]
     canvas.polygon([(x + u * r, y + v * r) for u, v in cup], colour)
     dark = shade(colour, 0.75)
     petal = [(0, -1.1), (0.42, -0.1), (0.3, 0.7), (0, 0.95), (-0.3, 0.7), (-0.42, -0.1)]
@@ -208,25 +199,18 @@ def _tulip(canvas: Canvas, x: float, y: float, r: float, colour: Rgb) -> None:
 def _daisy(canvas: Canvas, x: float, y: float, r: float, colour: Rgb) -> None:
     for i in range(7):
         angle = 2 * math.pi * i / 7
-        canvas.ellipse(
-            x + 0.66 * r * math.sin(angle),
-            y - 0.66 * r * math.cos(angle),
-            0.36 * r,
-            0.36 * r,
-            colour,
-        )
+        across, up = 0.66 * r * math.sin(angle), 0.66 * r * math.cos(angle)
+        canvas.ellipse(x + across, y - up, 0.36 * r, 0.36 * r, colour)
     canvas.ellipse(x, y, 0.6 * r, 0.6 * r, colour)
     yellowish = colour[0] > 200 and 120 < colour[1] < 235 and colour[2] < 100
     canvas.ellipse(x, y, 0.36 * r, 0.36 * r, (150, 82, 30) if yellowish else (252, 206, 52))
 
 
 def _sunflower(canvas: Canvas, x: float, y: float, r: float, colour: Rgb) -> None:
-    canvas.polygon(
-        radial(
-            x, y, lambda a: r * (1.15 if round(a * 24 / math.tau) % 2 == 0 else 0.72), points=24
-        ),
-        colour,
-    )
+    def tip_or_notch(angle: float) -> float:
+        return r * (1.15 if round(angle * 24 / math.tau) % 2 == 0 else 0.72)
+
+    canvas.polygon(radial(x, y, tip_or_notch, points=24), colour)
     canvas.ellipse(x, y, 0.56 * r, 0.56 * r, (92, 56, 30))
 
 

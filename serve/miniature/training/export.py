@@ -1,4 +1,4 @@
-"""Write the trained components as the diffusers folders that the ordinary loader reads."""
+"""Writes trained components as diffusers folders."""
 
 from __future__ import annotations
 
@@ -10,25 +10,25 @@ from transformers import CLIPTextModel, CLIPTokenizer
 
 from ...weights.manifest import Manifest, Origin, pin, write_manifest
 from ...weights.saving import save_fp16, tidy
-from . import architecture
+from .architecture import scheduler
 
 
 def export_text(tokenizer: CLIPTokenizer, text_encoder: CLIPTextModel, weights: Path) -> None:
     """Write `tokenizer/`, `scheduler/` and `text_encoder/`."""
     tokenizer.save_pretrained(weights / "tokenizer")
-    architecture.scheduler().save_pretrained(weights / "scheduler")
+    scheduler().save_pretrained(weights / "scheduler")
     for name in ("tokenizer", "scheduler"):
         tidy(weights / name)
     export_model(text_encoder, weights, "text_encoder")
 
 
 def export_model(model: ModelMixin | CLIPTextModel, weights: Path, name: str) -> None:
-    """Write one model into `weights/name`, and leave it as it is."""
+    """Write a copy of a model, as fp16, into `weights/name`."""
     save_fp16(copy.deepcopy(model), weights / name)
 
 
 def export_manifest(weights: Path) -> None:
-    """Pin every component that lies in `weights` by now."""
+    """Pin every component in `weights`."""
     origin = Origin(kind="shipped", licence="Apache-2.0")
     folders = sorted(path for path in weights.iterdir() if path.is_dir())
     pinned = {path.name: pin(path, origin) for path in folders}

@@ -1,13 +1,11 @@
-"""The shipped variants as the server draws with them, for measuring and contact sheets."""
+"""The shipped variants on the server's own pipeline, for measurements and contact sheets."""
 
 from __future__ import annotations
 
-from math import prod
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors import safe_open
 
 from ...generation import Generation
 from ...http.schemas import GenerationRequest
@@ -35,7 +33,7 @@ def denoise(
     """One finished trajectory for each prompt and seed."""
     trajectories: list[Trajectory] = []
     for prompt, seed in zip(prompts, seeds, strict=True):
-        asked = Generation(
+        generation = Generation(
             variant=variant,
             prompt=prompt,
             negative_prompt="",
@@ -50,7 +48,7 @@ def denoise(
             previews=0,
             warnings=(),
         )
-        trajectories += pipeline.begin(asked)[0]
+        trajectories += pipeline.begin(generation)[0]
     for _ in range(trajectories[0].total_steps):
         pipeline.step(trajectories)
     return trajectories
@@ -71,13 +69,3 @@ def draw_pictures(
         finished = denoise(pipeline, variant, prompts[part], seeds[part], guidance_scale)
         pictures.append(pipeline.decode(finished))
     return np.concatenate(pictures)
-
-
-def parameter_count(folder: Path) -> int:
-    """Number of values in a folder's safetensors files, read from their headers alone."""
-    total = 0
-    for path in folder.glob("*.safetensors"):
-        with safe_open(path, framework="numpy") as tensors:
-            names = tensors.keys()
-            total += sum(prod(tensors.get_slice(name).get_shape()) for name in names)
-    return total

@@ -1,4 +1,4 @@
-"""The training loop every stage shares: averaged over processes, resumable, with a progress bar."""
+"""The training loop of every stage: data-parallel, resumable, with a progress bar."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ _WARM_UP_STEPS = 100
 
 @dataclass(frozen=True)
 class World:
-    """Where a process trains: its rank among its equals, and its device.
+    """A process's rank, the number of processes, and its device.
 
-    On a CPU one thread in each of several processes is much faster than several threads in one:
-    the tensors are too small to share out.
+    On a CPU several single-threaded processes are much faster than one with several threads: the
+    tensors are too small to split.
     """
 
     rank: int
@@ -31,18 +31,18 @@ class World:
     device: torch.device
 
     def generator(self, seed: int) -> torch.Generator:
-        """A CPU generator of this process's own."""
+        """A CPU generator with a seed of this process's own."""
         return torch.Generator().manual_seed(seed * 1009 + self.rank)
 
     def autocast(self) -> AbstractContextManager[None]:
-        """bf16 where it pays: on every GPU in question, and on CPUs with AVX-512 bf16."""
+        """bf16 on GPUs, and on CPUs that have it natively (AVX-512)."""
         fast = self.device.type == "cuda" or torch.ops.mkldnn._is_mkldnn_bf16_supported()
         return torch.autocast(self.device.type, torch.bfloat16, enabled=bool(fast))
 
 
 @dataclass(frozen=True)
 class Budget:
-    """How long and how fast a stage learns; `batch` is for one process."""
+    """Steps, batch size per process, peak learning rate and EMA decay of a stage."""
 
     steps: int
     batch: int
@@ -51,7 +51,7 @@ class Budget:
 
 
 def save_atomically(content: object, path: Path) -> None:
-    """Write with torch.save so that a reader never sees half a file."""
+    """`torch.save`, atomically."""
     partial = path.with_suffix(".partial")
     torch.save(content, partial)
     partial.replace(path)
@@ -69,11 +69,11 @@ def fit(
 
     Args:
         world: this process.
-        name: names the checkpoint, `<folder>/<name>.pt`, from which a broken run goes on.
-        modules: what learns; its floating-point buffers are averaged over processes at the end.
-        loss_of: draws a batch with the generator it is given and returns its loss.
+        name: of the checkpoint, `<folder>/<name>.pt`, from which an interrupted run continues.
+        modules: what to train; the first process's floating-point buffers win at the end.
+        loss_of: draws a batch with the given generator and returns its loss.
         budget: steps, batch size (used by `loss_of`), peak learning rate.
-        folder: where the checkpoint lies.
+        folder: of the checkpoint.
     """
     modules.to(world.device).train()
     parameters = [p for p in modules.parameters() if p.requires_grad]
@@ -108,7 +108,7 @@ def fit(
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         step += 1
-        # The average starts short, so that early snapshots are not held back by the first steps.
+        # The average starts short, so that the first steps don't linger in early snapshots.
         decay = min(budget.ema, (1 + step) / (20 + step))
         values = [value.detach().float() for value in modules.state_dict().values()]
         torch._foreach_lerp_(list(averaged.values()), values, 1 - decay)
@@ -142,10 +142,6 @@ def _average_gradients(parameters: list[nn.Parameter], world: World) -> None:
     if world.size == 1:
         return
     gradients = [p.grad for p in parameters if p.grad is not None]
-    flat = torch.cat([g.flatten() for g in gradients])
+    flat = nn.utils.parameters_to_vector(gradients)
     dist.all_reduce(flat)
-    flat /= world.size
-    offset = 0
-    for gradient in gradients:
-        gradient.copy_(flat[offset : offset + gradient.numel()].view_as(gradient))
-        offset += gradient.numel()
+    nn.utils.vector_to_parameters(flat / world.size, gradients)

@@ -1,7 +1,7 @@
-"""Judges: which colours a picture shows. Plain rules on pixels, checked on drawn scenes.
+"""Which colours a picture shows, by rules on pixels that are tested on drawn scenes.
 
-They read pictures as the scenes are laid out: the background shows along the top and the upper
-sides, a simple thing covers the middle, a vase stands below its flowers.
+The rules rely on the scenes' layout: the background shows along the top and the upper sides, a
+simple thing covers the middle, and a vase stands below its flowers.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ Pixels = NDArray[np.uint8]
 Lab = NDArray[np.float64]
 
 _UNLIKE_BACKGROUND = 12.0
-"""CIE76 distance at which a pixel no longer counts as background (2 is just noticeable)."""
+"""CIE76 distance from which a pixel isn't background (2 is just noticeable)."""
 _SUNFLOWER_HEART: Rgb = (92, 56, 30)
 _WINDOW_PX = 16
 _WINDOW_STRIDE_PX = 4
@@ -53,12 +53,12 @@ def _background(pixels: Pixels) -> Lab:
 
 
 def background_colour(pixels: Pixels) -> str:
-    """Name of the background's colour in a (96, 96, 3) picture."""
+    """Name of the background's colour of a (96, 96, 3) picture."""
     return list(BACKGROUNDS)[int(_nearest(_background(pixels), BACKGROUNDS))]
 
 
 def thing_colour(pixels: Pixels) -> str | None:
-    """Name of the colour most of the picture's middle has; None if all of it is background."""
+    """Name of the most frequent colour in the picture's middle; None for background only."""
     colours = lab(pixels[30:68, 30:66]).reshape(-1, 3)
     apart = np.linalg.norm(colours - _background(pixels), axis=-1) > _UNLIKE_BACKGROUND
     if apart.mean() < 0.1:
@@ -68,21 +68,21 @@ def thing_colour(pixels: Pixels) -> str | None:
 
 
 def vase_colour(pixels: Pixels) -> str:
-    """Name of the colour most of the place has where a vase's belly stands."""
+    """Name of the most frequent colour where a vase's belly is."""
     colours = lab(pixels[66:86, 40:56]).reshape(-1, 3)
     votes = np.bincount(_nearest(colours, COLOURS), minlength=len(COLOURS))
     return list(COLOURS)[int(votes.argmax())]
 
 
 def flower_colours(pixels: Pixels) -> set[str]:
-    """Names of the colours that flowers above a vase have.
+    """Names of the colours of the flowers above a vase.
 
-    A colour counts where it prevails in a window about as large as a flower, so the heart of a
-    daisy does not make it two-coloured.
+    A colour counts if it is the most frequent in a window about as large as a flower, so that a
+    daisy's heart doesn't count as a second colour.
     """
     colours = lab(pixels[:58])
     table = {name: COLOURS[name] for name in FLOWER_COLOURS}
-    # What is up there and no flower: stems and the table's wood.
+    # Not flowers, but in the same place: stems and the table's wood.
     others = {"leaf": LEAF_GREEN, "wood": WOOD, "brown": _SUNFLOWER_HEART}
     kinds = _nearest(colours, table | others)
     # Only sunflowers have a brown heart, and a sunflower is yellow.

@@ -1,8 +1,8 @@
-"""Measure the weights against what the model card promises.
+"""Measures the weights against the model card's bars.
 
 `python -m serve.miniature.training.measure [--weights DIR] [--json FILE] [--quick]` prints a table
-for people and, last, one line of JSON. The exit status is 1 if a bar is missed. Pictures depend on
-the seeds only; times are CPU seconds of one thread, variants taken in turn.
+and, last, a line of JSON. The exit status is 1 if a bar is missed. Pictures depend on the seeds
+only; times are CPU seconds of one thread, with the variants interleaved.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import sys
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,18 +24,18 @@ from ...pipelines.pipeline import Pipeline
 from .. import WEIGHTS_DIR
 from . import judges
 from .drawing import THINGS
-from .family import GUIDANCE_SCALE, STEPS, denoise, draw_pictures, load_family, parameter_count
+from .family import GUIDANCE_SCALE, STEPS, denoise, draw_pictures, load_family
 from .scenes import BACKGROUNDS, COLOURS, distinct, draw, parse_caption, random_scene, with_article
 
 SEED_PROMPT = "a golden vase with different flowers"
 _UNSEEN_SEED = 90_000
-"""Of scenes that no training stage draws."""
+"""No training stage draws scenes with this seed."""
 _COLOUR_BARS = {"original": 0.90, "distilled": 0.85, "distilled-tiny-vae": 0.85}
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One measured number; `bar` is None where a number only gives the scale."""
+    """One measured number; `bar` is None for a number that is only for comparison."""
 
     name: str
     value: float
@@ -63,12 +64,12 @@ def colour_prompts() -> list[str]:
 
 
 def colours_right(prompts: list[str], pictures: NDArray[np.uint8]) -> float:
-    """Share of pictures in which both the thing's and the background's colour are as asked."""
+    """Share of pictures whose thing and background both have the prompt's colours."""
     right = 0
     for prompt, picture in zip(prompts, pictures, strict=True):
-        wish = parse_caption(prompt)
+        caption = parse_caption(prompt)
         seen = (judges.thing_colour(picture), judges.background_colour(picture))
-        right += seen == (wish.colour, wish.background)
+        right += seen == (caption.colour, caption.background)
     return right / len(prompts)
 
 
@@ -80,7 +81,7 @@ def vases_right(pictures: NDArray[np.uint8]) -> int:
 
 
 def measure_colours(pipeline: Pipeline, quick: bool) -> list[Finding]:
-    """The 60 prompts in each variant; then what must fail, and other strengths of guidance."""
+    """The 60 prompts in each variant, two controls that must fail, and other guidance scales."""
     prompts = colour_prompts()[: 20 if quick else 60]
     seeds = list(range(len(prompts)))
     found = []
@@ -89,8 +90,8 @@ def measure_colours(pipeline: Pipeline, quick: bool) -> list[Finding]:
         share = colours_right(prompts, pictures)
         found.append(Finding(f"colours right, {variant}", share, "", _COLOUR_BARS[variant]))
         if variant == "original":
-            # Two checks that must fail, or the numbers above say nothing: each picture against
-            # the caption of another, and pictures of the same seeds drawn from no caption.
+            # Controls, without which the numbers above would mean nothing: pictures against other
+            # pictures' captions, and pictures of the same seeds without a caption.
             shuffled = colours_right(prompts[7:] + prompts[:7], pictures)
             blind = draw_pictures(pipeline, variant, [""] * len(prompts), seeds)
             found += [
@@ -120,11 +121,13 @@ def measure_vases(pipeline: Pipeline) -> list[Finding]:
 
 def measure_decoders(pipeline: Pipeline, quick: bool) -> list[Finding]:
     """PSNR of the tiny decoder against the KL decoder on identical latents of the student."""
-    kl, tiny = (pipeline.components[one].vae for one in ("distilled", "distilled-tiny-vae"))
+    # `Any`, since serving never encodes.
+    kl: Any = pipeline.components["distilled"].vae
+    tiny: Any = pipeline.components["distilled-tiny-vae"].vae
     prompts = [*colour_prompts()[: 8 if quick else 40], *[SEED_PROMPT] * (2 if quick else 10)]
     with torch.inference_mode():
         finished = denoise(pipeline, "distilled", prompts, list(range(len(prompts))))
-        latents = torch.cat([one.latents for one in finished])
+        latents = torch.cat([trajectory.latents for trajectory in finished])
         theirs = kl.decode(latents / kl.config.scaling_factor).sample.clamp(-1, 1)
         ours = tiny.decode(latents / tiny.config.scaling_factor).sample.clamp(-1, 1)
         rng = np.random.default_rng(_UNSEEN_SEED)
@@ -167,22 +170,11 @@ def measure_times(pipeline: Pipeline, rounds: int) -> list[Finding]:
     return found
 
 
-def measure_sizes(weights: Path) -> list[Finding]:
-    """Bytes on disk, and the student's share of the teacher's parameters."""
-    files_bytes = sum(p.stat().st_size for p in weights.rglob("*.safetensors"))
-    share = parameter_count(weights / "unet_distilled") / parameter_count(weights / "unet")
-    return [
-        Finding("safetensors in all", files_bytes / 1e6, "MB", 20, at_least=False),
-        Finding("student's share of the UNet", share, "", 0.60, at_least=False),
-    ]
-
-
 def measure(weights: Path, quick: bool = False) -> list[Finding]:
     """Everything, on one thread."""
     torch.set_num_threads(1)
     pipeline = load_family(weights)
     return [
-        *measure_sizes(weights),
         *measure_colours(pipeline, quick),
         *measure_vases(pipeline),
         *measure_decoders(pipeline, quick),

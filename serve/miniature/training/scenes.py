@@ -1,6 +1,6 @@
-"""What the miniature can draw: seeded scenes, each with a picture and captions.
+"""The miniature's training data: seeded scenes, each with a picture and captions.
 
-Two kinds: a vase of flowers, and a simple thing in a colour on a background colour.
+A scene is either a vase of flowers or a simple thing in a colour, on a background colour.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ FLOWER_COLOURS = ("red", "orange", "yellow", "blue", "purple", "pink", "white")
 PLURALS = {"rose": "roses", "tulip": "tulips", "daisy": "daisies", "sunflower": "sunflowers"}
 
 _ALIKE = {("white", "white"), ("white", "cream"), ("black", "black"), ("yellow", "yellow")}
-"""Thing and background of these names would be one blot, so they are never drawn together."""
+"""Thing and background colours that look alike, and are never drawn together."""
 
 
 def distinct(colour: str, background: str) -> bool:
@@ -52,7 +52,7 @@ def distinct(colour: str, background: str) -> bool:
 
 @dataclass(frozen=True)
 class Thing:
-    """A simple thing in one colour."""
+    """A simple thing of a single colour."""
 
     name: str
     colour: str
@@ -60,7 +60,7 @@ class Thing:
 
 @dataclass(frozen=True)
 class Flower:
-    """One flower of a bunch."""
+    """A flower of a bunch."""
 
     kind: str
     colour: str
@@ -78,7 +78,7 @@ class Vase:
 
 @dataclass(frozen=True)
 class Scene:
-    """What is to be seen, and the seed of the small liberties that its drawing takes."""
+    """What a picture shows, and the seed of the small variations in its drawing."""
 
     subject: Thing | Vase
     background: str
@@ -91,12 +91,12 @@ def _pick(rng: np.random.Generator, names: Iterable[str]) -> str:
 
 
 def random_scene(rng: np.random.Generator) -> Scene:
-    """Draw lots for a scene: 55 % simple things, 45 % vases."""
+    """A random scene: 55 % simple things, 45 % vases."""
     subject: Thing | Vase
     if rng.random() < 0.55:
         subject = Thing(_pick(rng, THINGS), _pick(rng, COLOURS))
     else:
-        # Golden vases are the family's show piece, so they get a third of the vases.
+        # Golden vases, in the README's example, are a third of the vases.
         colour = "golden" if rng.random() < 0.25 else _pick(rng, COLOURS)
         subject = Vase(_pick(rng, VASES), colour, _random_bunch(rng), bool(rng.random() < 0.35))
     background = _pick(rng, [b for b in BACKGROUNDS if distinct(subject.colour, b)])
@@ -105,7 +105,7 @@ def random_scene(rng: np.random.Generator) -> Scene:
 
 def _random_flower(rng: np.random.Generator, kind: str = "", colour: str = "") -> Flower:
     kind = kind or _pick(rng, FLOWERS)
-    # Sunflowers are yellow whatever the bunch's colour; that is how people know them.
+    # Sunflowers are yellow whatever the bunch's colour.
     return Flower(kind, "yellow" if kind == "sunflower" else colour or _pick(rng, FLOWER_COLOURS))
 
 
@@ -136,11 +136,11 @@ _BUNCHES: dict[int, tuple[tuple[float, float, float], ...]] = {
     3: ((-25, -11, 13.5), (0, -29, 13.5), (25, -11, 13.5)),
     5: ((-33, -4, 11), (-19, -24, 11), (0, -36, 11), (19, -24, 11), (33, -4, 11)),
 }
-"""For each number of flowers: offset from the middle of the rim, and radius."""
+"""By number of flowers: each one's offset from the middle of the rim, and its radius."""
 
 
 def draw(scene: Scene) -> NDArray[np.uint8]:
-    """Draw a scene: (96, 96, 3), uint8. The same scene always gives the same picture."""
+    """Draw a scene, deterministically: (96, 96, 3), uint8."""
     rng = np.random.default_rng(scene.jitter_seed)
     canvas = Canvas(_jittered(rng, BACKGROUNDS[scene.background], 4))
     middle = SIZE_PX / 2
@@ -154,7 +154,7 @@ def draw(scene: Scene) -> NDArray[np.uint8]:
         canvas.rectangle(0, rng.uniform(76, 80), SIZE_PX, SIZE_PX, _jittered(rng, WOOD, 5))
     x = middle + rng.uniform(-3, 3)
     rim = vase_rim(subject.shape)
-    # Bunches keep their distance from the picture's top whatever the vase's height.
+    # Bunches keep the same distance from the top, whatever the vase's height.
     root = max(rim, 48.0) + 1
     places = [
         (x + dx + rng.uniform(-1.5, 1.5), root + dy + rng.uniform(-1.5, 1.5), r)
@@ -182,7 +182,7 @@ def with_article(phrase: str) -> str:
 
 
 def random_caption(scene: Scene, rng: np.random.Generator) -> str:
-    """One of the many ways to put a scene in words; some leave a colour out."""
+    """A random caption of a scene; some captions omit a colour."""
     subject, background = scene.subject, scene.background
     if isinstance(subject, Thing):
         thing = with_article(f"{subject.colour} {subject.name}")
@@ -216,7 +216,7 @@ def random_caption(scene: Scene, rng: np.random.Generator) -> str:
 
 
 def bunch_phrases(flowers: Sequence[Flower]) -> tuple[tuple[float, str], ...]:
-    """Ways to name a bunch, each with its weight."""
+    """Phrases for a bunch, each with its weight."""
     if not flowers:
         return ((1, "no flowers"),)
     kinds = {f.kind for f in flowers}
@@ -252,21 +252,21 @@ _BACKGROUND = re.compile(rf"\b({'|'.join(BACKGROUNDS)}) background\b")
 
 
 @dataclass(frozen=True)
-class Wish:
-    """What a caption asks for; None where it leaves something out."""
+class Caption:
+    """The meaning of a caption; None for what it omits."""
 
     colour: str | None
     thing: str | None
     background: str | None
 
 
-def parse_caption(caption: str) -> Wish:
+def parse_caption(caption: str) -> Caption:
     """Read colour, thing (or "vase") and background out of a caption."""
     background = _BACKGROUND.search(caption)
     named = background[1] if background else None
     if thing := _THING.search(caption):
-        return Wish(thing[1], thing[2], named)
-    if held := _VASE.search(caption):
-        return Wish(held[1], "vase", named)
-    bare = next((t for t in (*THINGS, "vase") if re.search(rf"\b{t}\b", caption)), None)
-    return Wish(None, bare, named)
+        return Caption(thing[1], thing[2], named)
+    if vase_match := _VASE.search(caption):
+        return Caption(vase_match[1], "vase", named)
+    uncoloured = next((t for t in (*THINGS, "vase") if re.search(rf"\b{t}\b", caption)), None)
+    return Caption(None, uncoloured, named)

@@ -1,7 +1,7 @@
-"""The miniature's vocabulary: byte-level BPE merges learnt from its own captions.
+"""The miniature's tokenizer: byte-level BPE with merges learnt from its own captions.
 
-Like CLIP's: every byte is a token, alone and at a word's end, so unseen words and other scripts
-fall back to bytes; merges make the captions' own words one token each.
+As in CLIP's, every byte is a token, within and at the end of a word, so unseen words and other
+scripts fall back to bytes; merges make each word of the captions one token.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _START_TOKEN, _END_TOKEN = "<|startoftext|>", "<|endoftext|>"
 
 
 def byte_symbols() -> list[str]:
-    """The printable stand-ins of the 256 bytes, in CLIP's (GPT-2's) order."""
+    """Printable characters for the 256 bytes, in CLIP's (GPT-2's) order."""
     plain = [*range(ord("!"), ord("~") + 1), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     hidden = [b for b in range(256) if b not in plain]
     return [chr(b) for b in plain] + [chr(256 + i) for i in range(len(hidden))]
@@ -39,7 +39,7 @@ def learn_merges(captions: Iterable[str]) -> list[tuple[str, str]]:
                 pairs[left, right] += count
         if not pairs:
             return merges
-        # Ties go to the alphabet, so that the same captions always give the same vocabulary.
+        # Ties are broken alphabetically, so that the vocabulary is deterministic.
         best = min(pairs, key=lambda pair: (-pairs[pair], pair))
         merges.append(best)
         merged: Counter[tuple[str, ...]] = Counter()
@@ -62,7 +62,7 @@ def _merge(parts: tuple[str, ...], pair: tuple[str, str]) -> tuple[str, ...]:
 
 
 def build_tokenizer(captions: Iterable[str]) -> CLIPTokenizer:
-    """A CLIPTokenizer whose vocabulary is bytes, word-final bytes, merges and two specials."""
+    """A CLIPTokenizer over bytes, word-final bytes, merges and two special tokens."""
     merges = learn_merges(captions)
     symbols = byte_symbols()
     tokens = [*symbols, *(s + _END for s in symbols), *(a + b for a, b in merges)]

@@ -1,8 +1,8 @@
-"""Stage 1: what a latent says about its 8x8 patch.
+"""Stage 1: the meaning of the latents.
 
-A light autoencoder, started from the principal components of the patches, decides what the four
-latent channels mean. Everything after it is a regression on these fixed latents, so the UNet and
-all decoders can learn side by side.
+A light autoencoder, initialised with the principal components of 8x8 patches, determines what the
+four latent channels mean. All later stages are regressions on these fixed latents, so the UNets and
+decoders can be trained independently.
 """
 
 from __future__ import annotations
@@ -51,14 +51,14 @@ class LatentCoder(nn.Module):
             _Residual(width), _Residual(width), _Residual(width),
             nn.Conv2d(width, 48, 3, padding=1), nn.PixelShuffle(4),
         )  # fmt: skip
-        # Only normalises: nothing here scales the latents again.
+        # Only normalises, without a learnt scale.
         self.norm = nn.BatchNorm2d(CHANNELS, affine=False, momentum=0.02)
         for last in (self.encoder[-1], self.decoder[-2]):
             nn.init.zeros_(last.weight)  # type: ignore[arg-type]
             nn.init.zeros_(last.bias)  # type: ignore[arg-type]
 
     def start_from_components(self, pixels: Tensor) -> None:
-        """Make both linear paths the leading principal components of the patches."""
+        """Initialise both linear paths with the leading principal components of the patches."""
         patches = functional.unfold(pixels, PATCH_PX, stride=PATCH_PX).transpose(1, 2).flatten(0, 1)
         mean = patches.mean(0)
         _, values, vectors = torch.linalg.svd(patches - mean, full_matrices=False)
@@ -90,14 +90,14 @@ def to_float(pixels: Tensor) -> Tensor:
 
 
 def picture_loss(ours: Tensor, truth: Tensor) -> Tensor:
-    """L1 on pixels and on their differences to the neighbours, which keeps edges sharp."""
+    """L1 on pixels and on differences between neighbours, which keeps edges sharp."""
     across = functional.l1_loss(ours.diff(dim=3), truth.diff(dim=3))
     down = functional.l1_loss(ours.diff(dim=2), truth.diff(dim=2))
     return functional.l1_loss(ours, truth) + 0.5 * (across + down)
 
 
 def with_noise(latents: Tensor, generator: torch.Generator, most: float = 0.3) -> Tensor:
-    """Add noise of a random strength: decoders must forgive what a UNet leaves behind."""
+    """Add noise of random strength, so that decoders tolerate a UNet's residual noise."""
     strength = most * torch.rand(len(latents), 1, 1, 1, generator=generator)
     noise = torch.randn(latents.shape, generator=generator)
     return latents + (strength * noise).to(latents.device)

@@ -1,4 +1,4 @@
-"""Stage 2 and 3: the teacher UNet with its text encoder, and the student distilled from it."""
+"""Stages 2 and 3: the teacher UNet with its text encoder, and the student distilled from it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import CLIPTextModel
 
-from . import architecture
+from .architecture import new_model, scheduler
 from .dataset import CaptionedLatents
 from .fitting import Budget, World, fit
 
@@ -24,19 +24,19 @@ _FEATURE_WEIGHT = 0.1
 
 
 class Batches:
-    """Draws noisy latents, their noise and their captions."""
+    """Random batches of noisy latents, their noise and their captions."""
 
     def __init__(self, data: CaptionedLatents, batch: int, device: torch.device) -> None:
         self._data = data
         self._batch = batch
         self._device = device
-        cumulative = architecture.scheduler().alphas_cumprod.float()
+        cumulative = scheduler().alphas_cumprod.float()
         self._signal, self._noise = cumulative.sqrt(), (1 - cumulative).sqrt()
         snr = cumulative / (1 - cumulative)
         self._weight = snr.clamp(max=_SNR_CEILING) / snr
 
     def draw(self, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-        """Noisy latents, timesteps, token ids, the noise, and each row's weight."""
+        """Noisy latents, timesteps, token ids, noise, and the weight of each row's loss."""
         size = self._batch
         rows = torch.randint(len(self._data.latents), (size,), generator=generator)
         latents = self._data.latents[rows].float()
@@ -55,7 +55,7 @@ class Batches:
         ids = tokens[rows, which].long()
         lots = torch.rand(len(rows), generator=generator)
         ids[lots < _CAPTION_DROPOUT] = self._data.no_tokens.long()
-        # Some captions carry a word nobody knows, so that byte tokens learn to be ignored.
+        # Some captions contain a random word, so that byte tokens learn to be ignored.
         for row in torch.nonzero(lots > 1 - _NOISE_WORDS).flatten().tolist():
             at = int(torch.randint(1, 7, (), generator=generator))
             word = torch.randint(
@@ -74,7 +74,7 @@ def train_unet(
 ) -> tuple[UNet2DConditionModel, CLIPTextModel]:
     """Train the teacher and the text encoder together on the noise."""
     torch.manual_seed(1)
-    unet = architecture.unet()
+    unet = new_model("unet")
     _use_plain_attention(unet, world)
     text_encoder.set_attn_implementation("eager")
     batches = Batches(data, budget.batch, world.device)
@@ -130,12 +130,12 @@ def train_student(
 
 
 def student_from(teacher: UNet2DConditionModel) -> UNet2DConditionModel:
-    """Build the student from the teacher's weights.
+    """A student with the teacher's weights.
 
-    Of each block's pairs it keeps the first and, going up, also the last, whose skip connection
-    comes from the block before.
+    Each down block keeps its first pair; each up block its first and its last, whose skip
+    connection comes from the block before.
     """
-    student = architecture.unet_distilled()
+    student = new_model("unet_distilled")
     state = teacher.state_dict()
     taken = {}
     for key in student.state_dict():
@@ -153,7 +153,7 @@ def _weighted_error(guess: Tensor, goal: Tensor, weight: Tensor) -> Tensor:
 
 
 def _block_outputs(unet: UNet2DConditionModel) -> dict[str, Tensor]:
-    """A dictionary that every forward pass fills with the output of each block."""
+    """A dictionary that each forward pass fills with every block's output."""
     outputs: dict[str, Tensor] = {}
 
     def keep(name: str) -> Any:

@@ -10,28 +10,28 @@ from torch import Tensor, nn
 from torch.nn import functional
 from tqdm import tqdm
 
-from . import architecture
+from .architecture import new_model
 from .fitting import Budget, World, fit
 from .train_latents import LatentCoder, picture_loss, to_float, with_noise
 
 _GOALS = 4000
-"""Pictures of the KL decoder that the tiny one learns from."""
+"""Number of the KL decoder's pictures that the tiny one learns from."""
 _LOG_VARIANCE = -6.0
-"""The encoder's posterior is as good as certain; Stable Diffusion's is, too."""
+"""Makes the encoder's posterior nearly deterministic, as Stable Diffusion's is."""
 
 
 def train_vae(
     world: World, pixels: Tensor, coder: LatentCoder, budget: Budget, folder: Path
 ) -> AutoencoderKL:
-    """Train encoder and decoder in unit-variance latents (`fold_scaling` comes after)."""
+    """Train encoder and decoder in unit-variance latents, before `fold_scaling`."""
     torch.manual_seed(2)
-    vae = architecture.vae()
+    vae = new_model("vae")
     coder.to(world.device).eval().requires_grad_(False)
 
     def loss_of(generator: torch.Generator) -> Tensor:
         rows = torch.randint(len(pixels), (budget.batch,), generator=generator)
         truth = to_float(pixels[rows]).to(world.device)
-        # The encoder is the easier half and nobody waits for it: a quarter of the rows.
+        # The encoder learns more easily, and serving doesn't use it: a quarter of the rows.
         some = truth[: max(1, budget.batch // 4)]
         with world.autocast():
             latents = coder.encode(truth).float()
@@ -51,10 +51,10 @@ def train_vae(
 def fold_scaling(vae: AutoencoderKL) -> AutoencoderKL:
     """Fold the scaling factor into the outermost 1x1 convolutions, in place.
 
-    Trained in unit-variance latents, the autoencoder then speaks latents divided by the factor,
-    which is what a Stable Diffusion pipeline hands to it.
+    Its latents then are unit-variance latents divided by the factor, as a Stable Diffusion pipeline
+    expects.
     """
-    factor = architecture.SCALING_FACTOR
+    factor = vae.config.scaling_factor
     with torch.no_grad():
         half = vae.quant_conv.out_channels // 2
         vae.quant_conv.weight[:half] /= factor
@@ -72,12 +72,12 @@ def train_vae_tiny(
     budget: Budget,
     folder: Path,
 ) -> AutoencoderTiny:
-    """Train the tiny autoencoder against what `vae` (not folded) makes of the same latents.
+    """Train the tiny autoencoder against pictures that `vae` (not folded) decodes.
 
-    The KL decoder is by far the slower of the two, so its pictures are made once, beforehand.
+    The KL decoder is by far the slower of the two, so it decodes them once, beforehand.
     """
     torch.manual_seed(3)
-    tiny = architecture.vae_tiny().to(memory_format=torch.channels_last)
+    tiny = new_model("vae_tiny").to(memory_format=torch.channels_last)
     for frozen in (coder, vae):
         frozen.to(world.device).eval().requires_grad_(False)
     drawing = world.generator(11)

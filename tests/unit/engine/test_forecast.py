@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serve.engine.forecast import Pace, Work, finish_s, forecast
+from serve.engine.forecast import Pace, Work, forecast
 from serve.engine.slots import Slots
 from tests.unit.engine.test_slots import FakeImage
 
@@ -37,17 +37,17 @@ def test_the_lower_bound_is_never_above_what_was_seen() -> None:
     assert pace.fastest_call_s(4.0) == 0.8
 
 
-def test_unknown_times_forecast_nothing() -> None:
-    assert finish_s(Pace(), 4, [Work(1, 50, 1.0)], Work(1, 50, 1.0)) == 0
+def test_without_measurements_everything_takes_no_time() -> None:
+    assert forecast(Pace(), 4, [Work(1, 50, 1.0)], Work(1, 50, 1.0)).finish_s == 0
 
 
 def test_work_ahead_is_served_first() -> None:
     pace = Pace({1: 1.0, 2: 1.5})
     job = Work(1, 10, 1.0)
-    assert finish_s(pace, 1, [], job) == 10
-    assert finish_s(pace, 1, [Work(2, 5, 1.0)], job) == 20
+    assert forecast(pace, 1, [], job).finish_s == 10
+    assert forecast(pace, 1, [Work(2, 5, 1.0)], job).finish_s == 20
     # Two slots: ten shared calls where both have steps left.
-    assert finish_s(pace, 2, [Work(1, 4, 1.0)], job) == 4 * 1.5 + 6 * 1.0
+    assert forecast(pace, 2, [Work(1, 4, 1.0)], job).finish_s == 4 * 1.5 + 6 * 1.0
 
 
 def test_a_job_begins_when_a_slot_is_free() -> None:
@@ -62,7 +62,7 @@ def test_a_job_begins_when_a_slot_is_free() -> None:
 def test_decoding_comes_on_top() -> None:
     pace = Pace({1: 1.0})
     pace.saw_decode(2, 0.5)
-    assert finish_s(pace, 1, [], Work(1, 2, 1.0)) == 2.25
+    assert forecast(pace, 1, [], Work(1, 2, 1.0)).finish_s == 2.25
 
 
 @given(
@@ -72,11 +72,10 @@ def test_decoding_comes_on_top() -> None:
 def test_a_forecast_is_what_the_slots_do(works: list[tuple[int, int]], cap: int) -> None:
     pace = Pace({1: 1.0, 2: 1.3, 8: 3.0})
     slots: Slots[FakeImage] = Slots("step", cap)
-    for request, (images, steps) in enumerate(works):
-        slots.add([FakeImage(request, "a", steps) for _ in range(images)])
-    last = len(works) - 1
+    for images, steps in works:
+        slots.add(last := [FakeImage("a", steps) for _ in range(images)])
     elapsed_s = 0.0
-    while any(image.request == last for image in (*slots.waiting, *slots.under_way)):
+    while any(image.steps_left for image in last):
         slots.admit()
         called = slots.turn()
         elapsed_s += pace.call_s(len(called))
@@ -84,4 +83,4 @@ def test_a_forecast_is_what_the_slots_do(works: list[tuple[int, int]], cap: int)
             image.steps_left -= 1
         slots.remove([image for image in called if image.steps_left == 0])
     *ahead, job = [Work(images, steps, 1.0) for images, steps in works]
-    assert finish_s(pace, cap, ahead, job) == pytest.approx(elapsed_s)
+    assert forecast(pace, cap, ahead, job).finish_s == pytest.approx(elapsed_s)

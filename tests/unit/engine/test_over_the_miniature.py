@@ -1,6 +1,7 @@
 """The seed contract over real models: a picture doesn't depend on what shared its calls."""
 
 import asyncio
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -15,7 +16,7 @@ from serve.miniature import WEIGHTS_DIR
 from serve.pipelines.pipeline import Pipeline
 from serve.variants import MINIATURE
 from tests.fakes import generation
-from tests.pictures import TOLERANCE, difference
+from tests.pictures import TOLERANCE, difference, draw
 
 
 @cache
@@ -27,12 +28,7 @@ def pipeline() -> Pipeline:
 @cache
 def alone(job: Generation) -> tuple[NDArray[Any], ...]:
     """Each image of a job drawn by itself."""
-    pictures = []
-    for one in pipeline().begin(job)[0]:
-        while one.steps_done < one.total_steps:
-            pipeline().step([one])
-        pictures.append(pipeline().decode([one])[0])
-    return tuple(pictures)
+    return tuple(draw(pipeline(), replace(job, seeds=(seed,)))[0] for seed in job.seeds)
 
 
 jobs = st.builds(
@@ -75,8 +71,8 @@ def test_every_picture_of_a_mix_is_the_one_made_alone(
     async def scenario() -> None:
         engine: Engine[Generation, Any] = Engine(pipeline(), Settings(cap=cap))
         async with asyncio.TaskGroup() as clients:
-            for one in mix:
-                clients.create_task(client(engine, *one))
+            for job, arrives_after, leaves in mix:
+                clients.create_task(client(engine, job, arrives_after, leaves))
         assert engine.unfinished == 0
         engine.close()
         await engine.wait_closed()

@@ -7,6 +7,7 @@ from serve.miniature.training.drawing import FLOWERS, THINGS, VASES
 from serve.miniature.training.scenes import (
     BACKGROUNDS,
     COLOURS,
+    Caption,
     Flower,
     Scene,
     Thing,
@@ -50,12 +51,12 @@ def test_a_caption_never_contradicts_its_scene():
     rng = np.random.default_rng(0)
     for _ in range(3000):
         scene = random_scene(rng)
-        wish = parse_caption(random_caption(scene, rng))
+        caption = parse_caption(random_caption(scene, rng))
         subject = scene.subject
         name = subject.name if isinstance(subject, Thing) else "vase"
-        assert wish.background in (None, scene.background)
-        assert wish.colour in (None, subject.colour)
-        assert wish.thing in (None, name)
+        assert caption.background in (None, scene.background)
+        assert caption.colour in (None, subject.colour)
+        assert caption.thing in (None, name)
 
 
 def test_lots_cover_every_colour_of_every_thing_and_background():
@@ -84,5 +85,4 @@ def test_the_seed_prompt_is_among_the_captions():
     ],
 )
 def test_captions_are_parsed(caption, colour, thing, background):
-    wish = parse_caption(caption)
-    assert (wish.colour, wish.thing, wish.background) == (colour, thing, background)
+    assert parse_caption(caption) == Caption(colour, thing, background)

@@ -1,13 +1,17 @@
 """The miniature's training: its loop goes on where it broke off, its models fit together."""
 
+import subprocess
+import sys
+
 import pytest
 import torch
 from torch import nn
 
-from serve.miniature.training import architecture
+from serve.miniature.training.architecture import new_model
 from serve.miniature.training.fitting import Budget, World, fit
 from serve.miniature.training.train_unet import student_from
 from serve.miniature.training.train_vae import fold_scaling
+from tests.machine import ROOT
 
 _ALONE = World(rank=0, size=1, device=torch.device("cpu"))
 
@@ -45,8 +49,16 @@ def test_a_longer_budget_goes_on_from_the_checkpoint(tmp_path):
     assert drawn == 30
 
 
+@pytest.mark.thorough
+def test_two_processes_train_a_stage_together(tmp_path):
+    options = ["--scale", "0.001", "--stages", "latents", "--processes", "2"]
+    command = [sys.executable, "-m", "serve.miniature.training", "--out", str(tmp_path), *options]
+    subprocess.run(command, cwd=ROOT, check=True)
+    assert torch.load(tmp_path / "latents.pt", weights_only=True)["step"] == 3
+
+
 def test_the_student_starts_with_the_teachers_first_and_last_pairs():
-    teacher = architecture.unet()
+    teacher = new_model("unet")
     state, student = teacher.state_dict(), student_from(teacher).state_dict()
     for ours, theirs in [
         ("down_blocks.0.resnets.0.conv1.weight", "down_blocks.0.resnets.0.conv1.weight"),
@@ -58,7 +70,7 @@ def test_the_student_starts_with_the_teachers_first_and_last_pairs():
 
 
 def test_folding_the_scaling_factor_changes_no_picture():
-    vae = architecture.vae().eval()
+    vae = new_model("vae").eval()
     latents, pixels = torch.randn(1, 4, 4, 4), torch.rand(1, 3, 32, 32)
     with torch.no_grad():
         picture, posterior = vae.decode(latents).sample, vae.encode(pixels).latent_dist

@@ -28,7 +28,7 @@ def record_again(call: Callable[[], torch.Tensor]) -> Recording:
 def inputs(rows: int = max(SIZES)) -> Inputs:
     config = SimpleNamespace(in_channels=4, cross_attention_dim=5)
     like = SimpleNamespace(device=torch.device("cpu"), dtype=torch.float32, config=config)
-    return Inputs.like(like, rows, (3, 2), 7)
+    return Inputs.random(like, rows, (3, 2), 7)
 
 
 def arguments(rows: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -54,7 +54,7 @@ def test_any_number_of_rows_gives_what_the_call_gives(rows: int, growth: float) 
 
 def test_what_an_earlier_call_left_in_the_padding_reaches_nobody() -> None:
     fast = recorded({2: 3.0, 4: 2.0, 8: 1.0})  # Everything is padded to eight.
-    poison = tuple(torch.full_like(one, float("nan")) for one in arguments(8))
+    poison = tuple(torch.full_like(argument, float("nan")) for argument in arguments(8))
     assert fast(*poison).isnan().all()
     given = arguments(3)
     assert torch.equal(fast(*given), unet(*given))

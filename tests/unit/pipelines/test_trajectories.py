@@ -1,7 +1,6 @@
 """Plans are known without a model, and the schedulers do as planned."""
 
 import itertools
-from dataclasses import replace
 
 import pytest
 
@@ -23,23 +22,25 @@ def test_the_planned_unet_calls_are_the_schedulers_timesteps(scheduler: Schedule
 
 
 @pytest.mark.parametrize(
-    ("changes", "cost"),
+    ("changes", "skip_guidance_after", "cost"),
     [
-        pytest.param({"width_px": 96, "height_px": 96}, 1.0, id="default-size"),
-        pytest.param({"width_px": 96, "height_px": 96, "guidance_scale": 1.0}, 0.5, id="no-guide"),
-        pytest.param({"width_px": 192, "height_px": 96}, 2.0, id="twice-the-area"),
-        pytest.param({"width_px": 96, "height_px": 48, "guidance_scale": 0.0}, 0.25, id="both"),
+        pytest.param({}, 1.0, 1.0, id="default-size"),
+        pytest.param({"guidance_scale": 1.0}, 1.0, 0.5, id="no-guidance"),
+        pytest.param({"width_px": 128}, 1.0, 2.0, id="twice-the-area"),
+        pytest.param({"height_px": 32, "guidance_scale": 0.0}, 1.0, 0.25, id="both"),
+        pytest.param({}, 0.5, 0.75, id="guidance-in-half-of-the-steps"),
+        pytest.param({"guidance_scale": 1.0}, 0.5, 0.5, id="none-to-leave-off"),
     ],
 )
 def test_a_step_costs_by_area_and_half_without_guidance(
-    changes: dict[str, object], cost: float
+    changes: dict[str, object], skip_guidance_after: float, cost: float
 ) -> None:
-    assert plan(generation(**changes), VARIANT, 1.0).step_cost == cost
+    # Its own size is 64x64.
+    asked = generation(num_inference_steps=10, scheduler="ddim", **changes)
+    assert plan(asked, VARIANT, skip_guidance_after).step_cost == cost
 
 
-def test_steps_without_guidance_make_the_average_step_cheaper() -> None:
-    asked = generation(width_px=96, height_px=96, num_inference_steps=10, scheduler="ddim")
-    assert plan(asked, VARIANT, 0.5).step_cost == 0.75
+def test_guided_calls_are_rounded_up() -> None:
     assert guided_calls(26, 0.5) == 13
     assert guided_calls(1, 0.1) == 1
 
@@ -58,9 +59,3 @@ def test_previews_are_spread_and_below_the_last_step(
         ends = (0, *planned.previews_at, planned.steps)
         gaps = [after - before for before, after in itertools.pairwise(ends)]
         assert max(gaps) - min(gaps) <= 1
-
-
-def test_images_are_counted_and_a_variant_without_a_preview_vae_shows_none() -> None:
-    asked = generation(seeds=(1, 2, 3), previews=2)
-    assert plan(asked, VARIANT, 1.0).images == 3
-    assert plan(asked, replace(VARIANT, preview_vae=None), 1.0).previews_at == ()

@@ -46,10 +46,6 @@ def refusal(folder: Path, variants: list[str] = ALL) -> str:
     return caught.value.message
 
 
-def test_the_shipped_family_passes() -> None:
-    check_family(WEIGHTS_DIR, MINIATURE, ALL)
-
-
 @pytest.mark.parametrize("name", [UNET, "vae/config.json", "scheduler/scheduler_config.json"])
 def test_a_missing_file_is_named(folder: Path, name: str) -> None:
     (folder / name).unlink()
@@ -75,14 +71,20 @@ def test_truncated_weights_are_named(folder: Path, bytes_left: int) -> None:
     assert "truncated or damaged" in message
 
 
-def test_a_config_that_is_not_json_is_named(folder: Path) -> None:
-    (folder / "unet/config.json").write_text("{")
-    assert "unet/config.json" in refusal(folder)
-
-
-def test_a_config_that_is_not_an_object_is_named(folder: Path) -> None:
-    (folder / "unet/config.json").write_text(json.dumps([1]))
-    assert "unet/config.json" in refusal(folder)
+@pytest.mark.parametrize(
+    ("content", "complaint"),
+    [
+        pytest.param("{", "can't be read as JSON", id="broken"),
+        pytest.param("[1]", "must hold a JSON object", id="no-object"),
+        pytest.param("[" * 100_000, "can't be read as JSON", id="nested-without-end"),
+    ],
+)
+@pytest.mark.parametrize("name", ["unet/config.json", "scheduler/scheduler_config.json"])
+def test_a_config_that_is_not_a_json_object_is_named(
+    folder: Path, name: str, content: str, complaint: str
+) -> None:
+    (folder / name).write_text(content)
+    assert f"{folder / name}: {complaint}" in refusal(folder)
 
 
 @pytest.mark.parametrize(
@@ -131,27 +133,9 @@ def test_a_pickle_that_is_named_and_pinned_as_what_is_needed_never_runs(
     assert canary.exists()  # It would have shown.
 
 
-@pytest.mark.parametrize(
-    ("name", "other"),
-    [
-        pytest.param("unet", "unet_distilled", id="unet"),
-        pytest.param("vae", "vae_tiny", id="vae"),
-    ],
-)
-def test_swapped_weights_are_named(folder: Path, name: str, other: str) -> None:
-    weights = "diffusion_pytorch_model.fp16.safetensors"
-    (folder / name / weights).rename(folder / "held")
-    (folder / other / weights).rename(folder / name / weights)
-    (folder / "held").rename(folder / other / weights)
-    message = refusal(folder)
-    assert weights in message
-    assert "the manifest says" in message
-
-
-@pytest.mark.parametrize("name", ["unet/config.json", "scheduler/scheduler_config.json"])
-def test_a_config_without_a_bottom_is_named(folder: Path, name: str) -> None:
-    (folder / name).write_text("[" * 100_000)
-    assert f"{folder / name}: can't be read as JSON" in refusal(folder)
+def test_swapped_weights_are_named(folder: Path) -> None:
+    shutil.copy(folder / UNET.replace("unet", "unet_distilled"), folder / UNET)
+    assert f"{UNET}: has " in refusal(folder)
 
 
 @pytest.mark.parametrize(
@@ -173,12 +157,6 @@ def test_a_safetensors_header_that_is_none_is_named(folder: Path, header: bytes)
 def test_a_file_that_the_manifest_does_not_know_is_refused(folder: Path) -> None:
     (folder / "unet/extra.json").write_text("{}")
     assert f"{folder / 'unet/extra.json'}: unknown" in refusal(folder)
-
-
-def test_a_file_of_another_size_is_refused(folder: Path) -> None:
-    with (folder / "vae/config.json").open("a") as config:
-        config.write("\n")
-    assert "vae/config.json: has " in refusal(folder)
 
 
 def test_changed_bytes_are_found_when_hashes_are_asked_for(folder: Path) -> None:
@@ -204,7 +182,7 @@ def test_without_a_manifest_nothing_is_served_until_the_files_are_adopted(folder
     assert "python -m serve.weights adopt" in refusal(folder)
     assert cli("adopt", folder, "--family", "miniature") == 0
     manifest = check_family(folder, MINIATURE, ALL, hashes=True)
-    assert {one.origin.kind for one in manifest.components.values()} == {"local"}
+    assert {part.origin.kind for part in manifest.components.values()} == {"local"}
     assert cli("adopt", folder, "--family", "miniature") == 1
 
 
@@ -240,7 +218,7 @@ def test_a_manifest_that_is_none_is_named(folder: Path, content: str) -> None:
     assert str(folder / "manifest.json") in refusal(folder)
 
 
-@pytest.mark.parametrize("family", [MINIATURE, SD_V1], ids=lambda one: one.name)
+@pytest.mark.parametrize("family", [MINIATURE, SD_V1], ids=lambda family: family.name)
 def test_what_is_shipped_is_what_its_manifest_says(family: Family) -> None:
     assert cli("verify", architecture_dir(family.name)) == 0
 
