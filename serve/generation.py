@@ -7,7 +7,7 @@ downstream needs neither the request's schema nor the catalogue.
 from dataclasses import dataclass
 from typing import Literal
 
-SchedulerName = Literal["pndm", "ddim", "dpm++", "euler"]
+SchedulerName = Literal["pndm", "ddim", "dpm++", "euler", "euler-a"]
 OutputFormat = Literal["png", "jpeg", "webp"]
 # What image tools call the same algorithms. PNDM without its Runge-Kutta steps, as Stable Diffusion
 # configures it, is PLMS.
@@ -16,6 +16,7 @@ SAMPLER_NAMES: dict[SchedulerName, str] = {
     "ddim": "DDIM",
     "dpm++": "DPM++ 2M",
     "euler": "Euler",
+    "euler-a": "Euler a",
 }
 VERSION = "0.1.0"
 

@@ -119,6 +119,7 @@ class Scheduler(Protocol):
         sample: torch.Tensor,
         *,
         return_dict: Literal[False],
+        **options: Any,
     ) -> tuple[torch.Tensor, ...]:
         """The latents after one step, first of the results."""
 

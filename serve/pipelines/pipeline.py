@@ -21,7 +21,7 @@ from .cuda_graphs import UNetCall
 from .devices import DeviceName, StepClock, clock_s, name_memory_errors, resolve_device, to_device
 from .embeddings import PromptEncoder
 from .optimisations import DEFAULTS, Optimisations
-from .trajectories import SCHEDULERS, Trajectory, guided_calls, plan
+from .trajectories import SCHEDULERS, Trajectory, plan
 from .vae import Decoder
 
 if TYPE_CHECKING:
@@ -118,8 +118,7 @@ class Pipeline:
 
     def plan(self, generation: Generation) -> Plan:
         """The work of a request; see `trajectories.plan`."""
-        variant = self._variants[generation.variant]
-        return plan(generation, variant, self.optimisations.skip_guidance_after)
+        return plan(generation, self._variants[generation.variant])
 
     @name_memory_errors
     @torch.inference_mode()
@@ -143,12 +142,10 @@ class Pipeline:
         for seed in generation.seeds:
             scheduler: Scheduler = SCHEDULERS[generation.scheduler].from_config(config)
             scheduler.set_timesteps(generation.num_inference_steps, device="cpu")
+            generator = torch.Generator("cpu").manual_seed(seed)
             noise = torch.randn(
-                (1, parts.unet.config.in_channels, *size),
-                generator=torch.Generator("cpu").manual_seed(seed),
-                dtype=self.dtype,
+                (1, parts.unet.config.in_channels, *size), generator=generator, dtype=self.dtype
             )
-            timesteps = list(scheduler.timesteps)
             trajectories.append(
                 Trajectory(
                     variant=variant,
@@ -156,11 +153,9 @@ class Pipeline:
                     prompt_embeds=prompt_embeds,
                     negative_embeds=negative_embeds,
                     guidance_scale=generation.guidance_scale,
-                    guided_steps=guided_calls(
-                        len(timesteps), self.optimisations.skip_guidance_after
-                    ),
                     scheduler=scheduler,
-                    timesteps=timesteps,
+                    generator=generator,
+                    timesteps=list(scheduler.timesteps),
                     ready=None,
                 )
             )

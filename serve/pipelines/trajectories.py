@@ -12,6 +12,9 @@ from typing import Any
 import torch
 from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 from diffusers.schedulers.scheduling_dpmsolver_multistep import DPMSolverMultistepScheduler
+from diffusers.schedulers.scheduling_euler_ancestral_discrete import (
+    EulerAncestralDiscreteScheduler,
+)
 from diffusers.schedulers.scheduling_euler_discrete import EulerDiscreteScheduler
 from diffusers.schedulers.scheduling_pndm import PNDMScheduler
 
@@ -24,6 +27,7 @@ SCHEDULERS: dict[SchedulerName, Any] = {
     "ddim": DDIMScheduler,
     "dpm++": DPMSolverMultistepScheduler,
     "euler": EulerDiscreteScheduler,
+    "euler-a": EulerAncestralDiscreteScheduler,
 }
 
 
@@ -46,7 +50,8 @@ class Trajectory:
     """One image on its way from noise to latents.
 
     `latents` is `(1, 4, H/8, W/8)`, on CUDA valid once `ready` has completed; the embeddings are
-    `(1, 77, D)`, the negative one None without guidance. The first `guided_steps` have guidance.
+    `(1, 77, D)`, the negative one None without guidance. `generator` has drawn the first noise; an
+    ancestral scheduler draws more at every step.
     """
 
     variant: Variant
@@ -54,8 +59,8 @@ class Trajectory:
     prompt_embeds: torch.Tensor
     negative_embeds: torch.Tensor | None
     guidance_scale: float
-    guided_steps: int
     scheduler: Scheduler
+    generator: torch.Generator
     timesteps: list[torch.Tensor]
     ready: torch.cuda.Event | None
     prediction: Prediction | None = None
@@ -68,9 +73,8 @@ class Trajectory:
 
     @property
     def guided(self) -> bool:
-        """Whether the next step, or the last of a finished image, has classifier-free guidance."""
-        step = min(self.steps_done, self.total_steps - 1)
-        return self.negative_embeds is not None and step < self.guided_steps
+        """Whether its steps have classifier-free guidance."""
+        return self.negative_embeds is not None
 
     @property
     def group(self) -> Hashable:
@@ -102,11 +106,19 @@ class Trajectory:
             name: list(value) if isinstance(value, list) else value
             for name, value in scheduler.items()
         }
+        options: dict[str, torch.Generator] = {}
+        if isinstance(self.scheduler, EulerAncestralDiscreteScheduler):
+            options["generator"] = self.generator
+        random_states = [generator.get_state() for generator in options.values()]
         try:
-            latents = self.scheduler.step(noise, self.timestep, self.latents, return_dict=False)[0]
+            latents = self.scheduler.step(
+                noise, self.timestep, self.latents, return_dict=False, **options
+            )[0]
             ready = mark()
         except BaseException:
             scheduler.update(before)
+            for generator, state in zip(options.values(), random_states, strict=True):
+                generator.set_state(state)
             raise
         self.prediction = Prediction(self.latents, noise, self.steps_done, ready)
         self.latents, self.ready = latents, ready
@@ -118,9 +130,9 @@ class Trajectory:
         Previews show this: the latents themselves are mere noise to the eye even halfway.
 
         `sample = signal * finished + sigma * noise`, with `signal**2 + sigma**2 == 1` except for
-        Euler, where `signal` is 1 (Karras et al., https://arxiv.org/abs/2206.00364).
+        both Eulers, where `signal` is 1 (Karras et al., https://arxiv.org/abs/2206.00364).
         """
-        if isinstance(self.scheduler, EulerDiscreteScheduler):
+        if isinstance(self.scheduler, EulerDiscreteScheduler | EulerAncestralDiscreteScheduler):
             signal, sigma = 1.0, float(self.scheduler.sigmas[last.call])
         else:
             power = float(self.scheduler.alphas_cumprod[int(self.timesteps[last.call])])
@@ -136,21 +148,13 @@ def unet_calls(scheduler: SchedulerName, num_inference_steps: int) -> int:
     return num_inference_steps + repeated
 
 
-def guided_calls(calls: int, skip_guidance_after: float) -> int:
-    """How many of an image's UNet calls, counted from the first, have guidance."""
-    return math.ceil(calls * skip_guidance_after)
-
-
-def plan(generation: Generation, variant: Variant, skip_guidance_after: float) -> Plan:
-    """A request's work: its steps, the mean cost of each, and the steps to show previews after."""
+def plan(generation: Generation, variant: Variant) -> Plan:
+    """A request's work: its steps, the cost of each, and the steps to show previews after."""
     steps = unet_calls(generation.scheduler, generation.num_inference_steps)
-    cost = generation.step_cost
-    if generation.guided:  # A step without guidance costs half.
-        cost *= (1 + guided_calls(steps, skip_guidance_after) / steps) / 2
     parts = 1 + (generation.previews if variant.preview_vae is not None else 0)
     return Plan(
         images=len(generation.seeds),
         steps=steps,
-        step_cost=cost,
+        step_cost=generation.step_cost,
         previews_at=tuple(sorted({part * steps // parts for part in range(1, parts)} - {0})),
     )

@@ -20,9 +20,6 @@ from serve.pipelines.optimisations import Optimisations
         pytest.param({"optimisations": {"compil": True}}, "compil", id="misspelt-optimisation"),
         pytest.param({"optimisations": {"attention": "x"}}, "'cudnn'", id="attention"),
         pytest.param(
-            {"optimisations": {"skip_guidance_after": 0}}, "skip_guidance_after", id="no-guidance"
-        ),
-        pytest.param(
             {"variants": "distilled", "auto": {"kind": "weighted", "weights": {"original": 1}}},
             "auto: 'original' was given; allowed: distilled",
             id="auto-of-what-is-not-served",

@@ -22,6 +22,7 @@ SAMPLER_ALIASES: dict[SchedulerName, str] = {
     "ddim": "ddim",
     "dpm++": "k_dpmpp_2m",
     "euler": "k_euler",
+    "euler-a": "k_euler_a",
 }
 # The values of each field that change nothing; null is another.
 _NEUTRAL: dict[str, tuple[Any, ...]] = {
@@ -119,7 +120,9 @@ class Txt2Img(BaseModel):
     height: int | None = None
     sampler_name: str | None = None
     sampler_index: str | None = Field(None, description="An older name of sampler_name.")
-    eta: float | None = Field(None, description="Only 0 with DDIM; the others have none.")
+    eta: float | None = Field(
+        None, description="Only 0 with DDIM and 1 with Euler a; the others have none."
+    )
     override_settings: dict[str, Any] | None = Field(
         None, description="sd_model_checkpoint: the variant of this request."
     )
@@ -178,13 +181,21 @@ class Txt2Img(BaseModel):
             return None
         for scheduler, name in SAMPLER_NAMES.items():
             if named.lower() in (name.lower(), SAMPLER_ALIASES[scheduler]):
-                if scheduler == "ddim" and self.eta:
-                    raise InvalidRequest(f"eta: {self.eta:g} was given; DDIM allows only 0", "eta")
+                self._require_eta(scheduler)
                 return scheduler
         known = ", ".join(SAMPLER_NAMES.values())
         raise InvalidRequest(
             f"sampler_name: {shown(named)} was given; allowed: {known}", "sampler_name"
         )
+
+    def _require_eta(self, scheduler: SchedulerName) -> None:
+        """Hold `eta` to the noise that the sampler has; for those without any it has no effect."""
+        allowed = {"ddim": 0.0, "euler-a": 1.0}.get(scheduler)
+        if allowed is not None and self.eta not in (None, allowed):
+            raise InvalidRequest(
+                f"eta: {self.eta:g} was given; {SAMPLER_NAMES[scheduler]} allows only {allowed:g}",
+                "eta",
+            )
 
     def _refuse_unsupported(self) -> None:
         for name, value in (self.model_extra or {}).items():

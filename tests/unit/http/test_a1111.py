@@ -162,7 +162,10 @@ def test_an_unknown_checkpoint_is_not_found_wherever_it_is_named(call: Call) -> 
         pytest.param({"subseed_strength": 0.5}, "subseed_strength", id="variation"),
         pytest.param({"tiling": True}, "tiling", id="tiling"),
         pytest.param({"scheduler": "Karras"}, 'scheduler: "Karras"', id="schedule"),
-        pytest.param({"sampler_name": "Euler a"}, "allowed: PLMS, DDIM, DPM++ 2M, Euler", id="a"),
+        pytest.param(
+            {"sampler_name": "DPM++ SDE"}, "allowed: PLMS, DDIM, DPM++ 2M, Euler, Euler a", id="sde"
+        ),
+        pytest.param({"sampler_name": "Euler a", "eta": 0.5}, "eta: 0.5", id="half-ancestral"),
         pytest.param({"sampler_name": "DDIM", "eta": 1.0}, "eta: 1", id="eta"),
         pytest.param({"override_settings": {"sd_vae": "x"}}, 'sd_vae: "x"', id="override"),
         pytest.param(
@@ -285,6 +288,12 @@ def test_an_option_that_changes_nothing_is_accepted_wherever_it_is_sent(
 @pytest.mark.parametrize("path", sorted(CONSTANT_ANSWERS))
 def test_what_clients_ask_for_when_they_connect_is_answered(call: Call, path: str) -> None:
     assert call("GET", f"/sdapi/v1{path}").json() == CONSTANT_ANSWERS[path]
+
+
+def test_webuiapis_default_sampler_is_drawn(call: Call, router: FakeRouter) -> None:
+    body = {**WEBUIAPI, "sampler_name": "Euler a", "eta": 1.0}
+    assert call("POST", TXT2IMG, json=body).status_code == 200
+    assert router.asked[0][1].scheduler == "euler-a"
 
 
 def test_what_chat_front_ends_send_by_default_is_drawn(call: Call, router: FakeRouter) -> None:

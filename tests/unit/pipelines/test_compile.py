@@ -197,8 +197,6 @@ def test_channels_last_is_a_switch(channels_last: bool) -> None:
     [
         {"embedding_cache": -1},
         {"cpu_threads": 0},
-        {"skip_guidance_after": 0.0},
-        {"skip_guidance_after": 1.1},
     ],
     ids=lambda changes: next(iter(changes)),
 )

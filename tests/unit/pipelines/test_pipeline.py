@@ -332,33 +332,6 @@ def test_a_step_that_fails_leaves_those_that_have_not_moved_as_they_were(
     assert difference(packed().decode(trajectories), expected) <= TOLERANCE
 
 
-def test_guidance_is_left_off_in_the_last_part_only_when_told(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    variant = MINIATURE.variants["distilled"]
-    asked = generation(variant="distilled", num_inference_steps=10, scheduler="ddim")
-    pictures, rows = {}, []
-    for share in (1.0, 0.55):
-        pipe = Pipeline.load(
-            [variant], WEIGHTS_DIR, "cpu", Optimisations(skip_guidance_after=share)
-        )
-        unet = pipe.components["distilled"].unet
-        forward = unet.forward
-        monkeypatch.setattr(
-            unet, "forward", lambda x, *a, f=forward, **k: rows.append(len(x)) or f(x, *a, **k)
-        )
-        trajectories, _ = pipe.begin(asked)
-        groups = set()
-        while trajectories[0].steps_done < 10:
-            groups.add(trajectories[0].group)
-            pipe.step(trajectories)
-        assert len(groups) == (1 if share == 1 else 2)
-        assert pipe.plan(asked).step_cost == pytest.approx((10 + rows[-10:].count(2)) / 20)
-        pictures[share] = pipe.decode(trajectories)
-    assert rows == [2] * 10 + [2] * 6 + [1] * 4
-    assert not np.array_equal(pictures[1.0], pictures[0.55])
-
-
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has CUDA")
 def test_cuda_that_is_missing_is_an_error_only_when_asked_for_by_name() -> None:
     assert resolve_device("auto") == (torch.device("cpu"), torch.float32)

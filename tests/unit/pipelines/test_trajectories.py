@@ -6,7 +6,7 @@ import pytest
 
 from serve.generation import SchedulerName
 from serve.miniature import WEIGHTS_DIR
-from serve.pipelines.trajectories import SCHEDULERS, guided_calls, plan, unet_calls
+from serve.pipelines.trajectories import SCHEDULERS, plan, unet_calls
 from serve.variants import MINIATURE
 from tests.fakes import generation
 
@@ -22,27 +22,20 @@ def test_the_planned_unet_calls_are_the_schedulers_timesteps(scheduler: Schedule
 
 
 @pytest.mark.parametrize(
-    ("changes", "skip_guidance_after", "cost"),
+    ("changes", "cost"),
     [
-        pytest.param({}, 1.0, 1.0, id="default-size"),
-        pytest.param({"guidance_scale": 1.0}, 1.0, 0.5, id="no-guidance"),
-        pytest.param({"width_px": 128}, 1.0, 2.0, id="twice-the-area"),
-        pytest.param({"height_px": 32, "guidance_scale": 0.0}, 1.0, 0.25, id="both"),
-        pytest.param({}, 0.5, 0.75, id="guidance-in-half-of-the-steps"),
-        pytest.param({"guidance_scale": 1.0}, 0.5, 0.5, id="none-to-leave-off"),
+        pytest.param({}, 1.0, id="default-size"),
+        pytest.param({"guidance_scale": 1.0}, 0.5, id="no-guidance"),
+        pytest.param({"width_px": 128}, 2.0, id="twice-the-area"),
+        pytest.param({"height_px": 32, "guidance_scale": 0.0}, 0.25, id="both"),
     ],
 )
 def test_a_step_costs_by_area_and_half_without_guidance(
-    changes: dict[str, object], skip_guidance_after: float, cost: float
+    changes: dict[str, object], cost: float
 ) -> None:
     # Its own size is 64x64.
     asked = generation(num_inference_steps=10, scheduler="ddim", **changes)
-    assert plan(asked, VARIANT, skip_guidance_after).step_cost == cost
-
-
-def test_guided_calls_are_rounded_up() -> None:
-    assert guided_calls(26, 0.5) == 13
-    assert guided_calls(1, 0.1) == 1
+    assert plan(asked, VARIANT).step_cost == cost
 
 
 @pytest.mark.parametrize("previews", [0, 1, 2, 3])
@@ -52,7 +45,7 @@ def test_previews_are_spread_and_below_the_last_step(
 ) -> None:
     for steps in range(1, 51):
         asked = generation(num_inference_steps=steps, previews=previews, scheduler=scheduler)
-        planned = plan(asked, VARIANT, 1.0)
+        planned = plan(asked, VARIANT)
         assert len(planned.previews_at) == min(previews, planned.steps - 1)
         assert sorted(set(planned.previews_at)) == list(planned.previews_at)
         assert all(1 <= at < planned.steps for at in planned.previews_at)
