@@ -17,7 +17,14 @@ import time
 from dataclasses import dataclass
 from typing import Generic
 
-from ..errors import DeadlineExceeded, DeadlineUnreachable, EngineClosed, Flagged, OutOfDeviceMemory
+from ..errors import (
+    DeadlineExceeded,
+    DeadlineUnreachable,
+    EngineClosed,
+    Flagged,
+    InvalidRequest,
+    OutOfDeviceMemory,
+)
 from ..generation import Plan
 from .decoding import Decoding
 from .denoiser import Denoiser, JobT, TrajectoryT
@@ -73,7 +80,8 @@ class Engine(Generic[JobT, TrajectoryT]):
 
         Raises:
             EngineClosed: `close` was called.
-            DeadlineUnreachable: with the work ahead the job would be late.
+            InvalidRequest: even without work ahead the job would be late.
+            DeadlineUnreachable: with the work ahead it would be.
         """
         plan = self._denoiser.plan(job)
         ticket = Ticket(job, plan, deadline, self._ended)
@@ -178,6 +186,14 @@ class Engine(Generic[JobT, TrajectoryT]):
         late_s = ticket.submitted_at + takes_s - deadline
         if late_s > 0:
             self._observer.refused(ticket.job)
+            alone_s = self._forecast(ticket.plan, []).finish_s
+            if ticket.submitted_at + alone_s > deadline:  # Then it helps nobody to wait.
+                raise InvalidRequest(
+                    f"deadline_s: even alone this would take about {alone_s:.1f} s, "
+                    f"{ticket.submitted_at + alone_s - deadline:.1f} s too long; allow more time, "
+                    "or ask for fewer steps, fewer images or a smaller size",
+                    "deadline_s",
+                )
             raise DeadlineUnreachable(
                 f"deadline_s: this would take about {takes_s:.1f} s, {late_s:.1f} s too long, with "
                 f"{ahead} image(s) ahead of it; retry later, allow more time, or ask for "

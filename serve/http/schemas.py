@@ -135,7 +135,7 @@ class GenerationRequest(Strict):
         gt=0,
         le=600,
         description="Seconds from arrival in which the pictures must be there. Refused at once "
-        "with 429 where that can't be, dropped with 504 once it can't any more.",
+        "where that can't be, with 429 if waiting helps and 400 if not; dropped with 504 later.",
     )
     output_format: OutputFormat | None = Field(
         None, description="png when absent; an `Accept: image/...` header decides, too."

@@ -72,7 +72,8 @@ class VariantReplica:
         Raises:
             EngineClosed: the replica is shutting down.
             Overloaded: the queue is too long.
-            DeadlineUnreachable: with the work ahead the request would be late.
+            InvalidRequest: even without work ahead the request would be late.
+            DeadlineUnreachable: with the work ahead it would be.
             DeadlineExceeded: its deadline passed meanwhile.
             OutOfDeviceMemory: not even one of its images alone had room.
             NotFinite: the model made something that is not a picture.

@@ -18,6 +18,7 @@ from serve.errors import (
     DeadlineUnreachable,
     EngineClosed,
     Flagged,
+    InvalidRequest,
     NotFinite,
     OutOfDeviceMemory,
 )
@@ -349,6 +350,9 @@ async def test_a_deadline_that_the_queue_makes_unreachable_is_refused_at_once(en
     # 210 steps of a second each, and 50 s to spare.
     assert fault.value.retry_after_s == pytest.approx(160, abs=20)
     assert engine.unfinished == 2
+    # Where waiting doesn't help, nobody is told to come back.
+    with pytest.raises(InvalidRequest, match="deadline_s: even alone this would take about 10"):
+        engine.submit(generation(num_inference_steps=10), time.perf_counter() + 5)
     engine.submit(generation(num_inference_steps=10), time.perf_counter() + 230).cancel()
     for ticket in ahead:
         ticket.cancel()
