@@ -40,6 +40,9 @@ class Router(Protocol):
     async def choose(self, model: str, resolve: Callable[[Variant], Generation]) -> Choice:
         """Decide who draws; raises `VariantNotFound`, and what `resolve` raises."""
 
+    async def forecast(self, generation: Generation) -> float:
+        """Seconds that a request would take now; infinite where that is unknown."""
+
     async def draw(self, generation: Generation, picture_format: PictureFormat) -> Drawing:
         """Have a replica draw; raises `ServingError`."""
 

@@ -86,19 +86,21 @@ class Router:
         return Choice(resolved[decision.variant], decision.reason)
 
     async def _forecasts(self, resolved: Mapping[str, Generation]) -> dict[str, float]:
-        """What each variant would take, asked where the least work is; infinite without answer."""
-
-        async def ask(variant: str) -> float:
-            try:
-                async with asyncio.timeout(_FORECAST_TIMEOUT_S):
-                    return await self._replicas[variant].forecast(resolved[variant])
-            except Exception as fault:
-                # Full, dying or starting: another variant is the better choice.
-                _log.info("%s: no forecast: %s", variant, type(fault).__name__)
-                return math.inf
-
-        answers = await asyncio.gather(*(ask(variant) for variant in resolved))
+        """Each variant's forecast."""
+        answers = await asyncio.gather(*map(self.forecast, resolved.values()))
         return dict(zip(resolved, answers, strict=True))
+
+    async def forecast(self, generation: Generation) -> float:
+        """Seconds that a request would take now, asked where the least work is.
+
+        Infinite where no replica answers at once: full, dying or starting ones don't.
+        """
+        try:
+            async with asyncio.timeout(_FORECAST_TIMEOUT_S):
+                return await self._replicas[generation.variant].forecast(generation)
+        except Exception as fault:
+            _log.info("%s: no forecast: %s", generation.variant, type(fault).__name__)
+            return math.inf
 
     async def draw(self, generation: Generation, picture_format: PictureFormat) -> Drawing:
         """Have a replica of its variant draw; once more where the replica dies meanwhile.

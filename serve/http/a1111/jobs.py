@@ -1,16 +1,14 @@
 """The requests of this process, for AUTOMATIC1111's endpoints `progress` and `interrupt`."""
 
 import asyncio
+import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any
 
 from ...errors import RequestInterrupted
 from ...generation import Drawing, Generation
-
-# How much the last request's pace counts in the estimate of the next one's.
-_WEIGHT = 0.3
 
 
 @dataclass(eq=False)
@@ -19,6 +17,7 @@ class _Job:
 
     owner: str | None
     began_s: float
+    expected_s: float
     generation: Generation
     task: "asyncio.Task[Drawing]"
 
@@ -29,21 +28,30 @@ class Jobs:
     def __init__(self, clock_s: Callable[[], float] = time.monotonic) -> None:
         self._clock_s = clock_s
         self._jobs: list[_Job] = []
-        self._image_step_s: float | None = None
 
     async def run(
-        self, owner: str | None, generation: Generation, draw: Callable[[], Any]
+        self,
+        owner: str | None,
+        generation: Generation,
+        expected_s: float,
+        draw: Callable[[], Coroutine[Any, Any, Drawing]],
     ) -> Drawing:
         """Draw, until it is done or `interrupt` ends it.
+
+        Args:
+            owner: the name of the request's API key, if any.
+            generation: the request.
+            expected_s: how long it is going to take; infinite where that is unknown.
+            draw: draws it.
 
         Raises:
             RequestInterrupted: its owner ended it.
         """
-        task = asyncio.ensure_future(draw())
-        job = _Job(owner, self._clock_s(), generation, task)
+        task = asyncio.create_task(draw())
+        job = _Job(owner, self._clock_s(), expected_s, generation, task)
         self._jobs.append(job)
         try:
-            drawing: Drawing = await task
+            return await task
         except asyncio.CancelledError:
             if job in self._jobs:
                 task.cancel()  # The client has gone.
@@ -52,10 +60,6 @@ class Jobs:
         finally:
             if job in self._jobs:
                 self._jobs.remove(job)
-        pace_s = (self._clock_s() - job.began_s) / generation.image_steps
-        before_s = pace_s if self._image_step_s is None else self._image_step_s
-        self._image_step_s = (1 - _WEIGHT) * before_s + _WEIGHT * pace_s
-        return drawing
 
     def interrupt(self, owner: str | None) -> None:
         """End all requests of an owner; elsewhere this is the one picture that is being drawn."""
@@ -64,14 +68,14 @@ class Jobs:
             job.task.cancel()
 
     def progress(self, owner: str | None) -> dict[str, Any]:
-        """Of the owner's oldest request: an estimate from the pace of this process's last ones."""
+        """How far the owner's oldest request is, by the time that it was expected to take."""
         job = next((job for job in self._jobs if job.owner == owner), None)
         share, left_s = 0.0, 0.0
-        if job is not None and self._image_step_s is not None:
+        if job is not None and 0 < job.expected_s < math.inf:
             took_s = self._clock_s() - job.began_s
-            expected_s = job.generation.image_steps * self._image_step_s
-            # Never quite done, however wrong the estimate was.
-            share, left_s = min(took_s / expected_s, 0.99), max(expected_s - took_s, 0.0)
+            # Never quite done, however wrong the forecast was.
+            share = min(took_s / job.expected_s, 0.99)
+            left_s = max(job.expected_s - took_s, 0.0)
         images = 0 if job is None else len(job.generation.seeds)
         steps = 0 if job is None else job.generation.num_inference_steps
         state = {

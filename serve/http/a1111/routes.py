@@ -68,6 +68,7 @@ def a1111_routes(router: Router, options: HttpOptions, locks: Sequence[Any]) -> 
         drawing = await jobs.run(
             _owner(request),
             choice.generation,
+            await router.forecast(choice.generation),
             lambda: router.draw(choice.generation, LOSSLESS_PNG),
         )
         return reply(txt2img, choice.generation, drawing)

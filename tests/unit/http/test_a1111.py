@@ -4,7 +4,8 @@ import asyncio
 import base64
 import io
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable
+import math
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -452,35 +453,24 @@ async def busy(one: httpx.AsyncClient, *headers: dict[str, str]) -> list[dict[st
     return found
 
 
-def test_progress_is_estimated_from_the_last_requests() -> None:
+def test_progress_follows_the_forecast_from_the_first_request_on() -> None:
     async def story() -> None:
         now_s = 0.0
-        jobs = Jobs(lambda: now_s)
+        jobs, release = Jobs(lambda: now_s), asyncio.Event()
         asked = generation(num_inference_steps=10, seeds=(1, 2))
-
-        def drawing(takes_s: float) -> Callable[[], Awaitable[Drawing]]:
-            async def draw() -> Drawing:
-                nonlocal now_s
-                now_s += takes_s
-                return Drawing((b"",), Timings(0, 0, 0, 0), ())
-
-            return draw
-
-        assert jobs.progress(None)["progress"] == 0
-        await jobs.run(None, asked, drawing(4.0))  # 0.2 s a step of an image.
-        release = asyncio.Event()
 
         async def wait() -> Drawing:
             await release.wait()
             return Drawing((b"",), Timings(0, 0, 0, 0), ())
 
-        running = asyncio.create_task(jobs.run(None, asked, wait))
+        running = asyncio.create_task(jobs.run(None, asked, 4.0, wait))
         await asyncio.sleep(0)
+        assert jobs.progress(None)["progress"] == 0
         now_s += 1.0
-        told = jobs.progress(None)
-        assert told["progress"] == pytest.approx(0.25)
-        assert told["eta_relative"] == pytest.approx(3.0)
-        assert told["state"]["sampling_step"] == 2
+        progress = jobs.progress(None)
+        assert progress["progress"] == pytest.approx(0.25)
+        assert progress["eta_relative"] == pytest.approx(3.0)
+        assert progress["state"]["sampling_step"] == 2
         assert jobs.progress("somebody else")["progress"] == 0
         now_s += 100
         assert jobs.progress(None)["progress"] == 0.99
@@ -503,7 +493,7 @@ def test_a_client_that_leaves_ends_its_request_and_is_not_told_of_an_interruptio
                 ended.set()
             raise AssertionError("it slept to its end")
 
-        request = asyncio.create_task(jobs.run(None, generation(), draw))
+        request = asyncio.create_task(jobs.run(None, generation(), math.inf, draw))
         await begun.wait()
         request.cancel()
         with pytest.raises(asyncio.CancelledError):

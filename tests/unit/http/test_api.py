@@ -83,6 +83,9 @@ class FakeRouter:
             raise VariantNotFound(f"model: {shown(model)} was given", "model")
         return Choice(resolve(self.variants[model]), None)
 
+    async def forecast(self, generation: Generation) -> float:
+        return 1.0
+
     async def draw(self, generation: Generation, picture_format: PictureFormat) -> Drawing:
         self.asked.append((generation.variant, generation, picture_format))
         if self.fault is not None:
