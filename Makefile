@@ -17,7 +17,7 @@ PYTEST = $(BIN)/python -m pytest -n 2 --no-loadscope-reorder --durations 10
 PIP_INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test thorough browser-test fuzz audit screenshots lint format weights bench overhead loadtest rehearse chaos miniature measure image image-test clean
+.PHONY: help serve test thorough browser-test fuzz audit screenshots lint format weights bench overhead loadtest faults miniature measure image image-test clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -67,11 +67,8 @@ overhead: .venv/.dev  ## measure what HTTP and Ray Serve cost, HAProxy and all (
 loadtest: .venv/.loadtest  ## compare the variants over an endpoint, its own or HOST=http://... (ARGS=--quick)
 	@$(BIN)/python -m loadtests.compare $(if $(HOST),--host $(HOST)) $(ARGS)
 
-rehearse: .venv/.dev  ## try an overlay as KubeRay runs it, without a cluster (ARGS=--quick)
-	@$(BIN)/python -m deploy.rehearsal $(ARGS)
-
-chaos: .venv/.dev  ## faults under load, each with a bound, and one table (ARGS=--quick)
-	@$(BIN)/python -m tests.chaos $(ARGS)
+faults: .venv/.dev  ## faults while requests come, also on an overlay's pods (ARGS="--only placement")
+	@$(BIN)/python -m tests.faults $(ARGS)
 
 miniature: .venv/.serve  ## train the embedded miniature from nothing (ARGS="--device cuda")
 	$(BIN)/python -m serve.miniature.training $(ARGS)

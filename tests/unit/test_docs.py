@@ -13,7 +13,6 @@ README = (ROOT / "README.md").read_text()
 DOCUMENTS = [
     "README.md",
     "deploy/README.md",
-    "deploy/REHEARSAL.md",
     "deploy/SECURITY.md",
     "CONTRIBUTING.md",
     "docs/TRUST.md",

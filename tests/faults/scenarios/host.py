@@ -1,0 +1,96 @@
+"""The machine round the service: no file grows, a full disk, no names.
+
+What is loaded goes on being served; nothing in it needs a file or a name.
+"""
+
+import asyncio
+import contextlib
+import resource
+import socket
+from pathlib import Path
+
+from .. import machine
+from ..local import LocalStage
+from ..outcome import Check, Found, Skipped, none, none_lost
+
+_SHARE = 0.5
+_LASTS_S = 10.0
+
+
+async def no_file_grows(stage: LocalStage) -> Found:
+    """Replicas, routers and proxy may write to no file, as on a read-only or full disk."""
+    pids = set().union(*machine.by_role().values())
+    async with stage.load(_SHARE, seed=14) as load:
+        await asyncio.sleep(1)
+        try:
+            _limit_files(pids, 0)
+            await asyncio.sleep(_LASTS_S)
+            ready = await asyncio.to_thread(stage.service.ready)
+        finally:
+            _limit_files(pids, resource.RLIM_INFINITY)
+    ended = pids - set().union(*machine.by_role().values())
+    return Found(
+        f"no file may grow (RLIMIT_FSIZE 0) in {len(pids)} replicas, routers and proxies for "
+        f"{_LASTS_S:g} s: every write to a file fails, as on a read-only folder",
+        [none_lost(load.samples), none("processes ended", len(ended)), _ready(ready)],
+        load.samples,
+    )
+
+
+def _limit_files(pids: set[int], size: int) -> None:
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError):
+            resource.prlimit(pid, resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
+
+
+async def disk_full(stage: LocalStage) -> Found:
+    """The disk that Ray and the service write to has no byte left."""
+    _need_namespaces(stage)
+    async with stage.load(_SHARE, seed=15) as load:
+        await asyncio.sleep(1)
+        filler = stage.scratch / "filler"
+        try:
+            size = await asyncio.to_thread(_fill, filler)
+            await asyncio.sleep(_LASTS_S)
+            ready = await asyncio.to_thread(stage.service.ready)
+        finally:
+            filler.unlink()
+    return Found(
+        f"filled the disk that Ray and the service write to (a tmpfs, {size / 2**20:.0f} MiB) for "
+        f"{_LASTS_S:g} s",
+        [none_lost(load.samples), _ready(ready)],
+        load.samples,
+    )
+
+
+def _fill(path: Path) -> int:
+    size = 0
+    with path.open("wb", buffering=0) as file, contextlib.suppress(OSError):
+        while True:
+            size += file.write(bytes(2**16))
+    return size
+
+
+def _ready(ready: bool) -> Check:
+    return Check(f"{'' if ready else 'not '}ready meanwhile", "ready", ready)
+
+
+async def no_names(stage: LocalStage) -> Found:
+    """No name is resolved, and no other network is there."""
+    _need_namespaces(stage)
+    try:
+        found = await asyncio.to_thread(socket.getaddrinfo, "example.org", 443)
+    except OSError:
+        found = []
+    async with stage.load(_SHARE, seed=16) as load:
+        await asyncio.sleep(_LASTS_S)
+    return Found(
+        "the whole run, start and loading included, in a network namespace with loopback only",
+        [none_lost(load.samples), none("addresses of example.org", len(found))],
+        load.samples,
+    )
+
+
+def _need_namespaces(stage: LocalStage) -> None:
+    if not stage.isolated:
+        raise Skipped("needs namespaces of its own: root, or user namespaces")

@@ -1,0 +1,250 @@
+"""What operators of an overlay do, and what befalls its pods.
+
+Here a 429 counts as a loss, too: the load is far below what the overlay can draw.
+"""
+
+import asyncio
+import contextlib
+import threading
+from collections.abc import AsyncIterator, Callable
+from copy import deepcopy
+
+import httpx
+
+from loadtests.samples import Sample
+
+from ..load import Load
+from ..outcome import Check, Found, Skipped, all_of, measured, none, none_lost, within
+from ..overlay.kubelet import Kubelet
+from ..overlay.serve_config import ROUTER, Config, matches, options
+from ..overlay.service import START_LIMIT_S, OverlayStage
+from ..stage import now_s
+
+# The old cluster of an upgrade is kept for the overlay's delay, but no longer than this: the
+# longest request of the load has ended by far.
+_LONGEST_DELETION_DELAY_S = 30.0
+# A router learns of a variant's replicas when it is first asked for that variant, so that one that
+# never was would wait for the head. After so long under load each has been asked for all.
+_ROUTERS_KNOW_S = 20.0
+# How long a broken configuration stays: the load must not notice.
+_BROKEN_FOR_S = 5.0
+# A dead endpoint stays in the service until the kubelet, which looks every second, has noticed.
+_UNNOTICED_S = 2.0
+# Load goes on for so long after all is as it should be again: what comes late is a loss, too.
+_AFTERWARDS_S = 3.0
+
+
+async def placement(stage: OverlayStage) -> Found:
+    """Every replica is on a worker group that its deployment asked for, and all draw."""
+    service = stage.service
+    actors = options(service.controller.config)
+    groups = {one.pod.address: one.group for one in service.cluster.kubelets}
+    places, misplaced = [], []
+    replicas = await asyncio.to_thread(service.replicas)
+    for name, found in replicas.items():
+        wanted = actors.get(name, {}).get("label_selector") or {}
+        for replica in found:
+            group = groups.get(replica["node_ip"])
+            places.append(f"{name} in {group.name if group else replica['node_ip']}")
+            if group is None or group.is_head or not matches(wanted, group.labels):
+                misplaced.append(f"{places[-1]}, asked for {wanted}")
+    absent = [name for name in actors if not replicas.get(name)]
+    routers = [one["node_ip"] for one in replicas.get(ROUTER, [])]
+    together = routers[0:1] if len(routers) > 1 and len(set(routers)) == 1 else []
+    bodies = {body["model"]: body for body in stage.requests.bodies}.values()
+    drawn = [(await stage.client.draw(body)).verdict.outcome for body in bodies].count("ok")
+    checks = [
+        none("misplaced", misplaced),
+        none("without a replica", absent),
+        none("a worker with all routers", together),
+        all_of("variants drew a picture", drawn, len(bodies)),
+    ]
+    if service.key is not None:
+        checks.append(await asyncio.to_thread(_only_with_the_key, stage))
+    return Found(
+        f"started; {', '.join(sorted(places))}; a picture of each variant",
+        checks,
+        sent=len(bodies),
+        lost=len(bodies) - drawn,
+        notes=[f"ready {service.started_after_s:.1f} s after the start"],
+    )
+
+
+def _only_with_the_key(stage: OverlayStage) -> Check:
+    url, body = f"{stage.service.url}/v1/images/generations", stage.requests.bodies[0]
+    others: tuple[dict[str, str], ...] = {}, {"Authorization": "Bearer dsd-another"}
+    replies = [httpx.post(url, json=body, headers=headers, timeout=120) for headers in others]
+    statuses = [reply.status_code for reply in replies]
+    return Check(f"without a key, with another: {statuses}", "401", statuses == [401, 401])
+
+
+async def configuration_changed(stage: OverlayStage) -> Found:
+    """Another serve configuration, which replaces a variant's replicas."""
+    controller, variant = stage.service.controller, stage.service.variants[0]
+    before = await _replica_ids(stage)
+
+    def ask_for_less(app: Config) -> None:
+        (found,) = [one for one in app["deployments"] if one["name"] == variant]
+        actor = found.setdefault("ray_actor_options", {})
+        actor["num_cpus"] = round(0.9 * actor.get("num_cpus", 1), 3)
+
+    def replaced() -> bool:
+        now = stage.service.replica_ids().get(variant, set())
+        return bool(now) and not now & before[variant]
+
+    async with _disturbed(stage) as (load, checks):
+        controller.config = _changed(controller.config, ask_for_less)
+        await stage.wait_until(replaced, START_LIMIT_S, f"other replicas of {variant}")
+    done = f"serveConfigV2 changed: replicas of {variant} replaced"
+    return Found(done, [*_nothing_lost(load.samples), *checks], load.samples)
+
+
+async def broken_configuration(stage: OverlayStage) -> Found:
+    """Broken configurations are refused, and the replicas of the old one go on."""
+    service, controller = stage.service, stage.service.controller
+    good = controller.config
+    before = await _replica_ids(stage)
+
+    async def wait_for_status(status: str) -> None:
+        await stage.wait_until(lambda: service.status() == status, 120, status)
+
+    async with _disturbed(stage) as (load, checks):
+        try:
+            controller.config = _changed(
+                good, lambda app: app["deployments"][0].update(num_replicas="several")
+            )
+            await stage.wait_until(lambda: controller.refusal, 60, "the refusal of a malformed one")
+            args = {**good["applications"][0].get("args", {}), "variants": "no-such-variant"}
+            for change in ({"import_path": "serve.app:no_such_function"}, {"args": args}):
+                controller.config = _changed(good, lambda app, change=change: app.update(change))  # type: ignore[misc]
+                await wait_for_status("DEPLOY_FAILED")
+                await asyncio.sleep(_BROKEN_FOR_S)
+                controller.config = good
+                await wait_for_status("RUNNING")
+                checks.append(await _none_gone(stage, before))
+        finally:
+            controller.config = good
+    done = "serveConfigV2 malformed, with a wrong import path, and with a wrong argument"
+    return Found(done, [*_nothing_lost(load.samples), *checks], load.samples)
+
+
+def _changed(config: Config, change: Callable[[Config], object]) -> Config:
+    """The configuration with its first application changed."""
+    changed = deepcopy(config)
+    change(changed["applications"][0])
+    return changed
+
+
+async def worker_drained(stage: OverlayStage) -> Found:
+    """A worker pod is deleted, as `kubectl drain` does it."""
+    target = await asyncio.to_thread(_busiest_worker, stage)
+    async with _disturbed(stage) as (load, checks):
+        took_s = await asyncio.to_thread(stage.service.cluster.delete, target)
+        checks.append(within("ended after", took_s, target.group.grace_period_s))
+    done = f"SIGTERM to a worker of {target.group.name}"
+    return Found(done, [*_nothing_lost(load.samples), *checks], load.samples)
+
+
+async def worker_killed(stage: OverlayStage) -> Found:
+    """A worker's processes die at once: only what was under way is lost, and a retry draws it."""
+    service = stage.service
+    target = await asyncio.to_thread(_busiest_worker, stage)
+    address = target.pod.address
+    async with _disturbed(stage) as (load, checks):
+        await stage.wait_until(lambda: service.proxy.open[address], 60, "a request to the worker")
+        killed_s = now_s()
+        await asyncio.to_thread(target.pod.kill)
+        await stage.wait_until(lambda: not service.ready(), 60, "the loss of the worker")
+    lost = [sample for sample in load.samples if sample.outcome != "ok"]
+    others = [sample for sample in lost if not was_under_way(load, sample, killed_s)]
+    again = [(await stage.client.draw(load.asked(sample))).verdict.outcome for sample in lost]
+    failed = len(lost) - again.count("ok")
+    return Found(
+        f"SIGKILL to a worker of {target.group.name}",
+        [*_nothing_lost(others), none("lost once more when asked again", failed), *checks],
+        load.samples,
+        notes=[f"{len(lost) - len(others)} lost that were under way"],
+    )
+
+
+def was_under_way(load: Load, sample: Sample, killed_s: float) -> bool:
+    """Whether a pod had it when it was killed, or it was sent there before anybody could know."""
+    return load.done_s(sample) >= killed_s and load.fired_s(sample) <= killed_s + _UNNOTICED_S
+
+
+async def head_killed(stage: OverlayStage) -> Found:
+    """The head dies: requests are answered all the while, by the same replicas."""
+    if stage.service.no_redis:
+        raise Skipped(stage.service.no_redis)
+    async with stage.load(1):
+        await asyncio.sleep(_ROUTERS_KNOW_S)
+    before = await _replica_ids(stage)
+    async with _disturbed(stage) as (load, checks):
+        head = stage.service.cluster.head
+        assert head is not None  # It answered a moment ago.
+        await asyncio.to_thread(head.pod.kill)
+        await stage.wait_until(lambda: not stage.service.details(), 60, "the loss of the head")
+    checks.append(await _none_gone(stage, before))
+    done = "SIGKILL to the head; its state came back from Redis"
+    return Found(done, [*_nothing_lost(load.samples), *checks], load.samples)
+
+
+async def blue_green(stage: OverlayStage) -> Found:
+    """A second cluster takes over, and a third takes back."""
+    controller = stage.service.controller
+    delay_s = min(controller.deletion_delay_s, _LONGEST_DELETION_DELAY_S)
+    async with _disturbed(stage) as (load, checks):
+        for _ in range(2):
+            old = controller.upgrade()
+            await stage.wait_until(lambda: controller.pending is None, START_LIMIT_S, "the switch")
+            stage.say(f"  {old.name} has handed over to {controller.active.name}")
+            await asyncio.sleep(delay_s)
+            threading.Thread(target=old.delete_all, daemon=True).start()
+            # The head is never idle, so it drains for as long as it may; nobody waits for it.
+            workers = "the end of the old workers"
+            await stage.wait_until(lambda old=old: not old.workers, START_LIMIT_S, workers)  # type: ignore[misc]
+            await stage.wait_until(stage.service.ready, START_LIMIT_S, "recovery")
+    done = "blue/green to a second cluster, and again to a third"
+    return Found(done, [*_nothing_lost(load.samples), *checks], load.samples)
+
+
+@contextlib.asynccontextmanager
+async def _disturbed(stage: OverlayStage) -> AsyncIterator[tuple[Load, list[Check]]]:
+    """Load until all is as it should be after what is done meanwhile; and room for checks."""
+    checks: list[Check] = []
+    async with stage.load(1, seed=11) as load:
+        began_s = now_s()
+        yield load, checks
+        await stage.wait_until(stage.service.ready, START_LIMIT_S, "recovery")
+        checks.append(measured(f"recovery after {now_s() - began_s:.1f} s"))
+        await asyncio.sleep(_AFTERWARDS_S)
+
+
+def _nothing_lost(samples: list[Sample]) -> list[Check]:
+    refused = sum(sample.outcome == "rejected" for sample in samples)
+    return [none_lost(samples), Check(f"{refused} refused", "0", not refused, timed=True)]
+
+
+async def _replica_ids(stage: OverlayStage) -> dict[str, set[str]]:
+    """Each deployment's running replicas, once the head answers."""
+    await stage.wait_until(stage.service.details, 60, "the head's answer")
+    return await asyncio.to_thread(stage.service.replica_ids)
+
+
+async def _none_gone(stage: OverlayStage, before: dict[str, set[str]]) -> Check:
+    """Expect that no replica has gone; there may be more than before."""
+    now = await _replica_ids(stage)
+    gone = {name: ids - now.get(name, set()) for name, ids in before.items()}
+    return none("replicas gone", sorted(set().union(*gone.values())))
+
+
+def _busiest_worker(stage: OverlayStage) -> Kubelet:
+    """A ready worker with replicas of variants: the one with the most."""
+    addresses = [
+        replica["node_ip"]
+        for name, replicas in stage.service.replicas().items()
+        if name != ROUTER
+        for replica in replicas
+    ]
+    ready = [one for one in stage.service.cluster.workers if one.ready]
+    return max(ready, key=lambda one: addresses.count(one.pod.address))
