@@ -25,7 +25,7 @@ from tests.manifests.rendering import NAMES, OVERLAYS
 from .load import Checked, Requests, checked, mixed
 from .local import VARIANTS, LocalService
 from .machine import BusyWatch
-from .outcome import BUSY_SHARE, Outcome, Skipped, Verdict, as_table, decide, record
+from .outcome import Check, Found, Outcome, Skipped, as_table, decide, record
 from .overlay.manifests import OverlayError, render
 from .overlay.service import OverlayService, keep_logs
 from .scenarios import SCENARIOS
@@ -55,14 +55,14 @@ def main() -> int:
         if scenario.quick >= args.quick and (scenario.service == "overlay" or not args.overlay)
     ]
     if not args.inside:
-        pods_only = all(SCENARIOS[name].service == "overlay" for name in names)
         reason = haproxy.missing() if args.haproxy else namespaces.missing(["nsenter"])
         if not reason:
             # Whatever happens in there ends with its first process.
             command = [sys.executable, "-m", "tests.faults", *sys.argv[1:], "--inside"]
             return namespaces.run(command, haproxy.environment() if args.haproxy else {})
         print(f"Without namespaces of its own: {reason}", file=sys.stderr)
-        if pods_only or args.haproxy:
+        names = [name for name in names if SCENARIOS[name].service == "local"]
+        if args.haproxy or not names:
             return _SKIPPED
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.default_int_handler)
@@ -106,7 +106,7 @@ class _Run:
         arguments = shlex.join(word for word in sys.argv[1:] if word != "--inside")
         memory_gib = psutil.virtual_memory().total / 1024**3
         self._made = {
-            "command": f"make faults ARGS={shlex.quote(arguments)}",
+            "command": f"python -m tests.faults {arguments}".strip(),
             "commit": commit(),
             "date": time.strftime("%Y-%m-%d"),
             "machine": f"{os.cpu_count()} cores ({cpu_name()}), {memory_gib:.0f} GiB, "
@@ -121,13 +121,8 @@ class _Run:
         if pods := [name for name in names if SCENARIOS[name].service == "overlay"]:
             folder = self._args.overlay or OVERLAYS / "production"
             service = await asyncio.to_thread(lambda: OverlayService(render(folder), _say))
-            try:
-                requests = mixed(service.variants, _OVERLAY_KINDS)
-                await self._play_on(service, requests, pods, scratch, folder.name)
-            finally:
-                if self._args.logs is not None:
-                    keep_logs(self._args.logs)
-        self._watch.stop()
+            requests = mixed(service.variants, _OVERLAY_KINDS)
+            await self._play_on(service, requests, pods, scratch, folder.name)
 
     async def _play_on(
         self,
@@ -137,34 +132,32 @@ class _Run:
         scratch: Path,
         overlay: str = "",
     ) -> None:
-        """Start a service, draw each request alone, and play scenarios while it recovers."""
-        began_s = time.monotonic()
+        """Start a service, draw each request alone, and play scenarios for as long as it lives."""
+        args, began_s = self._args, time.monotonic()
         _say(f"Starting {f'the pods of {overlay}' if overlay else 'the service'} ...")
         try:
             await asyncio.to_thread(service.start)
             _say(f"  warm after {time.monotonic() - began_s:.0f} s")
-            # A gateway picks an endpoint for each request, so it has a connection of its own.
+            # A gateway picks an endpoint for each request: without keep-alive each picks its own.
             async with checked(
                 service.url, requests, service.key, keep_alive=not overlay
             ) as client:
+                rate = _OVERLAY_RATE_PER_S if overlay else await self._capacity(client, requests)
+                soak_s = 60 * args.soak_minutes
                 stage = Stage(
-                    service,
-                    client,
-                    requests,
-                    _OVERLAY_RATE_PER_S if overlay else await self._capacity(client, requests),
-                    scratch,
-                    self._args.quick,
-                    60 * self._args.soak_minutes,
-                    self._args.inside,
-                    _say,
+                    service, client, requests, rate, scratch, args.quick, soak_s, args.inside, _say
                 )
                 for name in names:
+                    began_s = time.monotonic()
                     self._add(await self._play(stage, name), overlay)
         except (TimeoutError, RuntimeError) as fault:
-            self._add(self._failed("start", "started the service", fault, began_s), overlay)
+            self._add(
+                self._decide("start", _failed("started the service", fault), began_s), overlay
+            )
         finally:
-            if not self._args.inside:  # Namespaces take all of it along.
-                await asyncio.to_thread(service.stop)
+            if overlay and args.logs is not None:
+                keep_logs(args.logs)
+            await asyncio.to_thread(service.stop)
 
     async def _capacity(self, client: Checked, requests: Requests) -> float:
         """Pictures a second of a closed loop."""
@@ -177,50 +170,44 @@ class _Run:
         return drawn_per_s
 
     async def _play(self, stage: Stage[Service], name: str) -> Outcome:
-        """One scenario, within its limit; whatever happens in it, there is an outcome."""
+        """One scenario, within its limit, on a service that is whole."""
         scenario, service = SCENARIOS[name], stage.service
-        if self._left_s() > _ASIDE_S and not await stage.within(service.ready, _RECOVERY_LIMIT_S):
+        if self._end_s - time.monotonic() < _ASIDE_S:
+            return Outcome(name, scenario.title, "not decided", "no time was left")
+        if not await stage.within(service.ready, _RECOVERY_LIMIT_S):
             _say("  the service did not come back; starting it anew ...")
             await asyncio.to_thread(service.stop)
             await asyncio.to_thread(service.start)
-        if self._left_s() < _ASIDE_S:
-            return Outcome(name, scenario.title, "not decided", "no time was left")
         _say(f"{name} ...")
         began_s = time.monotonic()
-        full_s = scenario.limit_s + (stage.soak_s if name == "soak" else 0)
-        limit_s = min(full_s, self._left_s())
+        limit_s = scenario.limit_s + (stage.soak_s if name == "soak" else 0)
         try:
+            limit_s = min(limit_s, self._end_s - began_s)
             found = await asyncio.wait_for(scenario.play(stage), limit_s)
         except Skipped as skipped:
             return Outcome(name, scenario.title, "skipped", str(skipped))
         except Exception as fault:  # The others' outcomes must not be lost with this one's.
-            if limit_s < full_s and self._left_s() <= 0:
+            if time.monotonic() >= self._end_s:
                 return Outcome(name, scenario.title, "not decided", "no time was left for all")
-            return self._failed(name, scenario.title, fault, began_s)
-        ended_s = time.monotonic()
-        return decide(name, found, ended_s - began_s, self._watch.others_share(began_s, ended_s))
+            found = _failed(scenario.title, fault)
+        return self._decide(name, found, began_s)
 
-    def _failed(self, name: str, what: str, fault: Exception, began_s: float) -> Outcome:
-        """What a fault means: a wait that was too long may be the machine's."""
+    def _decide(self, name: str, found: Found, began_s: float) -> Outcome:
         ended_s = time.monotonic()
         others_share = self._watch.others_share(began_s, ended_s)
-        verdict: Verdict = "broken"
-        reason = f"{type(fault).__name__}: {fault}"
-        if isinstance(fault, TimeoutError) and others_share > BUSY_SHARE:
-            reason += f", while others used {others_share:.0%} of the cores"
-            verdict = "not decided"
-        return Outcome(
-            name, what, verdict, reason, took_s=ended_s - began_s, others_share=others_share
-        )
-
-    def _left_s(self) -> float:
-        return float(self._end_s - time.monotonic())
+        return decide(name, found, ended_s - began_s, others_share)
 
     def _add(self, outcome: Outcome, overlay: str) -> None:
         self.outcomes.append(outcome)
         _say(f"  {outcome.verdict} {outcome.reason}")
         if self._args.out is not None:
             record(self._args.out, {"overlay": overlay, **self._made}, [outcome])
+
+
+def _failed(done: str, fault: Exception) -> Found:
+    """A wait that was too long may be the machine's fault, nothing else is."""
+    timed = isinstance(fault, TimeoutError)
+    return Found(done, [Check(f"{type(fault).__name__}: {fault}", "no error", False, timed)])
 
 
 def _arguments() -> argparse.Namespace:
@@ -238,10 +225,8 @@ def _arguments() -> argparse.Namespace:
     add("--logs", type=Path, help="keep the logs of an overlay's pods here")
     add("--inside", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args()
-    if args.soak_minutes is None:
-        args.soak_minutes = 0.5 if args.quick else 10.0
-    if args.minutes is None:
-        args.minutes = 10.0 if args.quick else math.inf
+    args.soak_minutes = args.soak_minutes or (0.5 if args.quick else 10.0)
+    args.minutes = args.minutes or (10.0 if args.quick else math.inf)
     return args
 
 

@@ -74,7 +74,7 @@ def others_share(looks: Sequence[tuple[float, float, float]]) -> float:
     return max(0.0, others_s / (ended_s - began_s) / (psutil.cpu_count() or 1))
 
 
-# Of a process at a moment: its proportional share of memory (PSS) in bytes, and file descriptors.
+# Of a process: its proportional share of memory (PSS) in bytes, and its file descriptors.
 Usage = tuple[int, int]
 
 

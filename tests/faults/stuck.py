@@ -7,12 +7,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field
 from ray.serve import Application
 
-from loadtests.fixed_step import FixedStep
+from loadtests.fixed_step import FixedStep, FixedStepArgs
 from serve.app import compose
-from serve.config import AppArgs
 from serve.miniature import WEIGHTS_DIR
 from serve.variants import Variant
 from serve.weights.manifest import read_manifest
@@ -26,16 +24,12 @@ class Stuck(FixedStep):
         self._hang = hang_file(folder, os.getpid())
 
     def step(self, trajectories: list[Any]) -> None:
-        """Sleep for a step; or until the process ends."""
         while self._hang.exists():
             time.sleep(0.05)
         super().step(trajectories)
 
 
-class StuckArgs(AppArgs):
-    """Arguments of `build_app`."""
-
-    step_s: float = Field(0.02, gt=0)
+class StuckArgs(FixedStepArgs):
     hang_dir: Path
 
 

@@ -7,9 +7,10 @@ the same `ray start` line runs. Ray is reached as the operator reaches it, by it
     manifests     the RayService, and what its environment refers to
     serve_config  the serve configuration; what stands in for a GPU
     translation   a RayService to `ray start` lines and environment
-    pods          the network, and a pod's processes: start, SIGTERM, grace period, SIGKILL
+    pods          network, names, and a pod's processes: start, SIGTERM, grace period, SIGKILL
     kubelet       readiness and restarts of one pod
-    cluster       the pods of one RayCluster, their names in /etc/hosts, the autoscaler
+    dashboard     Serve's REST interface on a head
+    cluster       the pods of one RayCluster
     controller    the operator's loop: pods, serve configuration, services, upgrades
     proxy         kube-proxy: one address before the ready endpoints
     service       all of it, as a service for scenarios

@@ -4,7 +4,7 @@ import itertools
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 
-from .controller import Dashboard
+from .dashboard import Dashboard
 from .kubelet import Kubelet, raylet_alive
 from .manifests import Overlay
 from .pods import Network, Pod

@@ -1,79 +1,22 @@
 """The operator's loop over one RayService: pods, serve configuration, services, upgrades.
 
-Follows KubeRay v1.7.0: `ray-operator/controllers/ray/rayservice_controller.go` for the loop, and
-`ray-operator/controllers/ray/utils/dashboardclient/dashboard_httpclient.go` for its calls.
+Follows `ray-operator/controllers/ray/rayservice_controller.go` of KubeRay v1.7.0.
 """
 
 import random
 import string
 import threading
-from typing import TYPE_CHECKING, Any
 
-import httpx
-
+from .cluster import Cluster
+from .dashboard import Refused, running
 from .kubelet import SERVE_PORT, get
 from .manifests import Overlay
 from .pods import Network
 from .serve_config import Config
 
-if TYPE_CHECKING:
-    from .cluster import Cluster
-
-# All are the operator's own. It gives up on a call after 2 s, and tries again at its next round.
+# Both are the operator's own.
 _PERIOD_S = 2.0
-_CALL_TIMEOUT_S = 2
-_SUFFIX_LENGTH = 5
-_DASHBOARD_PORT = 8265
 _DEFAULT_DELETION_DELAY_S = 60
-
-
-class Refused(Exception):
-    """The head refused a configuration; the message is its answer."""
-
-
-class Dashboard:
-    """Serve's REST interface on a head; `token` is the cluster's, if it has one."""
-
-    def __init__(self, address: str, token: str | None) -> None:
-        self._url = f"http://{address}:{_DASHBOARD_PORT}/api/serve/applications/"
-        self._headers = {} if token is None else {"x-ray-authorization": f"Bearer {token}"}
-
-    def details(self) -> dict[str, Any]:
-        """All that Serve tells; empty where the head doesn't answer."""
-        try:
-            reply = httpx.get(
-                self._url,
-                params={"api_type": "declarative"},
-                headers=self._headers,
-                timeout=_CALL_TIMEOUT_S,
-            )
-            reply.raise_for_status()
-            details: dict[str, Any] = reply.json()
-        except (httpx.HTTPError, ValueError):
-            return {}
-        return details
-
-    def put(self, config: Config) -> bool:
-        """Send the configuration; False where the head doesn't answer in time.
-
-        Raises:
-            Refused: the head says that it is wrong.
-        """
-        try:
-            reply = httpx.put(
-                self._url, json=config, headers=self._headers, timeout=_CALL_TIMEOUT_S
-            )
-        except httpx.HTTPError:
-            return False
-        if reply.status_code == 400:
-            raise Refused(reply.text)
-        return reply.is_success
-
-
-def running(details: dict[str, Any]) -> bool:
-    """Whether there is an application, and all are RUNNING: what the operator calls ready."""
-    applications = details.get("applications") or {}
-    return bool(applications) and all(app["status"] == "RUNNING" for app in applications.values())
 
 
 class Controller(threading.Thread):
@@ -120,7 +63,7 @@ class Controller(threading.Thread):
                 # The services' selectors are rewritten: from now on, new connections go there.
                 self.active, self.pending = self.pending, None
 
-    def upgrade(self) -> "Cluster":
+    def upgrade(self) -> Cluster:
         """Start a pending cluster, as a change of `rayClusterConfig` does; returns the old one.
 
         The old one is still active: it is left when all applications of the new one run.
@@ -133,7 +76,7 @@ class Controller(threading.Thread):
         self._stopped.set()
         self.join()
 
-    def _configure(self, cluster: "Cluster") -> None:
+    def _configure(self, cluster: Cluster) -> None:
         """PUT the configuration where it isn't what this cluster accepted last."""
         dashboard = cluster.dashboard
         details = dashboard.details() if dashboard else {}
@@ -149,9 +92,7 @@ class Controller(threading.Thread):
         except Refused as refused:
             self.refusal = str(refused)
 
-    def _new_cluster(self) -> "Cluster":
-        from .cluster import Cluster
-
-        suffix = "".join(random.choices(string.ascii_lowercase, k=_SUFFIX_LENGTH))
+    def _new_cluster(self) -> Cluster:
+        suffix = "".join(random.choices(string.ascii_lowercase, k=5))
         name = f"{self._overlay.ray_service['metadata']['name']}-{suffix}"
         return Cluster(name, self._overlay, self._network)

@@ -44,6 +44,8 @@ class Overlay:
         self.ray_service = services[0]
         self.spec: Manifest = self.ray_service["spec"]
         self.cluster: Manifest = self.spec["rayClusterConfig"]
+        workers = self.cluster.get("workerGroupSpecs", [])
+        self.groups: list[Manifest] = [self.cluster["headGroupSpec"], *workers]
         # As the operator converts it before it PUTs it.
         self.serve_config: Manifest = yaml.safe_load(self.spec["serveConfigV2"])
         self.namespace = str(self.ray_service["metadata"].get("namespace", "default"))
@@ -82,7 +84,7 @@ class Overlay:
 
         That room is what Ray's autoscaler makes on a cluster, for the surge of a rolling update.
         """
-        for group in self.cluster.get("workerGroupSpecs", []):
+        for group in self.groups[1:]:
             group["replicas"] = min(group.get("replicas") or 0, 1)
             group["minReplicas"] = min(group.get("minReplicas") or 0, 1)
             limits = group["template"]["spec"]["containers"][0]["resources"]["limits"]

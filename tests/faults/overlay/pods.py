@@ -1,8 +1,6 @@
 """Pods: a bridge between them, and the container's command as process 1 of their namespaces."""
 
-import os
 import shlex
-import signal
 import subprocess
 import sys
 import threading
@@ -10,14 +8,13 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
+import psutil
+
 from loadtests.namespaces import SCRATCH
 from tests.machine import ROOT
 
 _PREFIX = "10.203.0"
 _BRIDGE = "pods"
-_LAST = 254
-# A memory file system; its pages count only once they are written.
-_SHM = "2g"
 
 
 def mounted_at(path: str) -> str:
@@ -26,10 +23,7 @@ def mounted_at(path: str) -> str:
 
 
 class Network:
-    """The pods' network, and their DNS; there is nothing beyond it.
-
-    Names are written into the /etc/hosts of every pod.
-    """
+    """The pods' network, and their DNS, which is the /etc/hosts of every pod; nothing is beyond."""
 
     def __init__(self) -> None:
         self._last = 1
@@ -38,9 +32,9 @@ class Network:
         self._lock = threading.Lock()
         # A hardware address of its own: else the bridge takes the least of its links', which
         # changes as pods come and go, and what they send it is lost until they ask for it again.
-        _ip("link", "add", _BRIDGE, "address", "02:00:00:00:00:01", "type", "bridge")
-        _ip("address", "add", f"{_PREFIX}.1/24", "dev", _BRIDGE)
-        _ip("link", "set", _BRIDGE, "up")
+        _ip(f"link add {_BRIDGE} address 02:00:00:00:00:01 type bridge")
+        _ip(f"address add {_PREFIX}.1/24 dev {_BRIDGE}")
+        _ip(f"link set {_BRIDGE} up")
 
     def next_address(self) -> str:
         """An address that was never used.
@@ -50,36 +44,35 @@ class Network:
         """
         with self._lock:
             self._last += 1
-            if self._last > _LAST:
+            if self._last > 254:
                 raise RuntimeError(f"all of {_PREFIX}.0/24 has been used")
             return f"{_PREFIX}.{self._last}"
 
     def add_virtual(self) -> str:
         """An address before pods, on this side of the bridge."""
         address = self.next_address()
-        _ip("address", "add", f"{address}/32", "dev", _BRIDGE)
+        _ip(f"address add {address}/32 dev {_BRIDGE}")
         return address
 
     def add(self, pod: "Pod") -> None:
         """Link a pod's new namespace, and have the pod know all names."""
         name = pod.namespace
-        _ip("netns", "add", name)
-        _ip("link", "add", name, "type", "veth", "peer", "name", "eth0", "netns", name)
-        _ip("link", "set", name, "master", _BRIDGE, "up")
-        _ip("-n", name, "link", "set", "lo", "up")
-        _ip("-n", name, "address", "add", f"{pod.address}/24", "dev", "eth0")
-        _ip("-n", name, "link", "set", "eth0", "up")
+        _ip(f"netns add {name}")
+        _ip(f"link add {name} type veth peer name eth0 netns {name}")
+        _ip(f"link set {name} master {_BRIDGE} up")
+        _ip(f"-n {name} link set lo up")
+        _ip(f"-n {name} address add {pod.address}/24 dev eth0")
+        _ip(f"-n {name} link set eth0 up")
         # Ray finds its own address by the route to a public one; nothing is sent there.
-        _ip("-n", name, "route", "add", "default", "via", f"{_PREFIX}.1")
+        _ip(f"-n {name} route add default via {_PREFIX}.1")
         with self._lock:
             self._pods.append(pod)
             self._write_hosts()
 
     def remove(self, pod: "Pod") -> None:
-        """Take a pod's namespace away, and its link with it."""
         with self._lock:
             self._pods.remove(pod)
-        _ip("netns", "delete", pod.namespace)
+        _ip(f"netns delete {pod.namespace}")
 
     def point(self, name: str, address: str) -> None:
         """Give a name an address, or another one."""
@@ -94,8 +87,8 @@ class Network:
             pod.hosts.write_text("\n".join(lines))  # In place: the pod has this very file.
 
 
-def _ip(*arguments: str) -> None:
-    subprocess.run(["ip", *arguments], check=True)
+def _ip(command: str) -> None:
+    subprocess.run(["ip", *command.split()], check=True)
 
 
 class Pod:
@@ -157,26 +150,18 @@ class Pod:
             )
         self.started_s = time.monotonic()
 
-    def signal(self, number: int) -> None:
-        """Send the container's process 1 a signal; nothing where it has ended."""
-        if self._process is None or self._process.poll() is not None:
-            return
-        parent = self._process.pid
-        children = Path(f"/proc/{parent}/task/{parent}/children").read_text().split()
-        if children:
-            os.kill(int(children[0]), number)
-
     def kill(self) -> None:
         """SIGKILL to process 1; the kernel ends all others of the pod with it."""
-        self.signal(signal.SIGKILL)
         if self._process is not None:
-            self._process.kill()
+            self._process.kill()  # Its child, process 1, goes with it: --kill-child.
             self._process.wait()
 
     def terminate(self, grace_period_s: float) -> float:
-        """SIGTERM, and SIGKILL after the grace period; returns how long it took."""
+        """SIGTERM to process 1, and SIGKILL after the grace period; returns how long it took."""
         began_s = time.monotonic()
-        self.signal(signal.SIGTERM)
+        if self._process is not None and self.running:
+            for process in psutil.Process(self._process.pid).children():
+                process.terminate()
         while self.running and time.monotonic() < began_s + grace_period_s:
             time.sleep(0.1)
         self.kill()
@@ -197,7 +182,8 @@ class Pod:
         """The pod's file system: this machine's, but for what is a pod's own."""
         tmp = self.folder / "tmp"
         lines = [
-            f"mount -t tmpfs -o size={_SHM},mode=1777 tmpfs /dev/shm",
+            # Its pages count only once they are written.
+            "mount -t tmpfs -o size=2g,mode=1777 tmpfs /dev/shm",
             f"mount --bind {self.hosts} /etc/hosts",
             # All names are in /etc/hosts; to ask a server that isn't there would take seconds.
             f"[ ! -e /etc/resolv.conf ] || mount --bind {self.folder}/resolv.conf /etc/resolv.conf",

@@ -9,20 +9,14 @@ from collections.abc import Callable, Sequence
 
 from .kubelet import SERVE_PORT
 
-_CHUNK_BYTES = 2**16
-
 
 class Proxy(threading.Thread):
     """Of `<rayservice>-serve-svc`, or of a head's own service where that has an address.
 
     Connections that exist stay with their endpoint when it is no longer ready, as they do behind
-    a real service; a new one is refused where nothing is ready.
-
-    Args:
-        endpoints: called for each connection; the addresses of ready pods.
-        port: of the endpoints.
-        address: inside the pods' network, where they reach all but 127.0.0.1.
-        listen_port: at that address; 0 is a free one.
+    a real service; a new one is refused where nothing is ready. `endpoints` is called for each
+    connection; `port` is theirs. `address` is one in the pods' network, where all but 127.0.0.1
+    are reached.
     """
 
     def __init__(
@@ -71,7 +65,7 @@ class Proxy(threading.Thread):
 async def _copy(source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
     """Hand on until either side ends; then end the other."""
     with contextlib.suppress(OSError):
-        while chunk := await source.read(_CHUNK_BYTES):
+        while chunk := await source.read(2**16):
             sink.write(chunk)
             await sink.drain()
     with contextlib.suppress(OSError):

@@ -14,7 +14,8 @@ from loadtests.namespaces import SCRATCH
 
 from ..stage import Stage
 from .cluster import Cluster
-from .controller import Controller, running
+from .controller import Controller
+from .dashboard import running
 from .manifests import Overlay, OverlayError
 from .pods import Network, Pod, mounted_at
 from .proxy import Proxy
@@ -63,13 +64,13 @@ class OverlayService:
         self.controller.start()
         while not self.ready():
             if time.monotonic() > began_s + START_LIMIT_S:
-                self.print_pods()
+                for one in self.cluster.kubelets:
+                    self._say(f"--- {one.pod.name}, ready: {one.ready}\n{one.pod.tail()}")
                 raise TimeoutError(f"{self._overlay.name} is not warm after {START_LIMIT_S:.0f} s")
             time.sleep(0.5)
         self.started_after_s = time.monotonic() - began_s
 
     def stop(self) -> None:
-        self.print_pods()
         self.controller.stop()
         for cluster in filter(None, (self.controller.active, self.controller.pending)):
             cluster.delete_all(grace_period_s=0)
@@ -114,11 +115,6 @@ class OverlayService:
         """Each deployment's running replicas, by what Serve calls them."""
         found = self.replicas().items()
         return {name: {one["replica_id"] for one in replicas} for name, replicas in found}
-
-    def print_pods(self) -> None:
-        for one in self.cluster.kubelets:
-            state = "ready" if one.ready else "not ready"
-            self._say(f"--- {one.pod.name}, {state}\n{one.pod.tail()}")
 
     def _start_redis(self) -> str:
         """Start the Redis that the head keeps its state in; returns why there is none, if so."""

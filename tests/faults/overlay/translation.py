@@ -8,14 +8,12 @@ Restates KubeRay v1.7.0, so far as overlays here use it, down to the double blan
 - `ray-operator/controllers/ray/common/service.go`: when the head's service has an address
 
 Another version of KubeRay means reading these again, and those that `controller` and `kubelet`
-name.
+name. What overlays here don't use is refused.
 """
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
-from typing import Any
 
 from .manifests import Manifest, Overlay, OverlayError
 
@@ -24,29 +22,19 @@ AGENT_PORT = 52365
 HEAD_GROUP = "headgroup"
 # Their values stay written out, where other booleans become bare flags.
 _KEEP_BOOLEAN = ("log-color", "include-dashboard", "include-log-monitor")
-# What the operator sets for clusters that belong to a RayService.
-_SERVICE_ENVIRONMENT = {
-    "RAY_timeout_ms_task_wait_for_death_info": "0",
-    "RAY_gcs_server_request_timeout_seconds": "5",
-    "RAY_SERVE_KV_TIMEOUT_S": "5",
-}
 _FACTORS = {"m": Decimal("0.001"), "": Decimal(1)}
 _FACTORS |= {letter: Decimal(10 ** (3 * i)) for i, letter in enumerate("kMGTP", 1)}
 _FACTORS |= {f"{letter}i": Decimal(2 ** (10 * i)) for i, letter in enumerate("KMGTP", 1)}
 
 
 def whole(quantity: str | int | float) -> int:
-    """A Kubernetes quantity as the operator takes it: rounded up, so `500m` is 1.
-
-    Raises:
-        ValueError: it is no quantity.
-    """
+    """A Kubernetes quantity as the operator takes it: rounded up, so `500m` is 1."""
     text = str(quantity)
     number = text.rstrip("mkKMGTPi")
     try:
         return math.ceil(Decimal(number) * _FACTORS[text[len(number) :]])
     except (InvalidOperation, KeyError):
-        raise ValueError(f"{text!r} was given; it is no Kubernetes quantity") from None
+        raise OverlayError(f"{text!r} was given; it is no Kubernetes quantity") from None
 
 
 @dataclass(frozen=True)
@@ -54,44 +42,21 @@ class Group:
     """The head, or one worker group, as the overlay describes it.
 
     `restarts_in_place`: the kubelet restarts a container that ended; else the operator makes
-    another pod in its place.
+    another pod in its place. `gpus` are those of one pod.
     """
 
     name: str
     is_head: bool
     pods: int
-    spec: Manifest
     restarts_in_place: bool
-
-    @property
-    def pod_spec(self) -> Manifest:
-        spec: Manifest = self.spec["template"]["spec"]
-        return spec
-
-    @property
-    def container(self) -> Manifest:
-        """The container that runs Ray: always the first."""
-        container: Manifest = self.pod_spec["containers"][0]
-        return container
-
-    @property
-    def gpus(self) -> int:
-        """Of one pod: the first limit that is for GPUs, as the operator takes it."""
-        limits = self.container.get("resources", {}).get("limits", {})
-        for name, amount in limits.items():
-            if name.endswith("gpu") or name.startswith("nvidia.com/mig-"):
-                return whole(amount)
-        return 0
-
-    @property
-    def labels(self) -> dict[str, str]:
-        """Ray's node labels, which Serve's `label_selector` looks at."""
-        return dict(self.spec.get("labels", {}))
-
-    @property
-    def grace_period_s(self) -> float:
-        """Between SIGTERM and SIGKILL; 30 s unless the template says otherwise."""
-        return float(self.pod_spec.get("terminationGracePeriodSeconds", 30))
+    spec: Manifest
+    pod_spec: Manifest
+    # The first is always the one that runs Ray.
+    container: Manifest
+    gpus: int
+    # Of Ray's nodes: Serve's `label_selector` looks at them.
+    labels: dict[str, str]
+    grace_period_s: float
 
 
 def groups(overlay: Overlay) -> list[Group]:
@@ -103,36 +68,48 @@ def groups(overlay: Overlay) -> list[Group]:
     scaling = overlay.cluster.get("autoscalerOptions") or {}
     # Only where version 2 is spelt out does the operator set `restartPolicy: Never`.
     replaces = overlay.cluster.get("enableInTreeAutoscaling") and scaling.get("version") == "v2"
-    policy = "Never" if replaces else "Always"
-
-    def group(name: str, pods: int, spec: Manifest) -> Group:
-        own_policy = spec["template"]["spec"].get("restartPolicy", policy)
-        found = Group(name, name == HEAD_GROUP, pods, spec, own_policy == "Always")
-        own = ({"resources"} & spec.keys()) | ({"command", "args"} & found.container.keys())
-        if own:
-            raise OverlayError(f"{overlay.name}: {sorted(own)} of group {name!r} is not rehearsed")
-        return found
-
+    head, *workers = overlay.groups
     return [
-        group(HEAD_GROUP, 1, overlay.cluster["headGroupSpec"]),
-        *(
-            group(
-                spec["groupName"],
-                max(int(spec.get("replicas") or 0), int(spec.get("minReplicas") or 0)),
-                spec,
-            )
-            for spec in overlay.cluster.get("workerGroupSpecs", [])
-        ),
+        _group(overlay, spec, "Never" if replaces else "Always", spec is head)
+        for spec in (head, *workers)
     ]
+
+
+def _group(overlay: Overlay, spec: Manifest, restart_policy: str, is_head: bool) -> Group:
+    name = HEAD_GROUP if is_head else spec["groupName"]
+    pod_spec = spec["template"]["spec"]
+    container = pod_spec["containers"][0]
+    unsupported = ({"resources"} & spec.keys()) | ({"command", "args"} & container.keys())
+    if unsupported:
+        raise OverlayError(f"{overlay.name}: {unsupported} of group {name!r} is not rehearsed")
+    limits = container.get("resources", {}).get("limits", {})
+    gpus = [
+        whole(amount)
+        for kind, amount in limits.items()
+        if kind.endswith("gpu") or kind.startswith("nvidia.com/mig-")
+    ]
+    pods = max(int(spec.get("replicas") or 0), int(spec.get("minReplicas") or 0))
+    return Group(
+        name,
+        is_head,
+        1 if is_head else pods,
+        pod_spec.get("restartPolicy", restart_policy) == "Always",
+        spec,
+        pod_spec,
+        container,
+        gpus[0] if gpus else 0,
+        dict(spec.get("labels", {})),
+        float(pod_spec.get("terminationGracePeriodSeconds", 30)),
+    )
 
 
 def head_service(overlay: Overlay) -> Manifest | None:
     """The `spec` of the head's service where it has an address, whatever pod is behind it.
 
-    None where it is headless, so that its name is the pod's own address. The operator makes it so,
-    but for another type, and where the RayService brings a `headService` of its own.
+    None where it is headless, so that its name is the pod's own address: unless it is of another
+    type, or the RayService brings a `headService` of its own.
     """
-    head = overlay.cluster["headGroupSpec"]
+    head = overlay.groups[0]
     own: Manifest = head.get("headService", {}).get("spec", {})
     if "headService" not in head and head.get("serviceType", "ClusterIP") == "ClusterIP":
         return None
@@ -146,30 +123,28 @@ def container_args(overlay: Overlay, group: Group, head_fqdn: str) -> str:
 
 
 def ray_start(overlay: Overlay, group: Group, head_fqdn: str) -> str:
-    """The `ray start` line, with its parameters sorted.
-
-    `head_fqdn` is `<cluster>-head-svc.<namespace>.svc.cluster.local`.
-    """
-    params = {name: str(value) for name, value in group.spec.get("rayStartParams", {}).items()}
-    if group.is_head:
-        params.setdefault("dashboard-host", "0.0.0.0")
-        if overlay.cluster.get("enableInTreeAutoscaling"):
-            params["no-monitor"] = "true"
-        if "redisPassword" in redis_options(overlay):
-            params["redis-password"] = "$REDIS_PASSWORD"
-    else:
-        params.setdefault("address", f"{head_fqdn}:{GCS_PORT}")
-    params.setdefault("metrics-export-port", "8080")
-    params.setdefault("dashboard-agent-listen-port", str(AGENT_PORT))
-    params["block"] = "true"
+    """The `ray start` line; `head_fqdn` is `<cluster>-head-svc.<namespace>.svc.cluster.local`."""
     resources = group.container.get("resources", {})
     limits, requests = resources.get("limits", {}), resources.get("requests", {})
-    if cpu := limits.get("cpu") or requests.get("cpu"):
-        params.setdefault("num-cpus", str(whole(cpu)))
-    if memory := limits.get("memory"):
-        params.setdefault("memory", str(whole(memory)))
-    if group.gpus:
-        params.setdefault("num-gpus", str(group.gpus))
+    defaults = {
+        "metrics-export-port": 8080,
+        "dashboard-agent-listen-port": AGENT_PORT,
+        "num-cpus": whole(limits.get("cpu") or requests.get("cpu") or 0),
+        "memory": whole(limits.get("memory") or 0),
+        "num-gpus": group.gpus,
+        **(
+            {"dashboard-host": "0.0.0.0"}
+            if group.is_head
+            else {"address": f"{head_fqdn}:{GCS_PORT}"}
+        ),
+    }
+    params = {name: str(value) for name, value in defaults.items() if value}
+    params |= {name: str(value) for name, value in group.spec.get("rayStartParams", {}).items()}
+    params["block"] = "true"
+    if group.is_head and overlay.cluster.get("enableInTreeAutoscaling"):
+        params["no-monitor"] = "true"
+    if group.is_head and "redisPassword" in redis_options(overlay):
+        params["redis-password"] = "$REDIS_PASSWORD"
     if group.labels:
         pairs = sorted(group.labels.items())
         params["labels"] = ",".join(f"{name}={value}" for name, value in pairs)
@@ -192,15 +167,9 @@ def redis_options(overlay: Overlay) -> Manifest:
 def environment(
     overlay: Overlay, group: Group, cluster: str, pod: str, head_fqdn: str
 ) -> dict[str, str]:
-    """The container's environment: the template's, and what the operator adds to it.
-
-    `cluster` and `pod` are their names.
-
-    Raises:
-        OverlayError: a variable refers to what isn't there.
-    """
+    """The container's environment; `cluster` and `pod` are their names."""
     redis = redis_options(overlay)
-    added: list[dict[str, Any]] = []
+    added: list[Manifest] = []
     if redis and group.is_head:
         # The RayCluster's UID: another cluster never sees this one's state.
         state = redis.get("externalStorageNamespace") or f"uid-of-{cluster}"
@@ -215,7 +184,10 @@ def environment(
         "RAY_PORT": str(GCS_PORT),
         "RAY_USAGE_STATS_KUBERAY_IN_USE": "1",
         "RAY_DASHBOARD_ENABLE_K8S_DISK_USAGE": "1",
-        **_SERVICE_ENVIRONMENT,
+        # For clusters that belong to a RayService.
+        "RAY_timeout_ms_task_wait_for_death_info": "0",
+        "RAY_gcs_server_request_timeout_seconds": "5",
+        "RAY_SERVE_KV_TIMEOUT_S": "5",
     }
     forced = {
         "RAY_CLUSTER_NAME": cluster,
@@ -243,7 +215,7 @@ def secret_mounts(group: Group) -> dict[str, str]:
 
 def auth_token(overlay: Overlay, cluster: str) -> str | None:
     """The cluster's token; None where the overlay asks for none."""
-    options: Mapping[str, str] = overlay.cluster.get("authOptions") or {}
+    options = overlay.cluster.get("authOptions") or {}
     if options.get("mode") != "token":
         return None
     return overlay.secret(options.get("secretName") or cluster, "auth_token")

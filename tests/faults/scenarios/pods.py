@@ -8,6 +8,7 @@ import contextlib
 import threading
 from collections.abc import AsyncIterator, Callable
 from copy import deepcopy
+from typing import TypeVar
 
 import httpx
 
@@ -20,6 +21,7 @@ from ..overlay.serve_config import ROUTER, Config, matches, options
 from ..overlay.service import START_LIMIT_S, OverlayStage
 from ..stage import now_s
 
+T = TypeVar("T")
 # The old cluster of an upgrade is kept for the overlay's delay, but no longer than this: the
 # longest request of the load has ended by far.
 _LONGEST_DELETION_DELAY_S = 30.0
@@ -40,7 +42,7 @@ async def placement(stage: OverlayStage) -> Found:
     actors = options(service.controller.config)
     groups = {one.pod.address: one.group for one in service.cluster.kubelets}
     places, misplaced = [], []
-    replicas = await asyncio.to_thread(service.replicas)
+    replicas = await _answer(stage, service.replicas)
     for name, found in replicas.items():
         wanted = actors.get(name, {}).get("label_selector") or {}
         for replica in found:
@@ -81,7 +83,7 @@ def _only_with_the_key(stage: OverlayStage) -> Check:
 async def configuration_changed(stage: OverlayStage) -> Found:
     """Another serve configuration, which replaces a variant's replicas."""
     controller, variant = stage.service.controller, stage.service.variants[0]
-    before = await _replica_ids(stage)
+    before = await _answer(stage, stage.service.replica_ids)
 
     def ask_for_less(app: Config) -> None:
         (found,) = [one for one in app["deployments"] if one["name"] == variant]
@@ -103,7 +105,7 @@ async def broken_configuration(stage: OverlayStage) -> Found:
     """Broken configurations are refused, and the replicas of the old one go on."""
     service, controller = stage.service, stage.service.controller
     good = controller.config
-    before = await _replica_ids(stage)
+    before = await _answer(stage, stage.service.replica_ids)
 
     async def wait_for_status(status: str) -> None:
         await stage.wait_until(lambda: service.status() == status, 120, status)
@@ -137,7 +139,7 @@ def _changed(config: Config, change: Callable[[Config], object]) -> Config:
 
 async def worker_drained(stage: OverlayStage) -> Found:
     """A worker pod is deleted, as `kubectl drain` does it."""
-    target = await asyncio.to_thread(_busiest_worker, stage)
+    target = await _busiest_worker(stage)
     async with _disturbed(stage) as (load, checks):
         took_s = await asyncio.to_thread(stage.service.cluster.delete, target)
         checks.append(within("ended after", took_s, target.group.grace_period_s))
@@ -148,7 +150,7 @@ async def worker_drained(stage: OverlayStage) -> Found:
 async def worker_killed(stage: OverlayStage) -> Found:
     """A worker's processes die at once: only what was under way is lost, and a retry draws it."""
     service = stage.service
-    target = await asyncio.to_thread(_busiest_worker, stage)
+    target = await _busiest_worker(stage)
     address = target.pod.address
     async with _disturbed(stage) as (load, checks):
         await stage.wait_until(lambda: service.proxy.open[address], 60, "a request to the worker")
@@ -178,7 +180,7 @@ async def head_killed(stage: OverlayStage) -> Found:
         raise Skipped(stage.service.no_redis)
     async with stage.load(1):
         await asyncio.sleep(_ROUTERS_KNOW_S)
-    before = await _replica_ids(stage)
+    before = await _answer(stage, stage.service.replica_ids)
     async with _disturbed(stage) as (load, checks):
         head = stage.service.cluster.head
         assert head is not None  # It answered a moment ago.
@@ -225,26 +227,23 @@ def _nothing_lost(samples: list[Sample]) -> list[Check]:
     return [none_lost(samples), Check(f"{refused} refused", "0", not refused, timed=True)]
 
 
-async def _replica_ids(stage: OverlayStage) -> dict[str, set[str]]:
-    """Each deployment's running replicas, once the head answers."""
-    await stage.wait_until(stage.service.details, 60, "the head's answer")
-    return await asyncio.to_thread(stage.service.replica_ids)
+async def _answer(stage: OverlayStage, ask: Callable[[], dict[str, T]]) -> dict[str, T]:
+    """What the head answers, once it does."""
+    found: dict[str, T] = {}
+    await stage.wait_until(lambda: found.update(ask()) or found, 60, "the head's answer")
+    return found
 
 
 async def _none_gone(stage: OverlayStage, before: dict[str, set[str]]) -> Check:
     """Expect that no replica has gone; there may be more than before."""
-    now = await _replica_ids(stage)
+    now = await _answer(stage, stage.service.replica_ids)
     gone = {name: ids - now.get(name, set()) for name, ids in before.items()}
     return none("replicas gone", sorted(set().union(*gone.values())))
 
 
-def _busiest_worker(stage: OverlayStage) -> Kubelet:
+async def _busiest_worker(stage: OverlayStage) -> Kubelet:
     """A ready worker with replicas of variants: the one with the most."""
-    addresses = [
-        replica["node_ip"]
-        for name, replicas in stage.service.replicas().items()
-        if name != ROUTER
-        for replica in replicas
-    ]
+    replicas = await _answer(stage, stage.service.replicas)
+    addresses = [one["node_ip"] for name in stage.service.variants for one in replicas[name]]
     ready = [one for one in stage.service.cluster.workers if one.ready]
     return max(ready, key=lambda one: addresses.count(one.pod.address))
