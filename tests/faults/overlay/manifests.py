@@ -51,7 +51,7 @@ class Overlay:
         self.namespace = str(self.ray_service["metadata"].get("namespace", "default"))
         self.files: dict[str, dict[str, str]] = {}
         maps = [one for one in manifests if one["kind"] == "ConfigMap"]
-        self._config_maps = {one["metadata"]["name"]: one.get("data", {}) for one in maps}
+        self.config_maps = {one["metadata"]["name"]: one.get("data", {}) for one in maps}
         self._secrets: dict[tuple[str, str], str] = {}
 
     def secret(self, name: str, key: str) -> str:
@@ -66,9 +66,9 @@ class Overlay:
         found: dict[str, str] = {}
         for source in container.get("envFrom", []):
             name = source.get("configMapRef", {}).get("name")
-            if name not in self._config_maps:
+            if name not in self.config_maps:
                 raise OverlayError(f"{self.name}: envFrom {source} is not there, or not rehearsed")
-            found |= self._config_maps[name]
+            found |= self.config_maps[name]
         for variable in [*container.get("env", []), *added]:
             match variable:
                 case {"valueFrom": {"secretKeyRef": {"name": name, "key": key}}}:
