@@ -41,12 +41,12 @@ _OVERLAY_KINDS = [{"num_inference_steps": steps} for steps in (10, 25, 50)]
 # With less time left, no scenario is begun.
 _ASIDE_S = 20.0
 _RECOVERY_LIMIT_S = 300.0
-# What test runners take for "skipped".
-_SKIPPED = 77
+# What test runners take for "skipped", and shells for Ctrl-C.
+_SKIPPED, _INTERRUPTED = 77, 130
 
 
 def main() -> int:
-    """0: nothing is broken; 1: something is; 2: wrong arguments; 77: nothing could be played."""
+    """0: nothing is broken; 1: something is; 2: a wrong argument; 77: skipped; 130: interrupted."""
     args = _arguments()
     # An overlay that is named is what the command line is about.
     names = args.only or [
@@ -64,20 +64,18 @@ def main() -> int:
         names = [name for name in names if SCENARIOS[name].service == "local"]
         if args.haproxy or not names:
             return _SKIPPED
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.default_int_handler)
     logging.getLogger("httpx").setLevel(logging.WARNING)
     run = _Run(args)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, run.interrupt if args.inside else signal.default_int_handler)
     try:
         with _scratch(args.inside) as scratch:
             asyncio.run(run.play(names, scratch))
     except OverlayError as fault:
         print(f"distilled-sd-serve: {fault}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        _say("Interrupted.")
     finally:  # Whatever it was, the results up to then are printed.
-        _say("\n" + as_table(run.caption, run.outcomes))
+        run.print_table()
     return 1 if any(outcome.verdict == "broken" for outcome in run.outcomes) else 0
 
 
@@ -112,7 +110,16 @@ class _Run:
             "machine": f"{os.cpu_count()} cores ({cpu_name()}), {memory_gib:.0f} GiB, "
             f"Python {platform.python_version()}",
         }
-        self.caption = "`{command}`: commit {commit}, {date}; {machine}.".format(**self._made)
+
+    def print_table(self) -> None:
+        caption = "`{command}`: commit {commit}, {date}; {machine}.".format(**self._made)
+        _say("\n" + as_table(caption, self.outcomes))
+
+    def interrupt(self, *_: object) -> None:
+        """End at once; the first process of namespaces takes all others along."""
+        _say("Interrupted.")
+        self.print_table()
+        os._exit(_INTERRUPTED)
 
     async def play(self, names: Sequence[str], scratch: Path) -> None:
         self._watch.start()
@@ -151,9 +158,7 @@ class _Run:
                     began_s = time.monotonic()
                     self._add(await self._play(stage, name), overlay)
         except (TimeoutError, RuntimeError) as fault:
-            self._add(
-                self._decide("start", _failed("started the service", fault), began_s), overlay
-            )
+            self._add(self._decide("start", "the start", _failed(fault), began_s), overlay)
         finally:
             if overlay and args.logs is not None:
                 keep_logs(args.logs)
@@ -189,13 +194,13 @@ class _Run:
         except Exception as fault:  # The others' outcomes must not be lost with this one's.
             if time.monotonic() >= self._end_s:
                 return Outcome(name, scenario.title, "not decided", "no time was left for all")
-            found = _failed(scenario.title, fault)
-        return self._decide(name, found, began_s)
+            found = _failed(fault)
+        return self._decide(name, scenario.title, found, began_s)
 
-    def _decide(self, name: str, found: Found, began_s: float) -> Outcome:
+    def _decide(self, name: str, title: str, found: Found, began_s: float) -> Outcome:
         ended_s = time.monotonic()
         others_share = self._watch.others_share(began_s, ended_s)
-        return decide(name, found, ended_s - began_s, others_share)
+        return decide(name, title, found, ended_s - began_s, others_share)
 
     def _add(self, outcome: Outcome, overlay: str) -> None:
         self.outcomes.append(outcome)
@@ -204,10 +209,10 @@ class _Run:
             record(self._args.out, {"overlay": overlay, **self._made}, [outcome])
 
 
-def _failed(done: str, fault: Exception) -> Found:
+def _failed(fault: Exception) -> Found:
     """A wait that was too long may be the machine's fault, nothing else is."""
     timed = isinstance(fault, TimeoutError)
-    return Found(done, [Check(f"{type(fault).__name__}: {fault}", "no error", False, timed)])
+    return Found([Check(f"{type(fault).__name__}: {fault}", "no error", False, timed)])
 
 
 def _arguments() -> argparse.Namespace:

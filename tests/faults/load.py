@@ -108,11 +108,7 @@ class Checked(Client):
         return replace(answer, verdict=Verdict("failed", WRONG))
 
     async def drawn(self, bodies: Sequence[Body]) -> dict[str, Picture]:
-        """Draw one after the other, while nothing else does; the pictures by `key_of`.
-
-        Raises:
-            RuntimeError: one of them could not be drawn.
-        """
+        """Draw one after the other, while nothing else does; the pictures by `key_of`."""
         pictures = {}
         for body in bodies:
             answer = await self._client.draw(body)

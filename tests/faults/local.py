@@ -51,11 +51,7 @@ class LocalService:
         self._first_config = self.config
 
     def start(self) -> None:
-        """Start Ray and both applications, as configured at first, and wait until all are warm.
-
-        Raises:
-            TimeoutError: one isn't warm in time.
-        """
+        """Start Ray and both applications, as configured at first, and wait until all are warm."""
         prepare_ray_environment()
         # Replicas find `tests` where this process does.
         os.environ["PYTHONPATH"] = str(ROOT)

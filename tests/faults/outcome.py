@@ -75,9 +75,8 @@ def none_lost(samples: Sequence[Sample], allowed: int = 0) -> Check:
 
 @dataclass(frozen=True)
 class Found:
-    """What a scenario did and saw; `sent` and `lost` are those of `samples` unless given."""
+    """What a scenario saw; `sent` and `lost` are those of `samples` unless given."""
 
-    done: str
     checks: Sequence[Check]
     samples: Sequence[Sample] = ()
     sent: int | None = None
@@ -101,7 +100,7 @@ class Outcome:
     others_share: float = 0.0
 
 
-def decide(scenario: str, found: Found, took_s: float, others_share: float) -> Outcome:
+def decide(scenario: str, done: str, found: Found, took_s: float, others_share: float) -> Outcome:
     """A missed bound is broken, unless only seconds were missed, and the machine was busy."""
     missed = [check for check in found.checks if not check.holds]
     sent = [sample for sample in found.samples if sample.outcome != "unsent"]
@@ -120,7 +119,7 @@ def decide(scenario: str, found: Found, took_s: float, others_share: float) -> O
         reason = "; ".join(f"{check.figure}, bound {check.bound}" for check in missed)
     return Outcome(
         scenario,
-        found.done,
+        done,
         verdict,
         reason,
         len(found.samples) if found.sent is None else found.sent,

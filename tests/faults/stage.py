@@ -47,11 +47,7 @@ class Stage(Generic[S]):
         return Load(self.client, self.requests, share * self.full_rate_per_s, seed=seed)
 
     async def wait_until(self, condition: Callable[[], object], limit_s: float, what: str) -> float:
-        """Poll, each time off the event loop; returns how long it took.
-
-        Raises:
-            TimeoutError: names `what` didn't happen.
-        """
+        """Poll, each time off the event loop; returns how long it took."""
         began_s = now_s()
         while not await asyncio.to_thread(condition):
             if now_s() > began_s + limit_s:

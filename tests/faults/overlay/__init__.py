@@ -9,9 +9,7 @@ the same `ray start` line runs. Ray is reached as the operator reaches it, by it
     translation   a RayService to `ray start` lines and environment
     pods          network, names, and a pod's processes: start, SIGTERM, grace period, SIGKILL
     kubelet       readiness and restarts of one pod
-    dashboard     Serve's REST interface on a head
-    cluster       the pods of one RayCluster
-    controller    the operator's loop: pods, serve configuration, services, upgrades
+    operator      the operator's loop: pods, serve configuration, services, upgrades
     proxy         kube-proxy: one address before the ready endpoints
     service       all of it, as a service for scenarios
 """

@@ -33,11 +33,7 @@ _HEADS: Manifest = {
 
 
 def readiness_probe(group: Group) -> Manifest:
-    """The template's, with Kubernetes' defaults and its port as a number; else the operator's.
-
-    Raises:
-        OverlayError: a worker has none by HTTP.
-    """
+    """The template's, with Kubernetes' defaults and its port as a number; else the operator's."""
     own: Manifest = group.container.get("readinessProbe") or (_HEADS if group.is_head else {})
     if "httpGet" not in own:
         raise OverlayError(f"a readiness probe without httpGet, in group {group.name!r}")

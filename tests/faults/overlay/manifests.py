@@ -17,11 +17,7 @@ class OverlayError(Exception):
 
 
 def render(folder: Path) -> "Overlay":
-    """The overlay as `kubectl apply -k` would send it.
-
-    Raises:
-        OverlayError: kustomize refuses the folder; the message is its own.
-    """
+    """The overlay as `kubectl apply -k` would send it."""
     try:
         text = kustomize(folder)
     except subprocess.CalledProcessError as fault:
@@ -58,11 +54,7 @@ class Overlay:
         return self._secrets.setdefault((name, key), secrets.token_hex(16))
 
     def environment(self, container: Manifest, added: list[Manifest]) -> dict[str, str]:
-        """The variables of a container's `envFrom` and `env`, and of more entries like those.
-
-        Raises:
-            OverlayError: one refers to what isn't there, or to what is not rehearsed.
-        """
+        """The variables of a container's `envFrom` and `env`, and of more entries like those."""
         found: dict[str, str] = {}
         for source in container.get("envFrom", []):
             name = source.get("configMapRef", {}).get("name")

@@ -37,11 +37,7 @@ class Network:
         _ip(f"link set {_BRIDGE} up")
 
     def next_address(self) -> str:
-        """An address that was never used.
-
-        Raises:
-            RuntimeError: all have been used.
-        """
+        """An address that was never used."""
         with self._lock:
             self._last += 1
             if self._last > 254:

@@ -13,10 +13,8 @@ import httpx
 from loadtests.namespaces import SCRATCH
 
 from ..stage import Stage
-from .cluster import Cluster
-from .controller import Controller
-from .dashboard import running
 from .manifests import Overlay, OverlayError
+from .operator import Cluster, Operator, running
 from .pods import Network, Pod, mounted_at
 from .proxy import Proxy
 from .serve_config import use_fixed_steps, use_one_replica, variants
@@ -24,18 +22,17 @@ from .translation import groups, redis_options, secret_mounts
 
 # A start of all pods, one after the other, on a busy machine.
 START_LIMIT_S = 300.0
-_REDIS_START_LIMIT_S = 20.0
 _STEP_S = 0.04
 
 
 class OverlayService:
-    """A RayService under load; `no_redis` says why its head has no Redis, if so.
+    """A RayService under load; only one a process, in namespaces of its own.
 
-    Only one a process, in namespaces of its own. Stopped and started again, it is another cluster
-    at the same address.
+    Stopped and started again, it is another cluster at the same address. `no_redis` says why its
+    head has no Redis, if so.
     """
 
-    controller: Controller
+    operator: Operator
 
     def __init__(self, overlay: Overlay, say: Callable[[str], None]) -> None:
         self._overlay, self._say = overlay, say
@@ -48,20 +45,16 @@ class OverlayService:
         self.no_redis = self._start_redis()
         if self.no_redis:
             overlay.cluster.pop("gcsFaultToleranceOptions", None)
-        self.proxy = Proxy(lambda: self.controller.endpoints())
+        self.proxy = Proxy(lambda: self.operator.endpoints())
         self.proxy.start()
         self.url = self.proxy.url
         self.started_after_s = 0.0
 
     def start(self) -> None:
-        """Start all pods, and wait until every variant is warm.
-
-        Raises:
-            TimeoutError: one isn't in time; the ends of the pods' output are printed.
-        """
-        self.controller = Controller(self._overlay, self._network)
+        """Start all pods, and wait until every variant is warm."""
+        self.operator = Operator(self._overlay, self._network)
         began_s = time.monotonic()
-        self.controller.start()
+        self.operator.start()
         while not self.ready():
             if time.monotonic() > began_s + START_LIMIT_S:
                 for one in self.cluster.kubelets:
@@ -71,16 +64,19 @@ class OverlayService:
         self.started_after_s = time.monotonic() - began_s
 
     def stop(self) -> None:
-        self.controller.stop()
-        for cluster in filter(None, (self.controller.active, self.controller.pending)):
-            cluster.delete_all(grace_period_s=0)
+        self.operator.stop()
+
+    @property
+    def cluster(self) -> Cluster:
+        """The active one."""
+        return self.operator.active
 
     def ready(self) -> bool:
         """Whether all pods run, those with replicas are ready, and every variant is warm."""
-        details = self.details()
+        details = self.cluster.details()
         if not (self.cluster.complete and running(details)):
             return False
-        used = {one["node_ip"] for found in self.replicas(details).values() for one in found}
+        used = {one["node_ip"] for found in _replicas(details).values() for one in found}
         if not used <= {one.pod.address for one in self.cluster.kubelets if one.ready}:
             return False
         try:
@@ -88,28 +84,14 @@ class OverlayService:
         except httpx.HTTPError:
             return False
 
-    @property
-    def cluster(self) -> Cluster:
-        """The active one."""
-        return self.controller.active
-
-    def details(self) -> dict[str, Any]:
-        """What Serve tells of the active cluster; empty where its head doesn't answer."""
-        dashboard = self.cluster.dashboard
-        return dashboard.details() if dashboard else {}
-
     def status(self) -> str:
         """The first application's."""
-        apps = self.details().get("applications") or {}
+        apps = self.cluster.details().get("applications") or {}
         return next((str(app["status"]) for app in apps.values()), "")
 
-    def replicas(self, details: dict[str, Any] | None = None) -> dict[str, list[dict[str, Any]]]:
+    def replicas(self) -> dict[str, list[dict[str, Any]]]:
         """Each deployment's replicas that run; empty where the head doesn't answer."""
-        return {
-            name: [one for one in deployment["replicas"] if one["state"] == "RUNNING"]
-            for app in (details or self.details()).get("applications", {}).values()
-            for name, deployment in app["deployments"].items()
-        }
+        return _replicas(self.cluster.details())
 
     def replica_ids(self) -> dict[str, set[str]]:
         """Each deployment's running replicas, by what Serve calls them."""
@@ -127,30 +109,30 @@ class OverlayService:
         pod = Pod("redis", self._network)
         self._network.point(host, pod.address)
         password = [{"name": "PASSWORD", **options.get("redisPassword", {"value": ""})}]
-        # Protected mode would refuse other pods where there is no password.
+        # Protected mode would refuse other pods where there is no password. The head waits for it.
         pod.start(
             f"exec redis-server --port {port or 6379} --save '' --protected-mode no --dir /tmp "
             '--requirepass "$PASSWORD"',
             self._overlay.environment({}, password),
         )
-        end_s = time.monotonic() + _REDIS_START_LIMIT_S
-        while "Ready to accept" not in pod.tail():
-            if time.monotonic() > end_s:
-                raise TimeoutError(f"Redis did not start:\n{pod.tail()}")
-            time.sleep(0.1)
         return ""
 
 
 OverlayStage = Stage[OverlayService]
 
 
+def _replicas(details: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
+    return {
+        name: [one for one in deployment["replicas"] if one["state"] == "RUNNING"]
+        for app in details.get("applications", {}).values()
+        for name, deployment in app["deployments"].items()
+    }
+
+
 def add_key(overlay: Overlay) -> str | None:
     """Put a new API key into the Secret that the overlay mounts, where it requires keys.
 
     The limit on a key's requests goes: one key stands for many clients.
-
-    Raises:
-        OverlayError: the head, which builds the application, has no Secret mounted there.
     """
     args = overlay.serve_config["applications"][0]["args"]
     if "api_keys_file" not in args:
@@ -168,10 +150,8 @@ def add_key(overlay: Overlay) -> str | None:
 
 def keep_logs(folder: Path) -> None:
     """Copy the pods' output, and the logs of their Ray."""
-    for pod in SCRATCH.iterdir():
-        target = folder / pod.name
-        target.mkdir(parents=True, exist_ok=True)
-        for log in pod.glob("output.log"):
+    for log in [*SCRATCH.glob("*/output.log"), *SCRATCH.glob("*/tmp/ray/session_2*/logs/**/*.*")]:
+        if log.is_file():
+            target = folder / log.relative_to(SCRATCH)
+            target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(log, target)
-        for session in (pod / "tmp" / "ray").glob("session_2*/logs"):
-            shutil.copytree(session, target / session.parent.name, dirs_exist_ok=True)

@@ -7,7 +7,7 @@ Restates KubeRay v1.7.0, so far as overlays here use it, down to the double blan
   environment, and the restart policy
 - `ray-operator/controllers/ray/common/service.go`: when the head's service has an address
 
-Another version of KubeRay means reading these again, and those that `controller` and `kubelet`
+Another version of KubeRay means reading these again, and those that `operator` and `kubelet`
 name. What overlays here don't use is refused.
 """
 
@@ -60,11 +60,7 @@ class Group:
 
 
 def groups(overlay: Overlay) -> list[Group]:
-    """The head first, then the worker groups.
-
-    Raises:
-        OverlayError: a group has what is not rehearsed.
-    """
+    """The head first, then the worker groups."""
     scaling = overlay.cluster.get("autoscalerOptions") or {}
     # Only where version 2 is spelt out does the operator set `restartPolicy: Never`.
     replaces = overlay.cluster.get("enableInTreeAutoscaling") and scaling.get("version") == "v2"

@@ -28,7 +28,7 @@ _COUNTED = 0.8
 
 
 async def clients_leave(stage: LocalStage) -> Found:
-    """Waves of clients that ask for long work, and close their connections on the way."""
+    """Waves of clients ask for 60 steps and leave, half of them after a stream's first preview."""
     clients = 48 if stage.quick else 200
     before = await asyncio.to_thread(_cancelled)
     alone_s = max([await _draw_s(stage, variant, 2) for variant in VARIANTS])
@@ -46,9 +46,6 @@ async def clients_leave(stage: LocalStage) -> Found:
     after = f"two steps right after a wave (alone {alone_s:.2f} s)"
     why = "half of the shortest abandoned picture more"
     return Found(
-        f"{clients} clients asked for {_STEPS} steps and left: {_A_WAVE} at a time, half of them "
-        f"after a stream's first preview, the others after {_LEAVE_AFTER_S[0]:g} to "
-        f"{_LEAVE_AFTER_S[1]:g} s; neighbours at {_SHARE:.0%} of the capacity",
         [
             none_lost(neighbours.samples),
             Check(f"{counted:.0f} of {admitted} cancelled", f"{_COUNTED:.0%}", enough, timed=True),
@@ -118,7 +115,7 @@ _KINDS = (_LARGE, b""), (_ROUTE + b"X-Slow: ", b"x"), (_LARGE, b""), (_ROUTE + _
 
 
 async def slow_clients(stage: LocalStage) -> Found:
-    """Healthy clients alone, beside 500 slow ones, and both once more."""
+    """Healthy clients, beside 250 that read nothing and 250 that send a byte every 5 s, or alone."""
     span_s = 15.0 if stage.quick else 30.0
     alone: list[Sample] = []
     beside: list[Sample] = []
@@ -136,10 +133,6 @@ async def slow_clients(stage: LocalStage) -> Found:
     alone_s, beside_s = _p95_s(alone), _p95_s(beside)
     refused = statuses.count(b"408")
     return Found(
-        f"{_SLOW_CLIENTS // 4} clients that send a byte of a request's head every "
-        f"{_SEND_EVERY_S:g} s, {_SLOW_CLIENTS // 4} of its body, and {_SLOW_CLIENTS // 2} that "
-        "asked for a large file and don't read it; in turn with none, twice; healthy ones over "
-        "the sleeping device",
         [
             none_lost([*alone, *beside]),
             within(f"p95 (alone {alone_s:.3f} s)", beside_s, alone_s * _WORSE, "a tenth more"),

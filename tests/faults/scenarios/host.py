@@ -18,7 +18,7 @@ _LASTS_S = 10.0
 
 
 async def no_file_grows(stage: LocalStage) -> Found:
-    """Replicas, routers and proxy may write to no file, as on a read-only or full disk."""
+    """For 10 s every write of replicas, routers and proxy to a file fails (RLIMIT_FSIZE 0)."""
     pids = set().union(*machine.by_role().values())
     async with stage.load(_SHARE, seed=14) as load:
         await asyncio.sleep(1)
@@ -30,8 +30,6 @@ async def no_file_grows(stage: LocalStage) -> Found:
             _limit_files(pids, resource.RLIM_INFINITY)
     ended = pids - set().union(*machine.by_role().values())
     return Found(
-        f"no file may grow (RLIMIT_FSIZE 0) in {len(pids)} replicas, routers and proxies for "
-        f"{_LASTS_S:g} s: every write to a file fails, as on a read-only folder",
         [none_lost(load.samples), none("processes ended", len(ended)), _ready(ready)],
         load.samples,
     )
@@ -44,7 +42,7 @@ def _limit_files(pids: set[int], size: int) -> None:
 
 
 async def disk_full(stage: LocalStage) -> Found:
-    """The disk that Ray and the service write to has no byte left."""
+    """For 10 s the disk that Ray and the service write to has no byte left."""
     _need_namespaces(stage)
     async with stage.load(_SHARE, seed=15) as load:
         await asyncio.sleep(1)
@@ -56,10 +54,9 @@ async def disk_full(stage: LocalStage) -> Found:
         finally:
             filler.unlink()
     return Found(
-        f"filled the disk that Ray and the service write to (a tmpfs, {size / 2**20:.0f} MiB) for "
-        f"{_LASTS_S:g} s",
         [none_lost(load.samples), _ready(ready)],
         load.samples,
+        notes=[f"the disk is a tmpfs, filled with {size / 2**20:.0f} MiB"],
     )
 
 
@@ -76,7 +73,7 @@ def _ready(ready: bool) -> Check:
 
 
 async def no_names(stage: LocalStage) -> Found:
-    """No name is resolved, and no other network is there."""
+    """The whole run, start included, has a network with loopback only."""
     _need_namespaces(stage)
     try:
         found = await asyncio.to_thread(socket.getaddrinfo, "example.org", 443)
@@ -85,7 +82,6 @@ async def no_names(stage: LocalStage) -> Found:
     async with stage.load(_SHARE, seed=16) as load:
         await asyncio.sleep(_LASTS_S)
     return Found(
-        "the whole run, start and loading included, in a network namespace with loopback only",
         [none_lost(load.samples), none("addresses of example.org", len(found))],
         load.samples,
     )

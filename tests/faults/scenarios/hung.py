@@ -23,25 +23,15 @@ _NEIGHBOURS = 0.2
 async def stuck_step(stage: LocalStage) -> Found:
     """A denoising step of one of two replicas never returns: it is replaced."""
     stuck_s, period_s, _ = _limits_s(stage)
-    return await _stand_still(
-        stage,
-        lambda pid: hang_file(stage.scratch, pid).touch(),
-        f"a step of one of two replicas never returns; `stuck_after_s` {stuck_s:g}, health checks "
-        f"every {period_s:g} s",
-        stuck_s + _FAILURES * period_s + _REACTION_S,
-    )
+    bound_s = stuck_s + _FAILURES * period_s + _REACTION_S
+    return await _stand_still(stage, lambda pid: hang_file(stage.scratch, pid).touch(), bound_s)
 
 
 async def frozen_process(stage: LocalStage) -> Found:
     """SIGSTOP to one of two replicas: it is replaced."""
     _, period_s, timeout_s = _limits_s(stage)
-    return await _stand_still(
-        stage,
-        lambda pid: os.kill(pid, signal.SIGSTOP),
-        f"SIGSTOP to one of two replicas; health checks every {period_s:g} s, each given "
-        f"{timeout_s:g} s",
-        _FAILURES * (timeout_s + period_s) + _REACTION_S,
-    )
+    bound_s = _FAILURES * (timeout_s + period_s) + _REACTION_S
+    return await _stand_still(stage, lambda pid: os.kill(pid, signal.SIGSTOP), bound_s)
 
 
 def _limits_s(stage: LocalStage) -> tuple[float, float, float]:
@@ -52,9 +42,7 @@ def _limits_s(stage: LocalStage) -> tuple[float, float, float]:
     return app["args"]["stuck_after_s"], period_s, timeout_s
 
 
-async def _stand_still(
-    stage: LocalStage, halt: Callable[[int], object], done: str, bound_s: float
-) -> Found:
+async def _stand_still(stage: LocalStage, halt: Callable[[int], object], bound_s: float) -> Found:
     """Halt one replica and wait until it is gone and another there."""
     async with (
         sleeping_device(stage) as (client, requests),
@@ -77,7 +65,6 @@ async def _stand_still(
     late = slow.count(lambda one: is_lost(one) and slow.fired_s(one) > back_s + 1)
     slowest_s = max(sample.latency_s for sample in slow.samples)
     return Found(
-        done,
         [
             none_lost(slow.samples),
             within("replaced after", back_s - halted_s, bound_s),

@@ -17,7 +17,7 @@ _NOTICED_S = 10.0
 
 
 async def replica_killed(stage: LocalStage) -> Found:
-    """SIGKILL to a replica with several requests under way, again and again."""
+    """SIGKILL to a variant's only replica with two requests under way, again and again."""
     times = 3 if stage.quick else 20
     kills_s: list[float] = []
     took_s: list[float] = []
@@ -51,14 +51,14 @@ async def replica_killed(stage: LocalStage) -> Found:
     bound_s = service.cold_start_s + _NOTICED_S
     why = "a cold start and a health check's period"
     return Found(
-        f"SIGKILL to `{_VICTIM}`'s only replica, {times} times, with at least two requests under "
-        f"way each time; {load.rate_per_s:.1f} requests/s",
         [
             none_lost(load.samples, allowed=used_up),
             within("back at the latest after", max(took_s), bound_s, why),
         ],
         load.samples,
-        notes=[f"{load.count(lambda one: one.outcome == 'rejected')} refused with 429"],
+        notes=[
+            f"{times} kills, {load.count(lambda one: one.outcome == 'rejected')} refused with 429"
+        ],
     )
 
 
@@ -78,7 +78,6 @@ async def router_killed(stage: LocalStage) -> Found:
     sent_after = [sample for sample in load.samples if load.fired_s(sample) > killed_s]
     kept = sum(not is_lost(sample) for sample in sent_after)
     return Found(
-        "SIGKILL to one of two routers",
         [
             none_lost(load.samples, allowed=in_both),
             all_of("answered that were sent after it", kept, len(sent_after)),
@@ -104,7 +103,6 @@ async def proxy_killed(stage: LocalStage) -> Found:
         lambda one: is_lost(one) and load.done_s(one) >= killed_s and load.fired_s(one) <= back_s
     )
     return Found(
-        "SIGKILL to the only proxy; on a cluster each node has one (scenario `worker killed`)",
         [
             none("lost before it or once it was back", lost - meanwhile),
             measured(f"answers again after {back_s - killed_s:.1f} s"),

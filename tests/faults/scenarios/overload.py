@@ -70,8 +70,6 @@ async def overload(stage: LocalStage) -> Found:
     queued_s = sorted(one.queue_s for one in flood.samples if one.queue_s is not None)
     bound = f"all, within {_FACTOR:g} times Retry-After (and {_ROUNDING_S:g} s)"
     return Found(
-        f"{_TIMES:g} times the capacity ({stage.full_rate_per_s:.1f} requests/s) for "
-        f"{lasts_s:.0f} s, then {_NORMAL:.0%} of it",
         [
             none_lost(samples),
             none(
@@ -91,6 +89,7 @@ async def overload(stage: LocalStage) -> Found:
         ],
         samples,
         notes=[
+            f"{lasts_s:.0f} s of three times {stage.full_rate_per_s:.1f} requests/s",
             f"{len(latencies_s)} drawn; Retry-After {max(waits_s, default=0.0):.0f} s at most; p95 "
             f"of waiting in the replica {percentile(queued_s, 95) or 0:.1f} s",
             f"came back as told: {at_once} of {len(returns)} at the first try, the last after "

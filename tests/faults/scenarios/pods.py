@@ -39,7 +39,7 @@ _AFTERWARDS_S = 3.0
 async def placement(stage: OverlayStage) -> Found:
     """Every replica is on a worker group that its deployment asked for, and all draw."""
     service = stage.service
-    actors = options(service.controller.config)
+    actors = options(service.operator.config)
     groups = {one.pod.address: one.group for one in service.cluster.kubelets}
     places, misplaced = [], []
     replicas = await _answer(stage, service.replicas)
@@ -64,11 +64,10 @@ async def placement(stage: OverlayStage) -> Found:
     if service.key is not None:
         checks.append(await asyncio.to_thread(_only_with_the_key, stage))
     return Found(
-        f"started; {', '.join(sorted(places))}; a picture of each variant",
         checks,
         sent=len(bodies),
         lost=len(bodies) - drawn,
-        notes=[f"ready {service.started_after_s:.1f} s after the start"],
+        notes=[", ".join(sorted(places)), f"ready after {service.started_after_s:.1f} s"],
     )
 
 
@@ -82,7 +81,7 @@ def _only_with_the_key(stage: OverlayStage) -> Check:
 
 async def configuration_changed(stage: OverlayStage) -> Found:
     """Another serve configuration, which replaces a variant's replicas."""
-    controller, variant = stage.service.controller, stage.service.variants[0]
+    operator, variant = stage.service.operator, stage.service.variants[0]
     before = await _answer(stage, stage.service.replica_ids)
 
     def ask_for_less(app: Config) -> None:
@@ -95,16 +94,15 @@ async def configuration_changed(stage: OverlayStage) -> Found:
         return bool(now) and not now & before[variant]
 
     async with _disturbed(stage) as (load, checks):
-        controller.config = _changed(controller.config, ask_for_less)
+        operator.config = _changed(operator.config, ask_for_less)
         await stage.wait_until(replaced, START_LIMIT_S, f"other replicas of {variant}")
-    done = f"serveConfigV2 changed: replicas of {variant} replaced"
-    return Found(done, [*_nothing_lost(load.samples), *checks], load.samples)
+    return _found(load, checks)
 
 
 async def broken_configuration(stage: OverlayStage) -> Found:
     """Broken configurations are refused, and the replicas of the old one go on."""
-    service, controller = stage.service, stage.service.controller
-    good = controller.config
+    service, operator = stage.service, stage.service.operator
+    good = operator.config
     before = await _answer(stage, stage.service.replica_ids)
 
     async def wait_for_status(status: str) -> None:
@@ -112,22 +110,23 @@ async def broken_configuration(stage: OverlayStage) -> Found:
 
     async with _disturbed(stage) as (load, checks):
         try:
-            controller.config = _changed(
+            operator.config = _changed(
                 good, lambda app: app["deployments"][0].update(num_replicas="several")
             )
-            await stage.wait_until(lambda: controller.refusal, 60, "the refusal of a malformed one")
+            await stage.wait_until(
+                lambda: operator.active.refusal, 60, "the refusal of a malformed one"
+            )
             args = {**good["applications"][0].get("args", {}), "variants": "no-such-variant"}
             for change in ({"import_path": "serve.app:no_such_function"}, {"args": args}):
-                controller.config = _changed(good, lambda app, change=change: app.update(change))  # type: ignore[misc]
+                operator.config = _changed(good, lambda app, change=change: app.update(change))  # type: ignore[misc]
                 await wait_for_status("DEPLOY_FAILED")
                 await asyncio.sleep(_BROKEN_FOR_S)
-                controller.config = good
+                operator.config = good
                 await wait_for_status("RUNNING")
                 checks.append(await _none_gone(stage, before))
         finally:
-            controller.config = good
-    done = "serveConfigV2 malformed, with a wrong import path, and with a wrong argument"
-    return Found(done, [*_nothing_lost(load.samples), *checks], load.samples)
+            operator.config = good
+    return _found(load, checks)
 
 
 def _changed(config: Config, change: Callable[[Config], object]) -> Config:
@@ -143,8 +142,7 @@ async def worker_drained(stage: OverlayStage) -> Found:
     async with _disturbed(stage) as (load, checks):
         took_s = await asyncio.to_thread(stage.service.cluster.delete, target)
         checks.append(within("ended after", took_s, target.group.grace_period_s))
-    done = f"SIGTERM to a worker of {target.group.name}"
-    return Found(done, [*_nothing_lost(load.samples), *checks], load.samples)
+    return _found(load, checks)
 
 
 async def worker_killed(stage: OverlayStage) -> Found:
@@ -162,7 +160,6 @@ async def worker_killed(stage: OverlayStage) -> Found:
     again = [(await stage.client.draw(load.asked(sample))).verdict.outcome for sample in lost]
     failed = len(lost) - again.count("ok")
     return Found(
-        f"SIGKILL to a worker of {target.group.name}",
         [*_nothing_lost(others), none("lost once more when asked again", failed), *checks],
         load.samples,
         notes=[f"{len(lost) - len(others)} lost that were under way"],
@@ -185,29 +182,29 @@ async def head_killed(stage: OverlayStage) -> Found:
         head = stage.service.cluster.head
         assert head is not None  # It answered a moment ago.
         await asyncio.to_thread(head.pod.kill)
-        await stage.wait_until(lambda: not stage.service.details(), 60, "the loss of the head")
+        await stage.wait_until(
+            lambda: not stage.service.cluster.details(), 60, "the loss of the head"
+        )
     checks.append(await _none_gone(stage, before))
-    done = "SIGKILL to the head; its state came back from Redis"
-    return Found(done, [*_nothing_lost(load.samples), *checks], load.samples)
+    return _found(load, checks)
 
 
 async def blue_green(stage: OverlayStage) -> Found:
     """A second cluster takes over, and a third takes back."""
-    controller = stage.service.controller
-    delay_s = min(controller.deletion_delay_s, _LONGEST_DELETION_DELAY_S)
+    operator = stage.service.operator
+    delay_s = min(operator.deletion_delay_s, _LONGEST_DELETION_DELAY_S)
     async with _disturbed(stage) as (load, checks):
         for _ in range(2):
-            old = controller.upgrade()
-            await stage.wait_until(lambda: controller.pending is None, START_LIMIT_S, "the switch")
-            stage.say(f"  {old.name} has handed over to {controller.active.name}")
+            old = operator.upgrade()
+            await stage.wait_until(lambda: operator.pending is None, START_LIMIT_S, "the switch")
+            stage.say(f"  {old.name} has handed over to {operator.active.name}")
             await asyncio.sleep(delay_s)
             threading.Thread(target=old.delete_all, daemon=True).start()
             # The head is never idle, so it drains for as long as it may; nobody waits for it.
             workers = "the end of the old workers"
             await stage.wait_until(lambda old=old: not old.workers, START_LIMIT_S, workers)  # type: ignore[misc]
             await stage.wait_until(stage.service.ready, START_LIMIT_S, "recovery")
-    done = "blue/green to a second cluster, and again to a third"
-    return Found(done, [*_nothing_lost(load.samples), *checks], load.samples)
+    return _found(load, checks)
 
 
 @contextlib.asynccontextmanager
@@ -220,6 +217,10 @@ async def _disturbed(stage: OverlayStage) -> AsyncIterator[tuple[Load, list[Chec
         await stage.wait_until(stage.service.ready, START_LIMIT_S, "recovery")
         checks.append(measured(f"recovery after {now_s() - began_s:.1f} s"))
         await asyncio.sleep(_AFTERWARDS_S)
+
+
+def _found(load: Load, checks: list[Check]) -> Found:
+    return Found([*_nothing_lost(load.samples), *checks], load.samples)
 
 
 def _nothing_lost(samples: list[Sample]) -> list[Check]:

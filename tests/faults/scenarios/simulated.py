@@ -23,7 +23,7 @@ _JUMPS_S = (3600.0, -7200.0, 3600.0)
 
 
 async def out_of_memory(stage: Stage[Service]) -> Found:
-    """Room for eight images, then three, then for none, then again: what fits is drawn."""
+    """A simulated device has room for 8 images, then 3, none, and 3 again: what fits is drawn."""
     denoiser = FakeDenoiser(step_s=0.002)
     engine: Engine[Generation, FakeTrajectory] = Engine(denoiser, Settings(cap=8))
     slots, wrong, lost = [], 0, 0
@@ -59,8 +59,6 @@ async def out_of_memory(stage: Stage[Service]) -> Found:
         await engine.wait_closed()
     expected = ("OutOfDeviceMemory", 2)
     return Found(
-        f"{_JOBS} requests with room for 8 images at once, {_JOBS} with room for 3, one with room "
-        "for none, one with room again; a simulated device, without HTTP",
         [
             none("lost", lost),
             none("wrong", wrong),
@@ -75,7 +73,7 @@ async def out_of_memory(stage: Stage[Service]) -> Found:
 
 
 async def clock_jumps(stage: Stage[Service]) -> Found:
-    """The time of day jumps by hours while a replica draws."""
+    """The time of day jumps by +1 h, -2 h, +1 h while a replica draws on a simulated device."""
     absurd, lost, sent, now = 0, 0, 0, time.time
     variant = MINIATURE.variants["distilled"]
     settings = ReplicaSettings("step", 4, Limits(60, 32), 5.0, True, False)
@@ -106,10 +104,7 @@ async def clock_jumps(stage: Stage[Service]) -> Found:
                 lost += sum(isinstance(answer, BaseException) for answer in await drawing)
     finally:
         replica.__del__()
-    jumps = ", ".join(f"{jump_s / 3600:+g} h" for jump_s in _JUMPS_S)
     return Found(
-        f"the time of day jumped by {jumps} while a replica drew, half of the requests with a "
-        "deadline; in this process, over a simulated device",
         [none("lost", lost), none("absurd forecasts of the work ahead", absurd)],
         sent=sent,
         lost=lost,

@@ -40,8 +40,6 @@ async def soak(stage: LocalStage) -> Found:
     decides = stage.soak_s >= _DECIDING_S
     sizes = [f"{g.role} {g.first[0] / 2**20:.0f} to {g.last[0] / 2**20:.0f} MiB" for g in grown]
     return Found(
-        f"{stage.soak_s / 60:g} min at {_SHARE:.0%} of the capacity "
-        f"({load.rate_per_s:.1f} requests/s)",
         [
             none_lost(samples),
             Check(f"{refused} refused", f"{_MOST_REFUSED:.0%}", few, timed=True),
@@ -58,5 +56,5 @@ async def soak(stage: LocalStage) -> Found:
             ),
         ],
         samples,
-        notes=[", ".join(sizes)],
+        notes=[f"{stage.soak_s / 60:g} min, {load.rate_per_s:.1f} requests/s", ", ".join(sizes)],
     )

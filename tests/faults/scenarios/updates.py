@@ -33,7 +33,7 @@ _FILE = "diffusion_pytorch_model.fp16.safetensors"
 
 
 async def configuration_rolled(stage: LocalStage) -> Found:
-    """Another argument for all replicas, and back."""
+    """Another `max_queue_s`, which replaces every replica, and back."""
     good = stage.service.config
     async with stage.load(_SHARE, seed=10) as load:
         await asyncio.sleep(2)
@@ -41,7 +41,6 @@ async def configuration_rolled(stage: LocalStage) -> Found:
         back_s = await _roll(stage, good)
         await asyncio.sleep(3)
     return Found(
-        "another `max_queue_s`, which replaces every replica, and back",
         [none_lost(load.samples), measured(f"there after {there_s:.0f} s, back {back_s:.0f} s")],
         load.samples,
     )
@@ -74,7 +73,6 @@ async def weights_rolled(stage: LocalStage) -> Found:
     )
     samples = [*there.samples, *back.samples]
     return Found(
-        "weights with other values (a folder of their own, adopted), and back",
         [
             none_lost(samples),
             none("pictures of neither", strange),
@@ -112,7 +110,6 @@ async def broken_weights(stage: LocalStage) -> Found:
         await asyncio.sleep(2)
     ran = canary.exists()
     return Found(
-        f"put in place of the good ones, in turn: {', '.join(kinds)}",
         [
             none_lost(load.samples),
             none("not refused", accepted),

@@ -39,7 +39,7 @@ def test_only_seconds_are_excused_by_a_busy_machine(
     checks: list[Check], others: float, late_s: float, verdict: str
 ) -> None:
     samples = [replace(OK, fired_s=late_s)] * 10
-    assert decide("x", Found("did x", checks, samples), 1.0, others).verdict == verdict
+    assert decide("x", "did x", Found(checks, samples), 1.0, others).verdict == verdict
 
 
 def test_what_is_refused_is_not_lost_and_what_fails_is() -> None:
@@ -49,7 +49,7 @@ def test_what_is_refused_is_not_lost_and_what_fails_is() -> None:
         replace(OK, outcome="failed", status=500, reason="boom"),
         replace(OK, outcome="unsent"),
     ]
-    found = decide("x", Found("did x", [none_lost(samples)], samples), 1.0, 0.0)
+    found = decide("x", "did x", Found([none_lost(samples)], samples), 1.0, 0.0)
     assert (found.sent, found.lost, found.verdict) == (4, 2, "broken")
     assert "boom" in found.reason
     assert none_lost(samples, allowed=2).holds
