@@ -2,7 +2,6 @@
 
 import argparse
 import asyncio
-import contextlib
 import logging
 import math
 import os
@@ -11,9 +10,8 @@ import shlex
 import signal
 import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import psutil
@@ -31,7 +29,7 @@ from .overlay.service import OverlayService, keep_logs
 from .scenarios import SCENARIOS
 from .stage import Service, Stage
 
-# In memory: Ray's logs, and copies of the miniature's weights.
+# A small disk in memory, for Ray's logs and copies of the miniature's weights.
 _SCRATCH = Path("/run/faults")
 _SCRATCH_SIZE = "512m"
 _USERS = 12
@@ -56,41 +54,26 @@ def main() -> int:
     ]
     if not args.inside:
         reason = haproxy.missing() if args.haproxy else namespaces.missing(["nsenter"])
-        if not reason:
-            # Whatever happens in there ends with its first process.
-            command = [sys.executable, "-m", "tests.faults", *sys.argv[1:], "--inside"]
-            return namespaces.run(command, haproxy.environment() if args.haproxy else {})
-        print(f"Without namespaces of its own: {reason}", file=sys.stderr)
-        names = [name for name in names if SCENARIOS[name].service == "local"]
-        if args.haproxy or not names:
+        if reason:
+            print(f"Skipped: {reason}", file=sys.stderr)
             return _SKIPPED
+    # Whatever happens in there ends with its first process.
+    namespaces.enter("tests.faults", sys.argv[1:], haproxy.environment() if args.haproxy else {})
     logging.getLogger("httpx").setLevel(logging.WARNING)
+    _SCRATCH.mkdir()
+    options = f"size={_SCRATCH_SIZE}"
+    subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", _SCRATCH], check=True)
     run = _Run(args)
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, run.interrupt if args.inside else signal.default_int_handler)
+        signal.signal(number, run.interrupt)
     try:
-        with _scratch(args.inside) as scratch:
-            asyncio.run(run.play(names, scratch))
+        asyncio.run(run.play(names))
     except OverlayError as fault:
         print(f"distilled-sd-serve: {fault}", file=sys.stderr)
         return 2
     finally:  # Whatever it was, the results up to then are printed.
         run.print_table()
     return 1 if any(outcome.verdict == "broken" for outcome in run.outcomes) else 0
-
-
-@contextlib.contextmanager
-def _scratch(isolated: bool) -> Iterator[Path]:
-    """Where Ray and the scenarios write; in namespaces of our own a small disk in memory."""
-    if not isolated:
-        with tempfile.TemporaryDirectory(prefix="faults", ignore_cleanup_errors=True) as folder:
-            yield Path(folder)
-        return
-    namespaces.prepare()
-    _SCRATCH.mkdir()
-    options = f"size={_SCRATCH_SIZE}"
-    subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", _SCRATCH], check=True)
-    yield _SCRATCH
 
 
 class _Run:
@@ -121,23 +104,18 @@ class _Run:
         self.print_table()
         os._exit(_INTERRUPTED)
 
-    async def play(self, names: Sequence[str], scratch: Path) -> None:
+    async def play(self, names: Sequence[str]) -> None:
         self._watch.start()
         if local := [name for name in names if SCENARIOS[name].service == "local"]:
-            await self._play_on(LocalService(scratch), mixed(VARIANTS), local, scratch)
+            await self._play_on(LocalService(_SCRATCH), mixed(VARIANTS), local)
         if pods := [name for name in names if SCENARIOS[name].service == "overlay"]:
             folder = self._args.overlay or OVERLAYS / "production"
             service = await asyncio.to_thread(lambda: OverlayService(render(folder), _say))
             requests = mixed(service.variants, _OVERLAY_KINDS)
-            await self._play_on(service, requests, pods, scratch, folder.name)
+            await self._play_on(service, requests, pods, folder.name)
 
     async def _play_on(
-        self,
-        service: Service,
-        requests: Requests,
-        names: Sequence[str],
-        scratch: Path,
-        overlay: str = "",
+        self, service: Service, requests: Requests, names: Sequence[str], overlay: str = ""
     ) -> None:
         """Start a service, draw each request alone, and play scenarios for as long as it lives."""
         args, began_s = self._args, time.monotonic()
@@ -146,14 +124,11 @@ class _Run:
             await asyncio.to_thread(service.start)
             _say(f"  warm after {time.monotonic() - began_s:.0f} s")
             # A gateway picks an endpoint for each request: without keep-alive each picks its own.
-            async with checked(
-                service.url, requests, service.key, keep_alive=not overlay
-            ) as client:
+            client_of = checked(service.url, requests, service.key, keep_alive=not overlay)
+            async with client_of as client:
                 rate = _OVERLAY_RATE_PER_S if overlay else await self._capacity(client, requests)
                 soak_s = 60 * args.soak_minutes
-                stage = Stage(
-                    service, client, requests, rate, scratch, args.quick, soak_s, args.inside, _say
-                )
+                stage = Stage(service, client, requests, rate, args.quick, soak_s)
                 for name in names:
                     began_s = time.monotonic()
                     self._add(await self._play(stage, name), overlay)

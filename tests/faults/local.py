@@ -42,7 +42,7 @@ class LocalService:
     key: str | None = None
 
     def __init__(self, scratch: Path) -> None:
-        self._scratch = scratch
+        self.scratch = scratch
         self._port = free_port()
         self.url = f"http://127.0.0.1:{self._port}"
         self.cold_start_s = 0.0
@@ -66,7 +66,7 @@ class LocalService:
             logging_level="ERROR",
             object_store_memory=200 * 1024**2,
             num_cpus=8,
-            _temp_dir=str(self._scratch / "ray"),
+            _temp_dir=str(self.scratch / "ray"),
         )
         serve.start(
             http_options={"host": "127.0.0.1", "port": self._port, "request_timeout_s": 120}

@@ -4,7 +4,6 @@ import asyncio
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Generic, Protocol, TypeVar
 
 from .load import Checked, Load, Requests
@@ -29,18 +28,15 @@ class Stage(Generic[S]):
     """A warm service, what is asked of it, and how much of that at most.
 
     `full_rate_per_s` is what `load(1)` asks for: the measured capacity where there is one.
-    `isolated` is whether the run has namespaces of its own, `soak_s` how long a soak lasts.
+    `soak_s` is how long a soak lasts.
     """
 
     service: S
     client: Checked
     requests: Requests
     full_rate_per_s: float
-    scratch: Path
     quick: bool
     soak_s: float
-    isolated: bool
-    say: Callable[[str], None]
 
     def load(self, share: float, seed: int = 0) -> Load:
         """The mix of requests, at a share of the full rate."""

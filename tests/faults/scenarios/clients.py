@@ -115,7 +115,7 @@ _KINDS = (_LARGE, b""), (_ROUTE + b"X-Slow: ", b"x"), (_LARGE, b""), (_ROUTE + _
 
 
 async def slow_clients(stage: LocalStage) -> Found:
-    """Healthy clients, beside 250 that read nothing and 250 that send a byte every 5 s, or alone."""
+    """Healthy clients alone, and beside 250 that read nothing and 250 that send slowly; twice."""
     span_s = 15.0 if stage.quick else 30.0
     alone: list[Sample] = []
     beside: list[Sample] = []

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from .. import machine
 from ..local import LocalStage
-from ..outcome import Check, Found, Skipped, none, none_lost
+from ..outcome import Check, Found, none, none_lost
 
 _SHARE = 0.5
 _LASTS_S = 10.0
@@ -43,10 +43,9 @@ def _limit_files(pids: set[int], size: int) -> None:
 
 async def disk_full(stage: LocalStage) -> Found:
     """For 10 s the disk that Ray and the service write to has no byte left."""
-    _need_namespaces(stage)
     async with stage.load(_SHARE, seed=15) as load:
         await asyncio.sleep(1)
-        filler = stage.scratch / "filler"
+        filler = stage.service.scratch / "filler"
         try:
             size = await asyncio.to_thread(_fill, filler)
             await asyncio.sleep(_LASTS_S)
@@ -74,7 +73,6 @@ def _ready(ready: bool) -> Check:
 
 async def no_names(stage: LocalStage) -> Found:
     """The whole run, start included, has a network with loopback only."""
-    _need_namespaces(stage)
     try:
         found = await asyncio.to_thread(socket.getaddrinfo, "example.org", 443)
     except OSError:
@@ -85,8 +83,3 @@ async def no_names(stage: LocalStage) -> Found:
         [none_lost(load.samples), none("addresses of example.org", len(found))],
         load.samples,
     )
-
-
-def _need_namespaces(stage: LocalStage) -> None:
-    if not stage.isolated:
-        raise Skipped("needs namespaces of its own: root, or user namespaces")

@@ -24,7 +24,9 @@ async def stuck_step(stage: LocalStage) -> Found:
     """A denoising step of one of two replicas never returns: it is replaced."""
     stuck_s, period_s, _ = _limits_s(stage)
     bound_s = stuck_s + _FAILURES * period_s + _REACTION_S
-    return await _stand_still(stage, lambda pid: hang_file(stage.scratch, pid).touch(), bound_s)
+    return await _stand_still(
+        stage, lambda pid: hang_file(stage.service.scratch, pid).touch(), bound_s
+    )
 
 
 async def frozen_process(stage: LocalStage) -> Found:

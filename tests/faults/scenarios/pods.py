@@ -197,7 +197,6 @@ async def blue_green(stage: OverlayStage) -> Found:
         for _ in range(2):
             old = operator.upgrade()
             await stage.wait_until(lambda: operator.pending is None, START_LIMIT_S, "the switch")
-            stage.say(f"  {old.name} has handed over to {operator.active.name}")
             await asyncio.sleep(delay_s)
             threading.Thread(target=old.delete_all, daemon=True).start()
             # The head is never idle, so it drains for as long as it may; nobody waits for it.

@@ -49,7 +49,7 @@ async def configuration_rolled(stage: LocalStage) -> Found:
 async def weights_rolled(stage: LocalStage) -> Found:
     """Weights with other values, and back: each picture is of the old ones or of the new ones."""
     good, client = stage.service.config, stage.client
-    folder = await asyncio.to_thread(_other_values, stage.scratch / "other")
+    folder = await asyncio.to_thread(_other_values, stage.service.scratch / "other")
     client.differing.clear()
     client.may_differ = True
     try:
@@ -87,13 +87,13 @@ async def weights_rolled(stage: LocalStage) -> Found:
 async def broken_weights(stage: LocalStage) -> Found:
     """A pickle, a truncated, a swapped, a changed file: refused by name; the old ones serve."""
     service, good = stage.service, stage.service.config
-    canary = stage.scratch / "canary"
+    canary = stage.service.scratch / "canary"
     unnamed, replaced, accepted = [], [], []
     kinds = ("a pickle", "a truncated file", "a swapped file", "changed bytes")
     async with stage.load(_SHARE, seed=13) as load:
         for kind in kinds:
             before = {name: service.pids(name) for name in VARIANTS}
-            folder = stage.scratch / kind
+            folder = stage.service.scratch / kind
             file = await asyncio.to_thread(_spoiled, kind, folder, canary)
             service.apply(service.changed(weights_dir=str(folder), verify_hashes=True))
             if not await stage.within(lambda: "FAILED" in str(_application(stage).status), 120):
