@@ -1,7 +1,7 @@
 """`make faults`: faults while requests come, each with its bounds, and one table of what was found.
 
 Scenarios run on one of two services. `local` is the miniature and a sleeping device on a Ray of
-this process. `overlay` is an overlay of `deploy/overlays`, rendered and run as KubeRay's operator
+this process (`local.yaml`). `overlay` is an overlay of `deploy/overlays`, rendered and run as KubeRay's operator
 would run it, each pod in namespaces of its own. Both live in namespaces that nothing outlives
 (`loadtests.namespaces`), and all that a scenario sees of either is a `Stage`: a client whose
 pictures are compared with those drawn alone, an open loop at any rate, and waits with a deadline.
@@ -24,6 +24,6 @@ readiness probes, restart policy, names and addresses of services, and in SIGTER
 SIGKILL. It is not in these: pods run this checkout instead of the image, as the user who started
 it, on a writable root, without limits and with Secrets in /tmp; GPUs are logical, and a denoising
 step may be a sleep; one key stands for many clients and so has no limit of its own; pods start one
-after the other; each worker group begins with one pod, and never shrinks; an old cluster is kept
-for 30 s at most; nothing retries a request.
+after the other; each worker group has one pod, with room for a replica more in place of an
+autoscaler; an old cluster is kept for 30 s at most; nothing retries a request.
 """

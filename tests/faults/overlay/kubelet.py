@@ -13,8 +13,6 @@ from .translation import AGENT_PORT, Group
 SERVE_PORT = 8000
 # How long a container's end may go unnoticed: the kubelet lists its containers every second.
 _LISTED_EVERY_S = 1.0
-# Before the second and later restarts; the first is at once.
-_BACK_OFF_S = 10.0
 _DEFAULTS = {
     "initialDelaySeconds": 0,
     "periodSeconds": 10,
@@ -86,9 +84,8 @@ class Kubelet(threading.Thread):
             elif not (self.pod.running or self._deleted.is_set()):
                 # One that has not been ready since its start stays so until a probe passes.
                 self._failures = probe["failureThreshold"]
-                backing_off = starts > 1 and time.monotonic() < self.pod.started_s + _BACK_OFF_S
                 self.failed = starts > 0 and not self.group.restarts_in_place
-                if not (self.failed or backing_off):
+                if not self.failed:
                     self.pod.start(self._args, self._environment)
                     starts += 1
                     next_probe_s = self.pod.started_s + probe["initialDelaySeconds"]

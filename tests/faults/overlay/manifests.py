@@ -39,6 +39,8 @@ class Overlay:
             raise OverlayError(f"{name}: holds {len(services)} RayServices; 1 is needed")
         self.ray_service = services[0]
         self.spec: Manifest = self.ray_service["spec"]
+        if not self.spec.get("excludeHeadPodFromServeSvc"):
+            raise OverlayError(f"{name}: a head behind the service is not rehearsed")
         self.cluster: Manifest = self.spec["rayClusterConfig"]
         workers = self.cluster.get("workerGroupSpecs", [])
         self.groups: list[Manifest] = [self.cluster["headGroupSpec"], *workers]

@@ -14,7 +14,7 @@ from typing import Any
 
 import httpx
 
-from .kubelet import SERVE_PORT, Kubelet, get, raylet_alive
+from .kubelet import Kubelet, raylet_alive
 from .manifests import Overlay
 from .pods import Network, Pod
 from .proxy import Proxy
@@ -26,7 +26,7 @@ from .translation import (
     container_args,
     environment,
     groups,
-    head_service,
+    has_head_service,
     secret_mounts,
 )
 
@@ -57,8 +57,8 @@ class Cluster:
         self._numbers = itertools.count()
         self._token = auth_token(overlay, name)
         self._head_fqdn = f"{name}-head-svc.{overlay.namespace}.svc.cluster.local"
-        self._head_service = head_service(overlay)
-        if self._head_service is not None:
+        self._head_has_service = has_head_service(overlay)
+        if self._head_has_service:
             address = network.add_virtual()
             network.point(self._head_fqdn, address)
             # The only port that workers ask the service for.
@@ -134,7 +134,7 @@ class Cluster:
     def _create(self, group: Group) -> None:
         name = f"{self.name}-{'head' if group.is_head else group.name}-{next(self._numbers)}"
         pod = Pod(name, self._network)
-        if group.is_head and self._head_service is None:
+        if group.is_head and not self._head_has_service:
             self._network.point(self._head_fqdn, pod.address)
         for path, secret in secret_mounts(group).items():
             pod.mount(path, self._overlay.files.get(secret, {}))
@@ -156,10 +156,9 @@ class Cluster:
                 threads.submit(self.delete, kubelet, grace_period_s)
 
     def _head_addresses(self) -> list[str]:
-        """What the head's service forwards to: the pod while it runs, or only while it is ready."""
-        head, unready = self.head, (self._head_service or {}).get("publishNotReadyAddresses")
-        there = head is not None and (head.ready or (unready and head.pod.running))
-        return [head.pod.address] if head is not None and there else []
+        """What the head's service forwards to, whether the pod is ready or not."""
+        head = self.head
+        return [head.pod.address] if head is not None and head.pod.running else []
 
 
 class Operator(threading.Thread):
@@ -175,7 +174,6 @@ class Operator(threading.Thread):
         self._overlay, self._network = overlay, network
         self.active = self._new_cluster()
         self.pending: Cluster | None = None
-        self._head_serves = False
         self._stopped = threading.Event()
         self.deletion_delay_s = float(
             overlay.spec.get("rayClusterDeletionDelaySeconds", _DEFAULT_DELETION_DELAY_S)
@@ -183,17 +181,10 @@ class Operator(threading.Thread):
 
     def endpoints(self) -> list[str]:
         """Addresses of the pods that the service's selector matches, and that are ready."""
-        pods = self.active.kubelets if self._head_serves else self.active.workers
-        return [one.pod.address for one in pods if one.ready]
+        return [one.pod.address for one in self.active.workers if one.ready]
 
     def run(self) -> None:
         while not self._stopped.wait(_PERIOD_S):
-            head = self.active.head
-            self._head_serves = (
-                head is not None
-                and not self._overlay.spec.get("excludeHeadPodFromServeSvc")
-                and get(head.pod.address, SERVE_PORT, "/-/healthz", 2) is not None
-            )
             for cluster in filter(None, (self.active, self.pending)):
                 cluster.reconcile(self.config)
             if self.pending and running(self.pending.details()):

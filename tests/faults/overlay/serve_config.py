@@ -1,6 +1,5 @@
 """The overlay's serve configuration: what it asks for, and what stands in for a GPU."""
 
-from collections.abc import Mapping
 from typing import Any
 
 Config = dict[str, Any]
@@ -43,17 +42,3 @@ def use_one_replica(config: Config) -> None:
                     for name in numbers:
                         if name.endswith("_replicas"):
                             numbers[name] = min(numbers[name], 1)
-
-
-def matches(selector: Mapping[str, str], labels: Mapping[str, str]) -> bool:
-    """Whether a node with these labels is what a selector asks for.
-
-    Of Ray's forms: `value`, `!value`, `in(a,b)` and `!in(a,b)`.
-    """
-    for name, wanted in selector.items():
-        text = wanted.removeprefix("!")
-        inner = text.removeprefix("in(").removesuffix(")") if text.startswith("in(") else text
-        allowed = [value.strip() for value in inner.split(",")]
-        if (labels.get(name) in allowed) == wanted.startswith("!"):
-            return False
-    return True

@@ -13,15 +13,13 @@ name. What overlays here don't use is refused.
 
 import math
 from dataclasses import dataclass
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal
 
 from .manifests import Manifest, Overlay, OverlayError
 
 GCS_PORT = 6379
 AGENT_PORT = 52365
 HEAD_GROUP = "headgroup"
-# Their values stay written out, where other booleans become bare flags.
-_KEEP_BOOLEAN = ("log-color", "include-dashboard", "include-log-monitor")
 _FACTORS = {"m": Decimal("0.001"), "": Decimal(1)}
 _FACTORS |= {letter: Decimal(10 ** (3 * i)) for i, letter in enumerate("kMGTP", 1)}
 _FACTORS |= {f"{letter}i": Decimal(2 ** (10 * i)) for i, letter in enumerate("KMGTP", 1)}
@@ -31,10 +29,7 @@ def whole(quantity: str | int | float) -> int:
     """A Kubernetes quantity as the operator takes it: rounded up, so `500m` is 1."""
     text = str(quantity)
     number = text.rstrip("mkKMGTPi")
-    try:
-        return math.ceil(Decimal(number) * _FACTORS[text[len(number) :]])
-    except (InvalidOperation, KeyError):
-        raise OverlayError(f"{text!r} was given; it is no Kubernetes quantity") from None
+    return math.ceil(Decimal(number) * _FACTORS[text[len(number) :]])
 
 
 @dataclass(frozen=True)
@@ -99,17 +94,15 @@ def _group(overlay: Overlay, spec: Manifest, restart_policy: str, is_head: bool)
     )
 
 
-def head_service(overlay: Overlay) -> Manifest | None:
-    """The `spec` of the head's service where it has an address, whatever pod is behind it.
+def has_head_service(overlay: Overlay) -> bool:
+    """Whether the head's service has an address, whatever pod is behind it.
 
-    None where it is headless, so that its name is the pod's own address: unless it is of another
-    type, or the RayService brings a `headService` of its own.
+    Else it is headless, as the operator makes it: its name is the pod's own address.
     """
-    head = overlay.groups[0]
-    own: Manifest = head.get("headService", {}).get("spec", {})
-    if "headService" not in head and head.get("serviceType", "ClusterIP") == "ClusterIP":
-        return None
-    return None if own.get("clusterIP") == "None" else own
+    own = overlay.groups[0].get("headService", {}).get("spec", {})
+    if own and not (own.get("type") == "ClusterIP" and own.get("publishNotReadyAddresses")):
+        raise OverlayError(f"{overlay.name}: headService {own} is not rehearsed")
+    return bool(own)
 
 
 def container_args(overlay: Overlay, group: Group, head_fqdn: str) -> str:
@@ -149,8 +142,8 @@ def ray_start(overlay: Overlay, group: Group, head_fqdn: str) -> str:
 
 
 def _flag(name: str, value: str) -> str:
-    if value.lower() in ("true", "false") and name not in _KEEP_BOOLEAN:
-        return f" --{name} " if value.lower() == "true" else ""
+    if value in ("true", "false"):
+        return f" --{name} " if value == "true" else ""
     return f" --{name}={value} "
 
 

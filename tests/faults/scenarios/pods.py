@@ -17,7 +17,7 @@ from loadtests.samples import Sample
 from ..load import Load
 from ..outcome import Check, Found, Skipped, all_of, measured, none, none_lost, within
 from ..overlay.kubelet import Kubelet
-from ..overlay.serve_config import ROUTER, Config, matches, options
+from ..overlay.serve_config import ROUTER, Config, options
 from ..overlay.service import START_LIMIT_S, OverlayStage
 from ..stage import now_s
 
@@ -48,7 +48,7 @@ async def placement(stage: OverlayStage) -> Found:
         for replica in found:
             group = groups.get(replica["node_ip"])
             places.append(f"{name} in {group.name if group else replica['node_ip']}")
-            if group is None or group.is_head or not matches(wanted, group.labels):
+            if group is None or group.is_head or not wanted.items() <= group.labels.items():
                 misplaced.append(f"{places[-1]}, asked for {wanted}")
     absent = [name for name in actors if not replicas.get(name)]
     routers = [one["node_ip"] for one in replicas.get(ROUTER, [])]
