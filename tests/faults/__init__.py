@@ -1,10 +1,11 @@
 """`make faults`: faults while requests come, each with its bounds, and one table of what was found.
 
 Scenarios run on one of two services. `local` is the miniature and a sleeping device on a Ray of
-this process (`local.yaml`). `overlay` is an overlay of `deploy/overlays`, rendered and run as KubeRay's operator
-would run it, each pod in namespaces of its own. Both live in namespaces that nothing outlives
-(`loadtests.namespaces`), and all that a scenario sees of either is a `Stage`: a client whose
-pictures are compared with those drawn alone, an open loop at any rate, and waits with a deadline.
+this process (`local.yaml`). `overlay` is an overlay of `deploy/overlays`, rendered and run as
+KubeRay's operator would run it, each pod in namespaces of its own. Both live in namespaces that
+nothing outlives (`loadtests.namespaces`). A scenario acts on a `Stage` of its service: a client
+whose pictures are compared with those drawn alone, an open loop at any rate, and waits with a
+deadline.
 
     __main__    the command line: starts a service, plays its scenarios, prints and records them
     outcome     figures and bounds to "holds", "broken" or "not decided"; the table and the JSON

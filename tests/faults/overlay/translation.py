@@ -59,26 +59,20 @@ def groups(overlay: Overlay) -> list[Group]:
     scaling = overlay.cluster.get("autoscalerOptions") or {}
     # Only where version 2 is spelt out does the operator set `restartPolicy: Never`.
     replaces = overlay.cluster.get("enableInTreeAutoscaling") and scaling.get("version") == "v2"
-    head, *workers = overlay.groups
-    return [
-        _group(overlay, spec, "Never" if replaces else "Always", spec is head)
-        for spec in (head, *workers)
-    ]
+    policy = "Never" if replaces else "Always"
+    return [_group(overlay, spec, policy) for spec in overlay.groups]
 
 
-def _group(overlay: Overlay, spec: Manifest, restart_policy: str, is_head: bool) -> Group:
-    name = HEAD_GROUP if is_head else spec["groupName"]
+def _group(overlay: Overlay, spec: Manifest, restart_policy: str) -> Group:
+    name = spec.get("groupName", HEAD_GROUP)
+    is_head = name == HEAD_GROUP
     pod_spec = spec["template"]["spec"]
     container = pod_spec["containers"][0]
     unsupported = ({"resources"} & spec.keys()) | ({"command", "args"} & container.keys())
     if unsupported:
         raise OverlayError(f"{overlay.name}: {unsupported} of group {name!r} is not rehearsed")
     limits = container.get("resources", {}).get("limits", {})
-    gpus = [
-        whole(amount)
-        for kind, amount in limits.items()
-        if kind.endswith("gpu") or kind.startswith("nvidia.com/mig-")
-    ]
+    gpus = [whole(amount) for kind, amount in limits.items() if kind.endswith("gpu")]
     pods = max(int(spec.get("replicas") or 0), int(spec.get("minReplicas") or 0))
     return Group(
         name,
@@ -88,7 +82,7 @@ def _group(overlay: Overlay, spec: Manifest, restart_policy: str, is_head: bool)
         spec,
         pod_spec,
         container,
-        gpus[0] if gpus else 0,
+        sum(gpus),
         dict(spec.get("labels", {})),
         float(pod_spec.get("terminationGracePeriodSeconds", 30)),
     )
