@@ -13,7 +13,7 @@ Manifest = dict[str, Any]
 
 
 class OverlayError(Exception):
-    """The overlay can't be rehearsed; the message says why."""
+    """The overlay can't be run here; the message says why."""
 
 
 def render(folder: Path) -> "Overlay":
@@ -40,7 +40,7 @@ class Overlay:
         self.ray_service = services[0]
         self.spec: Manifest = self.ray_service["spec"]
         if not self.spec.get("excludeHeadPodFromServeSvc"):
-            raise OverlayError(f"{name}: a head behind the service is not rehearsed")
+            raise OverlayError(f"{name}: a head behind the service is unsupported")
         self.cluster: Manifest = self.spec["rayClusterConfig"]
         workers = self.cluster.get("workerGroupSpecs", [])
         self.groups: list[Manifest] = [self.cluster["headGroupSpec"], *workers]
@@ -61,14 +61,14 @@ class Overlay:
         for source in container.get("envFrom", []):
             name = source.get("configMapRef", {}).get("name")
             if name not in self.config_maps:
-                raise OverlayError(f"{self.name}: envFrom {source} is not there, or not rehearsed")
+                raise OverlayError(f"{self.name}: envFrom {source} is absent or unsupported")
             found |= self.config_maps[name]
         for variable in [*container.get("env", []), *added]:
             match variable:
                 case {"valueFrom": {"secretKeyRef": {"name": name, "key": key}}}:
                     found[variable["name"]] = self.secret(name, key)
                 case {"valueFrom": source}:
-                    raise OverlayError(f"{self.name}: valueFrom {source} is not rehearsed")
+                    raise OverlayError(f"{self.name}: valueFrom {source} is unsupported")
                 case _:
                     found[variable["name"]] = str(variable.get("value", ""))
         return found

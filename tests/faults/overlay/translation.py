@@ -70,7 +70,7 @@ def _group(overlay: Overlay, spec: Manifest, restart_policy: str) -> Group:
     container = pod_spec["containers"][0]
     unsupported = ({"resources"} & spec.keys()) | ({"command", "args"} & container.keys())
     if unsupported:
-        raise OverlayError(f"{overlay.name}: {unsupported} of group {name!r} is not rehearsed")
+        raise OverlayError(f"{overlay.name}: {unsupported} of group {name!r} is unsupported")
     limits = container.get("resources", {}).get("limits", {})
     gpus = [whole(amount) for kind, amount in limits.items() if kind.endswith("gpu")]
     pods = max(int(spec.get("replicas") or 0), int(spec.get("minReplicas") or 0))
@@ -95,7 +95,7 @@ def has_head_service(overlay: Overlay) -> bool:
     """
     own = overlay.groups[0].get("headService", {}).get("spec", {})
     if own and not (own.get("type") == "ClusterIP" and own.get("publishNotReadyAddresses")):
-        raise OverlayError(f"{overlay.name}: headService {own} is not rehearsed")
+        raise OverlayError(f"{overlay.name}: headService {own} is unsupported")
     return bool(own)
 
 

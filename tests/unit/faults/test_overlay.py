@@ -121,10 +121,10 @@ def test_a_head_gets_the_operators_probe_and_a_worker_keeps_its_own(production: 
     ],
     ids=["value-from", "env-from", "command", "resources"],
 )
-def test_what_is_not_rehearsed_is_refused(laptop: Overlay, where: str, what: Any) -> None:
+def test_what_is_unsupported_is_refused(laptop: Overlay, where: str, what: Any) -> None:
     group = laptop.groups[1]
     (group if where == "group" else group["template"]["spec"]["containers"][0]).update(what)
-    with pytest.raises(OverlayError, match="not rehearsed"):
+    with pytest.raises(OverlayError, match="unsupported"):
         variables(laptop)
 
 
