@@ -20,7 +20,7 @@ PIP_INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check
 WITHOUT_HTTPTOOLS = $(BIN)/python -m pip uninstall --quiet --yes httptools
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test thorough browser-test fuzz audit screenshots lint format weights bench overhead loadtest rehearse chaos miniature measure image image-test clean
+.PHONY: help serve test thorough browser-test fuzz audit screenshots lint format weights bench overhead loadtest faults miniature measure image image-test clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -70,11 +70,8 @@ overhead: .venv/.loadtest  ## measure what HTTP and Ray Serve cost, and another 
 loadtest: .venv/.loadtest  ## compare the variants over an endpoint, its own or HOST=http://... (ARGS=--quick)
 	@$(BIN)/python -m loadtests.compare $(if $(HOST),--host $(HOST)) $(ARGS)
 
-rehearse: .venv/.dev  ## try an overlay as KubeRay runs it, without a cluster (ARGS=--quick)
-	@$(BIN)/python -m deploy.rehearsal $(ARGS)
-
-chaos: .venv/.dev  ## faults under load, each with a bound, and one table (ARGS=--quick)
-	@$(BIN)/python -m tests.chaos $(ARGS)
+faults: .venv/.dev  ## faults while requests come, also on an overlay's pods (ARGS="--only placement")
+	@$(BIN)/python -m tests.faults $(ARGS)
 
 miniature: .venv/.serve  ## train the embedded miniature from nothing (ARGS="--device cuda")
 	$(BIN)/python -m serve.miniature.training $(ARGS)

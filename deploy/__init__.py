@@ -1,1 +1,1 @@
-"""What runs the service on Kubernetes, and `deploy.rehearsal`, which tries it without a cluster."""
+"""What runs the service on Kubernetes; `tests.faults` tries it without a cluster."""

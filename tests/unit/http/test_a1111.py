@@ -508,7 +508,7 @@ def test_an_interrupted_request_says_so() -> None:
     async def story() -> None:
         jobs = Jobs()
         request = asyncio.create_task(
-            jobs.run("a", generation(), lambda: asyncio.sleep(2 * HANG_S))
+            jobs.run("a", generation(), 1.0, lambda: asyncio.sleep(2 * HANG_S))
         )
         await asyncio.sleep(0)
         jobs.interrupt("b")
