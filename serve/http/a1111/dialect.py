@@ -24,7 +24,10 @@ SAMPLER_ALIASES: dict[SchedulerName, str] = {
     "euler": "k_euler",
     "euler-a": "k_euler_a",
 }
-# The values of each field that change nothing; null is another.
+# What has steps of its own, so that AUTOMATIC1111 ignores the noise schedule, too.
+_WITHOUT_SCHEDULE: tuple[SchedulerName, ...] = ("pndm", "ddim")
+# The values of each field that change nothing; null is another. s_noise, s_tmax and s_tmin have no
+# effect without s_churn. Timesteps are spaced evenly here, as in the schedules Normal and Uniform.
 _NEUTRAL: dict[str, tuple[Any, ...]] = {
     "alwayson_scripts": ({},),
     "clip_skip": (0, 1),
@@ -38,9 +41,7 @@ _NEUTRAL: dict[str, tuple[Any, ...]] = {
     "restore_faces": (False,),
     "s_churn": (0,),
     "s_min_uncond": (0,),
-    "s_noise": (1,),
-    "s_tmin": (0,),
-    "scheduler": ("", "N/A", "Automatic", "automatic"),
+    "scheduler": ("", "N/A", "Automatic", "automatic", "Normal", "normal", "Uniform", "uniform"),
     "script_name": ("", "None"),
     "seed_resize_from_h": (0, -1),
     "seed_resize_from_w": (0, -1),
@@ -74,6 +75,7 @@ CONSTANT_ANSWERS: dict[str, Any] = {
     "/loras": [],
     "/memory": {"ram": {"error": "unavailable"}, "cuda": {"error": "unavailable"}},
     "/prompt-styles": [],
+    "/realesrgan-models": [],
     "/schedulers": [
         {
             "name": "automatic",
@@ -159,7 +161,8 @@ class Txt2Img(BaseModel):
         Raises:
             InvalidRequest: a field can't be honoured, or is out of bounds.
         """
-        self._refuse_unsupported()
+        scheduler = self._scheduler()
+        self._refuse_unsupported(scheduler)
         sides = [side or variant.default_size_px for side in (self.width, self.height)]
         fields = {
             "model": model,
@@ -170,14 +173,14 @@ class Txt2Img(BaseModel):
             "num_inference_steps": self.steps,
             "guidance_scale": self.cfg_scale,
             "size": f"{sides[0]}x{sides[1]}" if self.width or self.height else None,
-            "scheduler": self._scheduler(),
+            "scheduler": scheduler,
         }
         given = {name: value for name, value in fields.items() if value is not None}
         return validate_request(A1111Request, given)
 
     def _scheduler(self) -> SchedulerName | None:
         named = self.sampler_name or self.sampler_index
-        if named in (None, "Automatic", "N/A"):
+        if named in (None, "", "Automatic", "N/A"):
             return None
         for scheduler, name in SAMPLER_NAMES.items():
             if named.lower() in (name.lower(), SAMPLER_ALIASES[scheduler]):
@@ -197,8 +200,10 @@ class Txt2Img(BaseModel):
                 "eta",
             )
 
-    def _refuse_unsupported(self) -> None:
+    def _refuse_unsupported(self, scheduler: SchedulerName | None) -> None:
         for name, value in (self.model_extra or {}).items():
+            if name == "scheduler" and scheduler in _WITHOUT_SCHEDULE:
+                continue
             if name in _NEUTRAL and value is not None and value not in _NEUTRAL[name]:
                 raise InvalidRequest(f"{name}: {shown(value)} was given; unsupported", name)
 

@@ -22,6 +22,7 @@ from serve.http.api import build_api
 from serve.http.options import HttpOptions
 from serve.keys import KeyFile, new_key
 from serve.pipelines.trajectories import SCHEDULERS
+from serve.variants import SD_V1
 from tests.fakes import generation
 from tests.machine import HANG_S
 from tests.unit.http.test_api import Call, FakeRouter
@@ -29,28 +30,32 @@ from tests.unit.http.test_api import Call, FakeRouter
 TXT2IMG = "/sdapi/v1/txt2img"
 OPTIONS = "/sdapi/v1/options"
 JSON = {"content-type": "application/json"}
-# All that `webuiapi` sends, with its defaults, but for its sampler, which is an ancestral one.
+# All that `webuiapi` 0.9.17 sends, with its defaults but for the size.
 WEBUIAPI: dict[str, Any] = {
     "enable_hr": False, "hr_scale": 2, "hr_upscaler": "Latent", "hr_second_pass_steps": 0,
-    "hr_resize_x": 0, "hr_resize_y": 0, "denoising_strength": 0.7, "firstphase_width": 0,
-    "firstphase_height": 0, "prompt": "a red star", "styles": [], "seed": -1, "subseed": -1,
-    "subseed_strength": 0.0, "seed_resize_from_h": 0, "seed_resize_from_w": 0, "batch_size": 1,
-    "n_iter": 1, "steps": 20, "cfg_scale": 7.0, "width": 96, "height": 96, "restore_faces": False,
-    "tiling": False, "do_not_save_samples": False, "do_not_save_grid": False,
-    "negative_prompt": "", "eta": 1.0, "s_churn": 0, "s_tmax": 0, "s_tmin": 0, "s_noise": 1,
-    "override_settings": {}, "override_settings_restore_afterwards": True,
-    "sampler_name": "Euler", "scheduler": None, "sampler_index": None, "script_name": None,
+    "hr_resize_x": 0, "hr_resize_y": 0, "hr_checkpoint_name": None, "hr_sampler_name": None,
+    "hr_scheduler": None, "hr_prompt": "", "hr_negative_prompt": "", "denoising_strength": 0.7,
+    "firstphase_width": 0, "firstphase_height": 0, "prompt": "a red star", "styles": [],
+    "seed": -1, "subseed": -1, "subseed_strength": 0.0, "seed_resize_from_h": 0,
+    "seed_resize_from_w": 0, "batch_size": 1, "n_iter": 1, "steps": 20, "cfg_scale": 7.0,
+    "width": 96, "height": 96, "restore_faces": False, "tiling": False,
+    "do_not_save_samples": False, "do_not_save_grid": False, "negative_prompt": "", "eta": 1.0,
+    "s_churn": 0, "s_tmax": 0, "s_tmin": 0, "s_noise": 1, "override_settings": {},
+    "override_settings_restore_afterwards": True, "sampler_name": "Euler a",
+    "scheduler": "automatic", "sampler_index": "Euler a", "script_name": None,
     "script_args": [], "send_images": True, "save_images": False, "alwayson_scripts": {},
 }  # fmt: skip
 
 
 @asynccontextmanager
 async def client(
-    router: FakeRouter, keys: KeyFile | None = None
+    router: FakeRouter, keys: KeyFile | None = None, headers: dict[str, str] | None = None
 ) -> AsyncIterator[httpx.AsyncClient]:
     app = build_api(router, HttpOptions(a1111=True), keys)
     transport = httpx.ASGITransport(app)
-    async with httpx.AsyncClient(transport=transport, base_url="http://test") as one:
+    async with httpx.AsyncClient(
+        transport=transport, base_url="http://test", headers=headers
+    ) as one:
         yield one
 
 
@@ -92,7 +97,7 @@ def test_what_a_python_client_sends_is_drawn_and_answered_as_it_reads_it(
     assert response.status_code == 200, response.text
     reply = response.json()
     assert set(reply) == {"images", "parameters", "info"}
-    assert reply["parameters"]["sampler_name"] == "Euler"
+    assert reply["parameters"]["sampler_name"] == "Euler a"
     info = json.loads(reply["info"])
     assert info["all_seeds"] == [7, 8, 9, 10]
     assert (info["seed"], info["sd_model_name"], info["steps"]) == (7, "original", 20)
@@ -103,7 +108,7 @@ def test_what_a_python_client_sends_is_drawn_and_answered_as_it_reads_it(
     ]
     assert greys == info["all_seeds"]
     ((_, asked, _),) = router.asked
-    assert (asked.width_px, asked.guidance_scale, asked.scheduler) == (96, 7.0, "euler")
+    assert (asked.width_px, asked.guidance_scale, asked.scheduler) == (96, 7.0, "euler-a")
 
 
 def test_a_seed_of_minus_one_is_drawn_and_told(call: Call) -> None:
@@ -121,23 +126,6 @@ def test_what_is_left_out_or_null_is_the_variants(call: Call, router: FakeRouter
     assert asked.num_inference_steps == 25
     assert asked.guidance_scale == own.guidance_scale
     assert (asked.width_px, asked.height_px) == (own.default_size_px, 64)
-
-
-def test_open_webui_sets_the_checkpoint_and_draws(call: Call, router: FakeRouter) -> None:
-    async def story() -> None:
-        async with client(router) as one:
-            (first, *_, last) = (await one.get("/sdapi/v1/sd-models")).json()
-            assert (first["title"], last["title"]) == ("original", "auto")
-            # It sends back all that it has read.
-            options = (await one.get(OPTIONS)).json()
-            options["sd_model_checkpoint"] = "distilled"
-            assert (await one.post(OPTIONS, json=options)).json() == {}
-            assert (await one.get(OPTIONS)).json() == options
-            body = {"prompt": "x", "batch_size": 1, "width": 96, "height": 96, "steps": 9}
-            assert (await one.post(TXT2IMG, json=body)).status_code == 200
-
-    asyncio.run(story())
-    assert [variant for variant, *_ in router.asked] == ["distilled"]
 
 
 def test_a_request_may_name_its_own_checkpoint(call: Call, router: FakeRouter) -> None:
@@ -291,30 +279,88 @@ def test_what_clients_ask_for_when_they_connect_is_answered(call: Call, path: st
     assert call("GET", f"/sdapi/v1{path}").json() == CONSTANT_ANSWERS[path]
 
 
-def test_webuiapis_default_sampler_is_drawn(call: Call, router: FakeRouter) -> None:
-    body = {**WEBUIAPI, "sampler_name": "Euler a", "eta": 1.0}
-    assert call("POST", TXT2IMG, json=body).status_code == 200
-    assert router.asked[0][1].scheduler == "euler-a"
+@pytest.fixture
+def full_size(router: FakeRouter) -> None:
+    """Front ends ask for 512x512 by default."""
+    router.family, router.variants = SD_V1, SD_V1.variants
+    router.replicas = dict.fromkeys(SD_V1.variants, 1)
 
 
-def test_what_chat_front_ends_send_by_default_is_drawn(call: Call, router: FakeRouter) -> None:
+@pytest.mark.usefixtures("full_size")
+def test_what_open_webui_sends_by_default_is_answered(router: FakeRouter) -> None:
+    """See `routers/images.py` of open-webui/open-webui at 02530d5."""
+
+    async def story() -> None:
+        # No user, no password.
+        headers = {"authorization": "Basic "}
+        async with client(router, headers=headers) as one:
+            assert (await one.get(OPTIONS)).status_code == 200
+            models = (await one.get("/sdapi/v1/sd-models")).json()
+            assert {"title": "distilled", "model_name": "distilled"}.items() <= models[1].items()
+            # It sends back all that it has read.
+            options = (await one.get(OPTIONS)).json()
+            options["sd_model_checkpoint"] = models[1]["title"]
+            assert (await one.post(OPTIONS, json=options)).json() == {}
+            assert (await one.get(OPTIONS)).json() == options
+            body = {"prompt": "x", "batch_size": 1, "width": 512, "height": 512, "steps": 50}
+            drawn = (await one.post(TXT2IMG, json=body)).json()
+            assert len(drawn["images"]) == 1
+            assert "info" in drawn
+
+    asyncio.run(story())
+    ((variant, asked, _),) = router.asked
+    assert (variant, asked.num_inference_steps) == ("distilled", 50)
+
+
+@pytest.mark.usefixtures("full_size")
+def test_what_sillytavern_sends_by_default_is_answered(router: FakeRouter) -> None:
+    """See `stable-diffusion/index.js` of SillyTavern/SillyTavern at ba6f7b7 and later."""
     body = {
-        "prompt": "a red star",
-        "negative_prompt": "",
-        "sampler_name": "DDIM",
-        "scheduler": "N/A",
-        "clip_skip": 1,
-        "steps": 20,
-        "cfg_scale": 7,
-        "styles": [""],
-        "save_images": True,
-        "send_images": True,
-        "do_not_save_grid": False,
-        "override_settings": {"CLIP_stop_at_last_layers": 1, "sd_vae": "Automatic"},
-        "override_settings_restore_afterwards": True,
-    }
-    assert call("POST", TXT2IMG, json=body).status_code == 200
+        "url": "http://test", "auth": "", "prompt": "a red star", "negative_prompt": "lowres",
+        "sampler_name": "DDIM", "scheduler": "normal", "steps": 20, "cfg_scale": 7, "width": 512,
+        "height": 512, "restore_faces": False, "enable_hr": False, "hr_upscaler": "Latent",
+        "hr_scale": 1, "hr_additional_modules": [], "denoising_strength": 0.7,
+        "hr_second_pass_steps": 0, "override_settings": {"CLIP_stop_at_last_layers": 1},
+        "override_settings_restore_afterwards": True, "clip_skip": 1, "save_images": True,
+        "send_images": True, "do_not_save_grid": False, "do_not_save_samples": False,
+    }  # fmt: skip
+
+    async def story() -> None:
+        async with client(router, headers={"authorization": "Basic "}) as one:
+
+            async def listed(path: str, field: str) -> list[str]:
+                return [entry[field] for entry in (await one.get(f"/sdapi/v1/{path}")).json()]
+
+            assert body["sampler_name"] in await listed("samplers", "name")
+            assert await listed("schedulers", "name") == ["automatic"]
+            for path in ("upscalers", "latent-upscale-modes"):
+                assert await listed(path, "name") == []
+            assert await listed("sd-vae", "model_name") == []
+            first, *_ = await listed("sd-models", "title")
+            assert (await one.get(OPTIONS)).json()["sd_model_checkpoint"] == first
+            await one.post(OPTIONS, json={"sd_model_checkpoint": first})
+            # It waits until these are 0.
+            progress = (await one.get("/sdapi/v1/progress")).json()
+            assert (progress["progress"], progress["state"]["job_count"]) == (0, 0)
+            assert len((await one.post(TXT2IMG, json=body)).json()["images"]) == 1
+            # Where the user stops it.
+            assert (await one.post("/sdapi/v1/interrupt")).status_code == 200
+
+    asyncio.run(story())
     assert router.asked[0][1].scheduler == "ddim"
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        pytest.param({"sampler_name": ""}, id="sampler"),
+        pytest.param({"sampler_name": "Euler", "scheduler": "Uniform"}, id="evenly-spaced"),
+        pytest.param({"sampler_name": "PLMS", "scheduler": "Karras"}, id="schedule-of-its-own"),
+        pytest.param({"s_noise": 0, "s_tmin": 1, "s_tmax": 2}, id="without-churn"),
+    ],
+)
+def test_a_value_that_changes_nothing_is_accepted(call: Call, sent: dict[str, Any]) -> None:
+    assert call("POST", TXT2IMG, json={"prompt": "x", **sent}).status_code == 200
 
 
 @pytest.mark.parametrize(
