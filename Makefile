@@ -87,6 +87,7 @@ image-test: .venv/.serve  ## run the image as the manifests do: read-only, pictu
 
 clean:  ## remove the virtual environment and caches
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis *.egg-info
+	rm -rf tests/clients/.venv tests/clients/node_modules
 
 .venv/bin/python:
 	@if [ -z "$(PYTHON)" ]; then \
