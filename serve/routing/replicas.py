@@ -3,6 +3,7 @@
 `RayReplicas` is the only place that calls a Serve handle; the router sees this project's errors.
 """
 
+import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncIterator, Iterator
@@ -70,9 +71,14 @@ class RayReplicas:
             VariantUnavailable: none can be started.
             ServingError: whatever the replica raised.
         """
-        with self._own_errors(generation.variant):
-            drawing: Drawing = await self._handle.draw.remote(generation, picture_format)
-            return drawing
+        response = self._handle.draw.remote(generation, picture_format)
+        try:
+            with self._own_errors(generation.variant):
+                drawing: Drawing = await response
+                return drawing
+        except asyncio.CancelledError:
+            response.cancel()  # Ending the wait alone doesn't end the replica's call.
+            raise
 
     async def stream(
         self, generation: Generation, picture_format: PictureFormat

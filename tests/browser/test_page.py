@@ -240,7 +240,7 @@ def test_a_full_queue_is_told_with_its_wait_and_tried_again(
         pytest.param(
             {"num_inference_steps": 150, "width": 192, "height": 192},
             "Steps",
-            "600 image steps",
+            "600 steps of one 96x96 image",
             id="too-much-work",
         ),
     ],

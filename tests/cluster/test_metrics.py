@@ -3,6 +3,7 @@
 import re
 import time
 from collections import defaultdict
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import httpx
@@ -83,10 +84,17 @@ def busy(start: Start, start_fake: StartFake) -> None:
         {},
         {"model": "nope"},
         {"model": "auto"},
-        {"num_inference_steps": 150, "deadline_s": 0.1},
     ]
     for body in bodies:
         fake.ask(**body)
+    # Behind a long request a deadline is out of reach that it would keep alone.
+    with ThreadPoolExecutor() as pool:
+        steps = fake.steps()
+        long = pool.submit(fake.ask, prompt="hold after 5: busy", num_inference_steps=150)
+        wait_for(lambda: fake.steps() > steps)
+        assert fake.ask(deadline_s=1).status_code == 429
+        fake.let_go("busy")
+        assert long.result().status_code == 200
     assert httpx.get(start(Scaled.bind(), "scaled"), timeout=HANG_S).text == "here"
 
 

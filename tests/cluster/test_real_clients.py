@@ -167,9 +167,7 @@ def test_a_refusal_is_its_own_error_with_our_words(fake: Fake, client: Client) -
 
 
 @of_each(CLIENTS)
-def test_it_leaves_and_the_work_stops(
-    request: pytest.FixtureRequest, fake: Fake, client: Client
-) -> None:
+def test_it_leaves_and_the_work_stops(fake: Fake, client: Client) -> None:
     before = fake.steps()
     name = Path(client.program).stem
     process = client.start(fake.url, "leave", f"hold after 3: {name}")
@@ -181,7 +179,4 @@ def test_it_leaves_and_the_work_stops(
         fake.let_go(name)
     # There is one slot: it is free once the first request has left the batch.
     assert fake.ask().status_code == 200
-    if client.program == "webuiapi_client.py":
-        reason = "the replica goes on with a request that /sdapi/v1/interrupt has ended"
-        request.applymarker(pytest.mark.xfail(reason=reason))
     assert fake.steps() < before + MANY_STEPS

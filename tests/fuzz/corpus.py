@@ -214,7 +214,8 @@ def _refused_headers() -> Iterator[Refused]:
         yield Refused(f"{name} {value}", body, param=name, headers={**JSON, name: value})
     flood = {**JSON, **{f"x-{number}": "y" for number in range(200)}}
     yield Refused("200 headers", body, 431, headers=flood)
-    yield Refused("64 KiB of header", body, 431, headers={**JSON, "x": "y" * 64 * 1024})
+    # From 64 KiB on the server hangs up by itself.
+    yield Refused("32 KiB of header", body, 431, headers={**JSON, "x": "y" * 32 * 1024})
 
 
 REFUSED = [

@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ...errors import InvalidRequest, MalformedBody, ServingError, shown
-from ...generation import SAMPLER_NAMES, Drawing, Generation, SchedulerName, infotext
+from ...generation import SAMPLER_NAMES, VERSION, Drawing, Generation, SchedulerName, infotext
 from ...variants import Variant
 from ..schemas import GenerationRequest, validate_request
 
@@ -110,7 +110,7 @@ class Txt2Img(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="allow", allow_inf_nan=False)
 
-    prompt: str = ""
+    prompt: str | None = None
     negative_prompt: str | None = None
     seed: int | None = Field(None, description="-1 draws one at random.")
     # Whose product is held to the bounds of `n`.
@@ -166,7 +166,7 @@ class Txt2Img(BaseModel):
         sides = [side or variant.default_size_px for side in (self.width, self.height)]
         fields = {
             "model": model,
-            "prompt": self.prompt,
+            "prompt": self.prompt or "",
             "negative_prompt": self.negative_prompt,
             "seed": None if self.seed == -1 else self.seed,
             "n": _or_1(self.batch_size) * _or_1(self.n_iter),
@@ -258,6 +258,7 @@ def reply(asked: Txt2Img, generation: Generation, drawing: Drawing) -> dict[str,
         "styles": [],
         "index_of_first_image": 0,
         "extra_generation_params": {},
+        "version": f"distilled-sd-serve {VERSION}",
         "warnings": list(drawing.warnings),
     }
     # By way of JSON, which has no infinity: the fields that are skipped may hold one.
