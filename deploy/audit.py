@@ -65,8 +65,12 @@ def _audited(done: "subprocess.CompletedProcess[str]") -> tuple[list[dict[str, A
     except (ValueError, KeyError):
         words = done.stderr.strip().splitlines()
         raise LookupError(words[-1] if words else f"exit status {done.returncode}") from None
-    skipped = [f"{one['name']} ({one['skip_reason']})" for one in packages if "skip_reason" in one]
-    known = [one for one in packages if "skip_reason" not in one]
+    skipped = [
+        f"{package['name']} ({package['skip_reason']})"
+        for package in packages
+        if "skip_reason" in package
+    ]
+    known = [package for package in packages if "skip_reason" not in package]
     if not known:
         raise LookupError(", ".join(skipped))
     return known, skipped

@@ -193,13 +193,13 @@ def write_sbom(tool: str, image: str, path: Path) -> None:
         subprocess.run([tool, "rm", container], capture_output=True)
     try:
         content = json.loads(path.read_text())
-        held = {one["name"]: one["version"] for one in content["components"]}
+        found = {part["name"]: part["version"] for part in content["components"]}
     except (ValueError, KeyError, TypeError) as fault:
         raise ImageError(f"{path}: no SBOM: {fault!r}") from None
-    missing = {"torch", "diffusers", "ray", "fastapi"} - set(held)
+    missing = {"torch", "diffusers", "ray", "fastapi"} - set(found)
     if content.get("bomFormat") != "CycloneDX" or missing:
         raise ImageError(f"{path}: no SBOM of this image; it lacks {sorted(missing)}")
-    _tell(f"{path}: {len(held)} components, torch {held['torch']}, ray {held['ray']}")
+    _tell(f"{path}: {len(found)} components, torch {found['torch']}, ray {found['ray']}")
 
 
 def _stand_in_base() -> str:

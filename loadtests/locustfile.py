@@ -112,7 +112,7 @@ class VariantUser(FastHttpUser):
                 return
             verdict = judge(response.status_code, response.headers, response.content, asked)
             self.settle(response, asked, verdict)
-        self.wait_if_told(verdict)
+        self.honour_retry_after(verdict)
 
     def next_body(self) -> dict[str, Any]:
         """The next request of this class."""
@@ -143,7 +143,7 @@ class VariantUser(FastHttpUser):
         elif 0 < self.options.slo < response.request_meta["response_time"] / 1000:
             response.failure(f"slower than the SLO of {self.options.slo:g} s")
 
-    def wait_if_told(self, verdict: Verdict) -> None:
+    def honour_retry_after(self, verdict: Verdict) -> None:
         """Wait as long as a 429 says, with `--honour-retry-after`."""
         if verdict.outcome == "rejected" and self.options.honour_retry_after:
             time.sleep(verdict.retry_after_s or 1)  # Locust has made it yield.
@@ -263,7 +263,7 @@ class StreamingUser(VariantUser):
                 )
             response.request_meta["response_time"] = 1000 * (time.perf_counter() - started_s)
             self.settle(response, asked, verdict)
-        self.wait_if_told(verdict)
+        self.honour_retry_after(verdict)
         if verdict.outcome == "ok":
             self._tell("first preview", arrived_s[:1])
             self._tell("between events", [b - a for a, b in pairwise(arrived_s)])
