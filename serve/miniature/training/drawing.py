@@ -3,8 +3,6 @@
 Everything is drawn four times too large and averaged down, which is what gives smooth edges.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Sequence
 

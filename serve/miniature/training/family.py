@@ -1,7 +1,5 @@
 """The shipped variants on the server's own pipeline, for measurements and contact sheets."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

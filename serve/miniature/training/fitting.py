@@ -1,7 +1,5 @@
 """The training loop of every stage: data-parallel, resumable, with a progress bar."""
 
-from __future__ import annotations
-
 import math
 import time
 from collections.abc import Callable

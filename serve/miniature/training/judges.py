@@ -4,8 +4,6 @@ The rules rely on the scenes' layout: the background shows along the top and the
 simple thing covers the middle, and a vase stands below its flowers.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 import numpy as np

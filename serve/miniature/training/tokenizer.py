@@ -4,8 +4,6 @@ As in CLIP's, every byte is a token, within and at the end of a word, so unseen 
 scripts fall back to bytes; merges make each word of the captions one token.
 """
 
-from __future__ import annotations
-
 import re
 from collections import Counter
 from collections.abc import Iterable
