@@ -1,6 +1,6 @@
 """One request of a load test as it went, and the exact figures of a run."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -75,7 +75,7 @@ def summarize(samples: Sequence[Sample], duration_s: float, slo_s: float | None)
         outcome: [sample for sample in samples if sample.outcome == outcome]
         for outcome in _OUTCOMES
     }
-    latencies = sorted(sample.latency_s for sample in by["ok"])
+    latencies = latencies_s(samples)
     sent = [sample for sample in samples if sample.outcome != "unsent"]
     late = sum(sample.fired_s - sample.scheduled_s > _LATE_S for sample in sent)
     ended_s = max([duration_s, *(sample.done_s for sample in sent)])
@@ -103,6 +103,11 @@ def summarize(samples: Sequence[Sample], duration_s: float, slo_s: float | None)
         worst_s=latencies[-1] if latencies else None,
         void=void,
     )
+
+
+def latencies_s(samples: Iterable[Sample]) -> list[float]:
+    """Of the requests that were drawn, ascending."""
+    return sorted(sample.latency_s for sample in samples if sample.outcome == "ok")
 
 
 def percentile(values: Sequence[float], percent: float) -> float | None:

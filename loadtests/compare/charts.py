@@ -91,9 +91,12 @@ def auto_goodput(rates: Sequence[AutoRate], variants: Sequence[str]) -> str:
     width = 0.8 / len(names)
     for place, (name, colour) in enumerate(zip(names, (_AUTO_COLOUR, *_COLOURS), strict=False)):
         found = [
-            (index + (place - (len(names) - 1) / 2) * width, goodput.spread)
+            (
+                index + (place - (len(names) - 1) / 2) * width,
+                rate.contenders[name].goodput_per_s.spread,
+            )
             for index, rate in enumerate(rates)
-            if name in rate.contenders and (goodput := rate.contenders[name].goodput_per_s)
+            if name in rate.contenders
         ]
         middles = [goodput.median for _, goodput in found]
         reach = [

@@ -42,7 +42,10 @@ def tables(conclusion: Conclusion) -> list[Table]:
 
 
 def _costs(conclusion: Conclusion) -> Table:
-    rows = []
+    setup, rows = conclusion.setup, []
+    an_hour = "not given (`--price-per-hour`)"
+    if setup.price_per_hour is not None:
+        an_hour = f"{setup.price_per_hour:g} a device-hour"
     for name, cost in conclusion.costs.items():
         best = conclusion.found[name].best
         assert best is not None  # There is no cost without it.
@@ -53,24 +56,24 @@ def _costs(conclusion: Conclusion) -> Table:
         )  # fmt: skip
     return Table(
         "What each variant costs",
-        f"At the highest throughput of the closed loop. A device is {conclusion.device}. "
-        f"Price: {_price(conclusion)}. Peak device memory: the service doesn't report it.",
+        f"At the highest throughput of the closed loop. A device is {setup.device}. "
+        f"Price: {an_hour}. Peak device memory: the service doesn't report it.",
         ["variant", "images/s", "users", "devices", "device-seconds an image",
          "images a device-hour", "cost of 1,000"],
         rows,
     )  # fmt: skip
 
 
-def _price(conclusion: Conclusion) -> str:
-    price = conclusion.price_per_hour
-    return "not given (`--price-per-hour`)" if price is None else f"{price:g} a device-hour"
-
-
 def _differences(conclusion: Conclusion) -> Table:
-    rows = [row for comparison in conclusion.comparisons for row in _difference_rows(comparison)]
+    rows = [
+        [comparison.variant, comparison.against, *row]
+        for comparison in conclusion.comparisons
+        for row in _difference_rows(comparison)
+    ]
+    rounds = {run.round for run in conclusion.record.runs if run.section == "closed loop"}
     return Table(
         "What is decided",
-        f"Over 1 is better. Ratios are taken within rounds ({conclusion.rounds_run} of "
+        f"Over 1 is better. Ratios are taken within rounds ({len(rounds)} of "
         f"{conclusion.design.rounds} were run); the interval is their mean's, 95 % by Student's t. "
         "*Noise floor*: a smaller difference is a tie. For the rate within the SLO a difference "
         "is decided where one variant met a rate 15 % above one that the other has missed.",
@@ -88,18 +91,9 @@ def _difference_rows(comparison: Comparison) -> Iterator[list[str]]:
     for what, ratio in ratios.items():
         if ratio is not None:
             noise = _UNDECIDED if ratio.noise is None else f"{ratio.noise:.1%}"
-            yield [comparison.variant, comparison.against, what, f"{ratio.value:.2f}",
-                   _interval(ratio), noise, ratio.outcome]  # fmt: skip
-    ratio_text = "-" if comparison.carried_ratio is None else f"{comparison.carried_ratio:.2f}"
-    yield [
-        comparison.variant,
-        comparison.against,
-        "rate within the SLO",
-        ratio_text,
-        "-",
-        "-",
-        comparison.carried,
-    ]
+            yield [what, f"{ratio.value:.2f}", _interval(ratio), noise, ratio.outcome]
+    carried = "-" if comparison.carried_ratio is None else f"{comparison.carried_ratio:.2f}"
+    yield ["rate within the SLO", carried, "-", "-", comparison.carried]
 
 
 def _seed_workload(conclusion: Conclusion) -> Table:
@@ -159,24 +153,21 @@ def _open_loop(conclusion: Conclusion) -> Table:
                  f"{rung.within_slo:.0%}", str(rung.rejected), str(rung.failed), str(rung.late),
                  "; ".join([rung.slo, *notes])]
             )  # fmt: skip
+    design = conclusion.design
     slo = "not known" if conclusion.slo_s is None else f"p95 within {conclusion.slo_s:.2f} s"
+    origin = "given"
+    if design.slo_s is None:
+        origin = f"{design.slo_factor:g} times one user's of `{design.variants[0]}`"
     return Table(
         "Open loop",
         f"Requests arrive at random at each rate, whatever has come back; latency counts from the "
-        f"scheduled instant. SLO: {slo}{_slo_origin(conclusion)}, at most "
-        f"{conclusion.design.most_rejected:.0%} rejected. A rate ends early once it has certainly "
+        f"scheduled instant. SLO: {slo} ({origin}), at most "
+        f"{design.most_rejected:.0%} rejected. A rate ends early once it has certainly "
         "missed the SLO; every run begins with an empty queue.",
         ["variant", "offered/s", "drawn/s", "requests", "p50 s", "p95 s", "p99 s", "within SLO",
          "rejected", "failed", "late", "SLO"],
         rows,
     )  # fmt: skip
-
-
-def _slo_origin(conclusion: Conclusion) -> str:
-    design = conclusion.design
-    if design.slo_s is not None:
-        return " (given)"
-    return f" ({design.slo_factor:g} times one user's of `{design.variants[0]}`)"
 
 
 def _auto_shares(conclusion: Conclusion) -> Table:
@@ -233,11 +224,7 @@ def _auto_goodput(conclusion: Conclusion) -> Table:
 
 
 def _goodput(contender: Contender | None) -> str:
-    return (
-        "-"
-        if contender is None or contender.goodput_per_s is None
-        else contender.goodput_per_s.spread.text()
-    )
+    return "-" if contender is None else contender.goodput_per_s.spread.text()
 
 
 def _gain(contender: Contender) -> str:

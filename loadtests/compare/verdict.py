@@ -35,12 +35,11 @@ def of_auto(rates: Sequence[AutoRate], slo_s: float | None) -> list[str]:
         return []
     rate = shared[-1]
     ours = rate.contenders[AUTO].goodput_per_s
-    if ours is None:
-        return []
-    parts = []
-    for name, other in rate.contenders.items():
-        if name != AUTO and other.goodput_per_s is not None:
-            parts.append(f"{other.goodput_per_s.median:.2f} of `{name}` ({rate.outcome(name)})")
+    parts = [
+        f"{other.goodput_per_s.median:.2f} of `{name}` ({rate.outcome(name)})"
+        for name, other in rate.contenders.items()
+        if name != AUTO
+    ]
     drawn = ", ".join(f"`{name}` {rate.share(name):.0%}" for name in rate.answers)
     return [
         f"`auto` at {rate.rate_per_s:.2f}/s: {ours.median:.2f} pictures/s within {slo_s:.2f} s, "

@@ -237,7 +237,7 @@ def test_pictures_of_random_weights_are_not_judged(tmp_path: Path) -> None:
     [
         pytest.param(["--variants", "huge"], "variants: 'huge' was given; ", id="variant"),
         pytest.param(["--steps", "0"], "0 was given; allowed: 1 to 150", id="steps"),
-        pytest.param(["--minutes", "nan"], "nan was given; it must be", id="minutes"),
+        pytest.param(["--minutes", "nan"], "nan was given; allowed: ", id="minutes"),
         pytest.param(["--baseline", "/nowhere.json"], "/nowhere.json", id="baseline"),
         pytest.param(["--plan", "pyproject.toml"], "pyproject.toml: not a plan.json", id="plan"),
         pytest.param(["--serve-config", "/nowhere.yaml"], "/nowhere.yaml", id="config"),

@@ -22,7 +22,7 @@ from loadtests.compare.quality import similarity, to_reference
 from loadtests.compare.ratios import Difference, Ratio, Repeated
 from loadtests.compare.record import Record, Run
 from loadtests.compare.rungs import Carried, Rung, carried, rung
-from loadtests.compare.search import first_rate, next_for_the_curve, next_rate
+from loadtests.compare.search import first_rate, for_the_curve, next_rate
 from loadtests.compare.verdict import of_auto, verdict
 from loadtests.samples import Sample
 from loadtests.workload import Workload
@@ -168,10 +168,18 @@ def test_an_slo_below_the_work_itself_begins_low() -> None:
     assert 0 < first_rate(1.0, 1.0, 0.5) < 0.1
 
 
-def test_rates_for_the_curve_are_not_those_that_were_tried() -> None:
-    assert next_for_the_curve(1.0, [0.7]) == 0.3
-    assert next_for_the_curve(1.0, [0.7, 0.29]) == 1.0
-    assert next_for_the_curve(1.0, [0.5, 1.0, 0.3, 0.7]) == 0.0
+@pytest.mark.parametrize(
+    ("tried", "share"),
+    [((0.7,), 0.3), ((0.7, 0.29), 1.0), ((0.5, 1.0, 0.3, 0.7), 0.0), ((0.7,) * 5, 0.0)],
+)
+def test_rates_for_the_curve_are_not_those_that_were_tried(
+    tried: Sequence[float], share: float
+) -> None:
+    found = find(DESIGN, a_record())["original"]
+    capacity = found.images_per_s
+    assert capacity is not None
+    rungs = tuple(at(each * capacity, "met") for each in tried)
+    assert for_the_curve(DESIGN, replace(found, rungs=rungs), 0.0) == share * capacity
 
 
 def test_arrivals_of_a_number_have_exactly_their_rate_and_irregular_gaps() -> None:
