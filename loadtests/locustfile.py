@@ -7,9 +7,8 @@ with `--slo` a late one, is a failure. A 429 is no failure but a row of its own.
 
 import itertools
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
-from itertools import pairwise
 from typing import Any
 
 from locust import FastHttpUser, constant, events, tag, task
@@ -149,46 +148,43 @@ class VariantUser(FastHttpUser):
             time.sleep(verdict.retry_after_s or 1)  # Locust has made it yield.
 
 
+def _one_picture(name: str) -> Callable[[VariantUser], None]:
+    """A task under a tag."""
+
+    @tag(name)
+    @task
+    def generate(user: VariantUser) -> None:
+        user.draw()
+
+    return generate
+
+
 class OriginalUser(VariantUser):
     """Asks `original`."""
 
     variant = "original"
-
-    @tag("original")
-    @task
-    def generate(self) -> None:
-        """One picture."""
-        self.draw()
+    generate = _one_picture(variant)
 
 
 class DistilledUser(VariantUser):
     """Asks `distilled`."""
 
     variant = "distilled"
-
-    @tag("distilled")
-    @task
-    def generate(self) -> None:
-        """One picture."""
-        self.draw()
+    generate = _one_picture(variant)
 
 
 class DistilledTinyVaeUser(VariantUser):
     """Asks `distilled-tiny-vae`."""
 
     variant = "distilled-tiny-vae"
-
-    @tag("distilled-tiny-vae")
-    @task
-    def generate(self) -> None:
-        """One picture."""
-        self.draw()
+    generate = _one_picture(variant)
 
 
 class AutoUser(VariantUser):
     """Leaves the variant to the service; a row for each variant that answered, and each reason."""
 
     variant = AUTO
+    generate = _one_picture(variant)
 
     def answered_name(self, asked: dict[str, Any], verdict: Verdict) -> str:
         """The row of the variant that answered; its requests are that variant's share."""
@@ -196,15 +192,11 @@ class AutoUser(VariantUser):
             return self.name(asked)
         return f"{_PATH} [{AUTO}: {verdict.model}, {verdict.model_reason}]"
 
-    @tag("auto")
-    @task
-    def generate(self) -> None:
-        """One picture."""
-        self.draw()
-
 
 class MixedStepsUser(VariantUser):
     """Asks one variant for 10, 25 or 50 steps in turn; a row of the statistics for each."""
+
+    generate = _one_picture("mixed")
 
     def on_start(self) -> None:
         """Read the variant."""
@@ -218,12 +210,6 @@ class MixedStepsUser(VariantUser):
     def name(self, asked: dict[str, Any]) -> str:
         """The row of the step count."""
         return f"{_PATH} [{asked['model']}, {asked['num_inference_steps']} steps]"
-
-    @tag("mixed")
-    @task
-    def generate(self) -> None:
-        """One picture."""
-        self.draw()
 
 
 class StreamingUser(VariantUser):
@@ -266,7 +252,7 @@ class StreamingUser(VariantUser):
         self.wait_if_told(verdict)
         if verdict.outcome == "ok":
             self._tell("first preview", arrived_s[:1])
-            self._tell("between events", [b - a for a, b in pairwise(arrived_s)])
+            self._tell("between events", [b - a for a, b in itertools.pairwise(arrived_s)])
 
     def _tell(self, what: str, seconds: list[float]) -> None:
         for gap_s in seconds:

@@ -26,6 +26,8 @@ from .workload import Workload
 
 # Beyond this many the operating system's limits would be measured.
 _MOST_IN_FLIGHT = 900
+# The arguments that the JSON line repeats.
+_ASKED = ("host", "variant", "arrivals", "rate", "duration", "seed", "steps", "n", "slo")
 
 
 async def run(
@@ -161,9 +163,8 @@ def main() -> int:
     summary = summarize(samples, max(duration_s, 1e-9), args.slo)
     interrupted = len(samples) < len(schedule_s) or summary.unfinished > 0
     print(_words(summary, args, interrupted))
-    print(
-        json.dumps({"began": began, "interrupted": interrupted, **_asked(args), **asdict(summary)})
-    )
+    asked = {name: value for name, value in vars(args).items() if name in _ASKED}
+    print(json.dumps({"began": began, "interrupted": interrupted, **asked, **asdict(summary)}))
     return 1 if summary.failed or summary.void or interrupted else 0
 
 
@@ -175,11 +176,6 @@ async def _run(
 ) -> list[Sample]:
     async with connected(args.host, args.timeout, args.key) as client:
         return await run(client, schedule_s, workload, args.variant, done=keep)
-
-
-def _asked(args: argparse.Namespace) -> dict[str, Any]:
-    names = ("host", "variant", "arrivals", "rate", "duration", "seed", "steps", "n", "slo")
-    return {name: getattr(args, name) for name in names}
 
 
 def _words(summary: Summary, args: argparse.Namespace, interrupted: bool) -> str:

@@ -9,25 +9,18 @@ Profile = Literal["step", "saturation", "spike", "soak"]
 SATURATED_BELOW = 1.05
 
 
-def step(at_s: float, duration_s: float, peak: int, levels: int = 4) -> int | None:
-    """`levels` equal times at evenly rising numbers of users, up to the peak; then the end."""
-    if at_s >= duration_s:
-        return None
-    level = int(at_s / duration_s * levels) + 1
-    return math.ceil(peak * level / levels)
+_LEVELS = 4
 
 
-def spike(at_s: float, duration_s: float, peak: int) -> int | None:
-    """A quarter of the peak, with the peak in the middle fifth; then the end."""
-    if at_s >= duration_s:
-        return None
-    calm = math.ceil(peak / 4)
-    return peak if 0.4 <= at_s / duration_s < 0.6 else calm
+def step(at_s: float, duration_s: float, peak: int) -> int:
+    """Four equal times at evenly rising numbers of users, up to the peak."""
+    level = int(at_s / duration_s * _LEVELS) + 1
+    return math.ceil(peak * level / _LEVELS)
 
 
-def soak(at_s: float, duration_s: float, peak: int) -> int | None:
-    """The peak all the time; then the end."""
-    return peak if at_s < duration_s else None
+def spike(at_s: float, duration_s: float, peak: int) -> int:
+    """A quarter of the peak, with the peak in the middle fifth."""
+    return peak if 0.4 <= at_s / duration_s < 0.6 else math.ceil(peak / 4)
 
 
 class Saturation:

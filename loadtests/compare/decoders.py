@@ -16,7 +16,7 @@ from transformers import CLIPModel, CLIPProcessor
 from serve.pipelines.pipeline import Pipeline
 from serve.variants import Family
 
-from ..workload import Workload, generation
+from ..workload import Workload
 from .quality import Similarity, similarity
 
 
@@ -54,10 +54,11 @@ def vae_similarity(
         theirs: list[NDArray[np.uint8]] = []
         for index in range(count):
             asked = workload.body(index, kl_name)
+            guidance = asked.get("guidance_scale", variant.guidance_scale)
             steps = asked["num_inference_steps"]
-            job = generation(variant, asked["prompt"], [asked["seed"]], steps)
-            if "guidance_scale" in asked:
-                job = replace(job, guidance_scale=asked["guidance_scale"])
+            job = variant.generation(
+                asked["prompt"], [asked["seed"]], steps, guidance_scale=guidance
+            )
             (trajectory,), _ = pipeline.begin(job)
             while trajectory.steps_done < trajectory.total_steps:
                 pipeline.step([trajectory])

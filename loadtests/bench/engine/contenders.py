@@ -23,7 +23,6 @@ from serve.pipelines.trajectories import Trajectory
 from serve.variants import Variant
 
 from ...published import PROMPT
-from ...workload import generation
 
 EAGER = Optimisations(
     channels_last=False, attention="default", compile=False, cuda_graphs=False, embedding_cache=0
@@ -48,7 +47,7 @@ class Ours:
 
     def generation(self, prompt: str, seeds: Sequence[int], steps: int) -> Generation:
         """A request with the variant's defaults."""
-        return generation(self.variant, prompt, seeds, steps)
+        return self.variant.generation(prompt, seeds, steps)
 
     def begin(self, prompt: str, seeds: Sequence[int], steps: int) -> list[Trajectory]:
         """Prompts encoded, noise drawn, without the engine: for stages."""
