@@ -181,7 +181,6 @@ class Load:
         await self._task
 
     def stop(self) -> None:
-        """Send no more."""
         self._stopped = True
 
     def unfinished_before(self, moment_s: float) -> bool:

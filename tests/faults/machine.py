@@ -79,7 +79,6 @@ Usage = tuple[int, int]
 
 
 def usage_now() -> dict[tuple[str, int], Usage]:
-    """What every serving process uses, by role and process id."""
     found = {}
     for role, pids in by_role().items():
         for pid in pids:

@@ -36,7 +36,6 @@ def compare(service: FakeService, out: Path, *arguments: str) -> Done:
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A whole default comparison; its folder."""
     out = tmp_path_factory.mktemp("whole")
     config = out / "config.yaml"
     config.write_text("applications: <the file>\n")
@@ -258,17 +257,21 @@ def test_an_address_where_nobody_answers_is_one_clear_line(tmp_path: Path) -> No
     assert "does not answer" in done.stderr.splitlines()[-1]
 
 
-def test_a_service_that_refuses_from_the_start_is_reported_at_once(tmp_path: Path) -> None:
-    done = compare(FakeService(serial_s={"original": 0.01}, reject_every=1), tmp_path)
+@pytest.mark.parametrize(
+    ("service", "complaint"),
+    [
+        ({"reject_every": 1}, "original: not drawn when warmed up: 429"),
+        ({"family": "flux"}, "is not this service"),
+    ],
+    ids=["refuses-from-the-start", "another-service"],
+)
+def test_an_endpoint_that_cannot_be_compared_is_reported_at_once(
+    service: dict[str, Any], complaint: str, tmp_path: Path
+) -> None:
+    done = compare(FakeService(serial_s={"original": 0.01}, **service), tmp_path)
     assert done.returncode == 2
-    assert "original: not drawn when warmed up: 429" in done.stderr
+    assert complaint in done.stderr
     assert not (tmp_path / "report.json").exists()
-
-
-def test_an_endpoint_of_another_service_is_reported(tmp_path: Path) -> None:
-    done = compare(FakeService(serial_s={"original": 0.01}, family="flux"), tmp_path)
-    assert done.returncode == 2
-    assert "is not this service" in done.stderr
 
 
 @pytest.mark.thorough

@@ -36,18 +36,12 @@ def rounds(*values: float) -> Repeated:
     return Repeated(dict(enumerate(values)))
 
 
-def test_a_ratio_is_taken_within_rounds() -> None:
+def test_a_ratio_is_taken_within_the_rounds_that_both_have() -> None:
     # The second round was three times slower for both.
-    ratio = Ratio.of(rounds(2.0, 6.0, 2.1), rounds(1.0, 3.0, 1.0))
+    ratio = Ratio.of(rounds(2.0, 6.0, 2.1), rounds(1.0, 3.0, 1.0, 9.0))
     assert ratio is not None
     assert ratio.outcome == "better"
     assert ratio.value == pytest.approx(2.03, abs=0.01)
-
-
-def test_only_rounds_that_both_have_count() -> None:
-    ratio = Ratio.of(Repeated({0: 2.0, 2: 4.0}), Repeated({0: 1.0, 1: 9.0, 2: 2.0}))
-    assert ratio is not None
-    assert ratio.value == pytest.approx(2)
     assert Ratio.of(Repeated({0: 1.0}), Repeated({1: 1.0})) is None
 
 
@@ -182,16 +176,6 @@ def test_rates_for_the_curve_are_not_those_that_were_tried(
     assert for_the_curve(DESIGN, replace(found, rungs=rungs), 0.0) == share * capacity
 
 
-def test_arrivals_of_a_number_have_exactly_their_rate_and_irregular_gaps() -> None:
-    schedule_s = arrivals.poisson_of(400, 8, seed=1)
-    assert len(schedule_s) == 400
-    assert schedule_s == sorted(schedule_s)
-    assert 0 <= schedule_s[0] < schedule_s[-1] < 50
-    gaps_s = np.diff(schedule_s)
-    assert gaps_s.std() == pytest.approx(gaps_s.mean(), rel=0.15)  # As exponential gaps have it.
-    assert schedule_s != arrivals.poisson_of(400, 8, seed=2)
-
-
 def closed(variant: str, round_: int, users: int, image_s: float, requests: int = 4) -> Run:
     samples = [sample(image_s * users, image_s * (turn + 1 - users)) for turn in range(requests)]
     return Run("closed loop", variant, round_, users=users, samples=samples)
@@ -301,8 +285,6 @@ def test_one_variant_alone_is_no_choice() -> None:
     ("ours", "theirs", "outcome"),
     [
         pytest.param((1.0, 1.1, 1.05), (0.0, 0.0, 0.1), "better", id="against-nothing"),
-        pytest.param((0.0, 0.0, 0.1), (1.0, 1.1, 1.05), "worse", id="worse"),
-        pytest.param((1.0, 2.0, 0.5), (1.0, 1.0, 1.0), "tie", id="within-the-noise"),
         pytest.param((1.0, 1.0, 1.0), (1.0, 1.0, 1.0), "tie", id="equal"),
         pytest.param((2.0, 2.0), (1.0, 1.0), "not decided", id="two-rounds"),
     ],

@@ -4,11 +4,11 @@ import base64
 import io
 import itertools
 import json
-import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
@@ -62,11 +62,14 @@ def test_the_miniatures_prompts_lie_within_its_scenes() -> None:
 def test_poisson_arrivals_have_their_rate_and_irregular_gaps() -> None:
     schedule_s = arrivals.poisson(20, 200, seed=3)
     assert len(schedule_s) == pytest.approx(4000, rel=0.05)
-    gaps_s = [after - before for before, after in itertools.pairwise(schedule_s)]
-    mean_s = sum(gaps_s) / len(gaps_s)
-    deviation_s = math.sqrt(sum((gap_s - mean_s) ** 2 for gap_s in gaps_s) / len(gaps_s))
-    assert deviation_s == pytest.approx(mean_s, rel=0.1)  # As exponential gaps have it.
+    exact_s = arrivals.poisson_of(4000, 20, seed=3)
+    assert len(exact_s) == 4000
+    assert 0 <= exact_s[0] <= exact_s[-1] < 200
+    for gaps_s in map(np.diff, (schedule_s, exact_s)):
+        # As exponential gaps have it.
+        assert gaps_s.std() == pytest.approx(gaps_s.mean(), rel=0.1)
     assert schedule_s == arrivals.poisson(20, 200, seed=3) != arrivals.poisson(20, 200, seed=4)
+    assert exact_s == arrivals.poisson_of(4000, 20, seed=3) != arrivals.poisson_of(4000, 20, seed=4)
 
 
 def test_constant_arrivals_are_evenly_spaced() -> None:
