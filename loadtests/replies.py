@@ -115,6 +115,11 @@ def judge_stream(
     return (Verdict("failed", problem) if problem else Verdict("ok")), arrived_s
 
 
+def first_picture(content: bytes) -> bytes:
+    """The picture file in a reply that was judged to be right."""
+    return base64.b64decode(json.loads(content)["data"][0]["b64_json"])
+
+
 def _problem(reply: Mapping[str, Any], asked: Mapping[str, Any]) -> str:
     """The first thing that is not as asked; empty where all is."""
     n = asked.get("n", 1)

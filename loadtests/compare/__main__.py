@@ -29,8 +29,8 @@ from .campaign import Campaign
 from .conclusion import Conclusion, Setup, conclude
 from .design import Design
 from .endpoint import Endpoint, NotTheService, read
-from .gate import changes, read_report
-from .plan_check import check_plan, planned_rates, read_plan
+from .gate import changes, read_json, read_report
+from .plan_check import check_plan, planned_rates
 from .quality import pixels
 from .record import Record
 from .report import write
@@ -114,7 +114,7 @@ def main() -> int:
 def _compare(args: argparse.Namespace) -> int:
     # Errors in the arguments are found before minutes of measuring.
     baseline = read_report(args.baseline) if args.baseline else None
-    plan = read_plan(args.plan) if args.plan else None
+    plan = read_json(args.plan, "plan", "replicas") if args.plan else None
     serve_config = args.serve_config.read_text() if args.serve_config else ""
     began, record = time.strftime("%Y-%m-%dT%H:%M:%S%z"), Record()
     with contextlib.ExitStack() as stack:

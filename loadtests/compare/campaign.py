@@ -5,8 +5,6 @@ all its answers, so that the next begins with an empty queue.
 """
 
 import asyncio
-import base64
-import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -17,7 +15,7 @@ from tqdm import tqdm
 
 from .. import arrivals, closedloop, openloop
 from ..client import Client
-from ..replies import AUTO
+from ..replies import AUTO, first_picture
 from ..rounds import rotated
 from ..samples import Sample
 from .auto import Offer, offers, slo_of_auto_s
@@ -150,9 +148,7 @@ class Campaign:
                 def keep(sample: Sample, content: bytes, variant: str = variant) -> None:
                     if sample.outcome == "ok":
                         drawn = self.record.pictures.setdefault(sample.index, {})
-                        drawn[variant] = base64.b64decode(
-                            json.loads(content)["data"][0]["b64_json"]
-                        )
+                        drawn[variant] = first_picture(content)
                     bar.update()
 
                 await closedloop.run(self.client, 1, count, design.workload, variant, done=keep)
@@ -196,23 +192,17 @@ class Campaign:
                     self._leave_out(f"{len(rounds) - number} of {len(rounds)} rounds of auto")
                     return
                 for offer in round_:
-                    with self._run(
-                        "auto", offer.contender, offer.round, bar, rate_per_s=offer.rate_per_s
-                    ) as (run, keep):
-                        await self._offer(offer, run, keep)
+                    await self._offer(offer, bar)
 
-    async def _offer(self, offer: Offer, run: Run, keep: _Keep) -> None:
+    async def _offer(self, offer: Offer, bar: "tqdm[NoReturn]") -> None:
         """All contenders of a round get the same arrivals and requests."""
-        await openloop.run(
-            self.client,
-            arrivals.poisson_of(offer.requests, offer.rate_per_s, seed=offer.round),
-            self.design.workload,
-            offer.contender,
-            first=offer.round * offer.requests,
-            done=keep,
-        )
-        if all(sample.outcome != "unfinished" for sample in run.samples):
-            run.duration_s = offer.requests / offer.rate_per_s
+        requests, rate = offer.requests, offer.rate_per_s
+        schedule_s = arrivals.poisson_of(requests, rate, seed=offer.round)
+        ask = partial(openloop.run, self.client, schedule_s, self.design.workload, offer.contender)
+        with self._run("auto", offer.contender, offer.round, bar, rate_per_s=rate) as (run, keep):
+            await ask(first=offer.round * requests, done=keep)
+            if all(sample.outcome != "unfinished" for sample in run.samples):
+                run.duration_s = requests / rate
 
     def _that_fit(self, rates: dict[str, float], samples: int, what: str) -> dict[str, float]:
         """Those that there is time for, in the variants' order; 0 means none is wanted."""

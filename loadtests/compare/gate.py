@@ -14,7 +14,7 @@ _THROUGHPUT = "images/s"
 
 
 class NotComparable(ServingError):
-    """The two runs measured different things."""
+    """No report or plan of this kind, or of something else."""
 
 
 @dataclass(frozen=True)
@@ -40,15 +40,25 @@ def read_report(path: Path) -> dict[str, Any]:
     Raises:
         NotComparable: it isn't one, or is of an interrupted run.
     """
-    try:
-        report: dict[str, Any] = json.loads(path.read_text())
-        if report["report"] != "comparison":
-            raise ValueError("it is no comparison's")
-    except (OSError, ValueError, KeyError, TypeError) as fault:
-        raise NotComparable(f"{path}: not a report.json of a comparison: {fault}") from None
-    if not report["complete"]:
+    report = read_json(path, "report", "comparison")
+    if not report.get("complete"):
         raise NotComparable(f"{path}: the report of an interrupted run")
     return report
+
+
+def read_json(path: Path, kind: str, content: str) -> dict[str, Any]:
+    """A report.json or plan.json, which says so of itself: `{kind: content, ...}`.
+
+    Raises:
+        NotComparable: it isn't one.
+    """
+    try:
+        found: dict[str, Any] = json.loads(path.read_text())
+        if found[kind] != content:
+            raise ValueError(f"{kind}: {found[kind]!r}")
+    except (OSError, ValueError, KeyError, TypeError) as fault:
+        raise NotComparable(f"{path}: not a {kind}.json: {fault}") from None
+    return found
 
 
 def changes(before: Mapping[str, Any], now: Mapping[str, Any], tolerance: float) -> list[Change]:

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from ..published import FLOP_BOUND, PROMPT, PUBLISHED_MS
+from ..published import PROMPT, published_cells
 from ..replies import AUTO
 from .auto import AutoRate, Contender
 from .conclusion import Conclusion
@@ -108,12 +108,10 @@ def _seed_workload(conclusion: Conclusion) -> Table:
         if figures.seed_workload_s is None:
             continue
         ratio = against.get(name)
-        published = ["-", "-", "-"]
-        if name in PUBLISHED_MS:
-            x = PUBLISHED_MS["original"] / PUBLISHED_MS[name]
-            published = [f"{PUBLISHED_MS[name]:.1f}", f"{x:.2f}", f"{FLOP_BOUND[name]:.2f}"]
         own = "1" if ratio is None else f"{ratio.value:.2f} ({_interval(ratio)})"
-        rows.append([name, figures.seed_workload_s.spread.text(1000, 0), own, *published])
+        rows.append(
+            [name, figures.seed_workload_s.spread.text(1000, 0), own, *published_cells(name)]
+        )
     return Table(
         "The seed workload",
         f'12 images of "{PROMPT}": one user, 3 calls of 4 images, '

@@ -64,8 +64,11 @@ def _cheapest(
         )
     ]
     if not tied:
-        likeness = "" if cheapest == reference else _at_what_likeness(cheapest, similar)
-        return f"Most pictures for the money: `{cheapest}`{likeness}."
+        words = f"Most pictures for the money: `{cheapest}`"
+        if cheapest in similar:
+            ssim = similar[cheapest].ssim
+            words += f", if its pictures are good enough (SSIM {ssim:.2f}; look at them below)"
+        return f"{words}."
     equals = sorted({cheapest, *tied}, key=list(costs).index)
     names = " and ".join(f"`{name}`" for name in equals)
     words = f"Most pictures for the money: {names}, which this run could not tell apart"
@@ -73,12 +76,6 @@ def _cheapest(
         likest = max(equals, key=lambda name: similar[name].ssim)
         words += f"; `{likest}` stays closer to `{reference}` (SSIM {similar[likest].ssim:.2f})"
     return f"{words}."
-
-
-def _at_what_likeness(name: str, similar: Mapping[str, Similarity]) -> str:
-    if name not in similar:
-        return ""
-    return f", if its pictures are good enough (SSIM {similar[name].ssim:.2f}; look at them below)"
 
 
 def _of_variant(

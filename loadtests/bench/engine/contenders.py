@@ -45,17 +45,13 @@ class Ours:
         self._loop = asyncio.Runner()
         self._engine = Engine(pipeline, self.settings, Pace(self.call_s))
 
-    def generation(self, prompt: str, seeds: Sequence[int], steps: int) -> Generation:
-        """A request with the variant's defaults."""
-        return self.variant.generation(prompt, seeds, steps)
-
     def begin(self, prompt: str, seeds: Sequence[int], steps: int) -> list[Trajectory]:
         """Prompts encoded, noise drawn, without the engine: for stages."""
-        return self.pipeline.begin(self.generation(prompt, seeds, steps))[0]
+        return self.pipeline.begin(self.variant.generation(prompt, seeds, steps))[0]
 
     def draw(self, prompt: str, seeds: Sequence[int], steps: int) -> list[Image.Image]:
         """One request to the engine."""
-        return self._loop.run(self._draw(self.generation(prompt, seeds, steps)))
+        return self._loop.run(self._draw(self.variant.generation(prompt, seeds, steps)))
 
     def close(self) -> None:
         """End the engine's threads."""
@@ -69,7 +65,7 @@ class Ours:
         return [Image.fromarray(pixels) for pixels in result.images if pixels is not None]
 
     def _sweep_job(self, images: int, steps: int) -> Generation:
-        return self.generation(PROMPT, range(images), steps)
+        return self.variant.generation(PROMPT, range(images), steps)
 
 
 class Stock:

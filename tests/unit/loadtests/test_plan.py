@@ -8,7 +8,8 @@ import pytest
 import yaml
 from ray.serve.config import AutoscalingConfig
 
-from loadtests.compare.plan_check import planned_rates, read_plan
+from loadtests.compare.gate import read_json
+from loadtests.compare.plan_check import planned_rates
 from loadtests.plan import (
     Measured,
     NotPlannable,
@@ -139,7 +140,7 @@ def test_the_command_plans_every_variant_and_a_mix(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert "| original | 20 | 20 | 1 | 20 | 1.00 | 30.00 | 0.417 |" in done.stdout
     assert "| in all | 20 | 20 |" in done.stdout
-    written = read_plan(out)
+    written = read_json(out, "plan", "replicas")
     assert written["variants"]["distilled"]["replicas"] == 20
     assert written["mix"]["distilled"]["replicas"] == 10
     # Where fewer replicas run than planned, each is offered its share.
