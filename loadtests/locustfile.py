@@ -62,7 +62,9 @@ class VariantUser(FastHttpUser):
     """Asks one variant for one picture after another."""
 
     abstract = True
-    variant: str
+    # `--mixed-variant` and `--steps` where a class names none.
+    variant = ""
+    step_counts: tuple[int, ...] = ()
     wait_time = constant(0)
     network_timeout = 300.0
     connection_timeout = 10.0
@@ -77,10 +79,11 @@ class VariantUser(FastHttpUser):
         """Read the command line's arguments."""
         options = self.environment.parsed_options
         self.options = options
+        self.variant = self.variant or options.mixed_variant
         self.workload = Workload.shipped(
             options.prompts,
             seed=options.workload_seed,
-            num_inference_steps=self.step_counts(),
+            num_inference_steps=self.step_counts or (options.steps,),
             n=options.images,
             size=options.size or None,
             guidance_scale=options.guidance if options.guidance >= 0 else None,
@@ -88,10 +91,6 @@ class VariantUser(FastHttpUser):
         if type(self)._indices is None:
             worker = getattr(self.environment.runner, "worker_index", 0)
             type(self)._indices = itertools.count(max(0, worker) * _REQUESTS_OF_A_WORKER)
-
-    def step_counts(self) -> tuple[int, ...]:
-        """The step counts that requests take turns with."""
-        return (self.options.steps,)
 
     def name(self, asked: dict[str, Any]) -> str:
         """The request's row in the statistics."""
@@ -196,16 +195,8 @@ class AutoUser(VariantUser):
 class MixedStepsUser(VariantUser):
     """Asks one variant for 10, 25 or 50 steps in turn; a row of the statistics for each."""
 
+    step_counts = 10, 25, 50
     generate = _one_picture("mixed")
-
-    def on_start(self) -> None:
-        """Read the variant."""
-        super().on_start()
-        self.variant = self.options.mixed_variant
-
-    def step_counts(self) -> tuple[int, ...]:
-        """Drafts, the default, and fine ones."""
-        return (10, 25, 50)
 
     def name(self, asked: dict[str, Any]) -> str:
         """The row of the step count."""
@@ -218,11 +209,6 @@ class StreamingUser(VariantUser):
     Beside the row of the whole, one for the time to the first preview and one for the time between
     any two events.
     """
-
-    def on_start(self) -> None:
-        """Read the variant."""
-        super().on_start()
-        self.variant = self.options.mixed_variant
 
     def name(self, asked: dict[str, Any]) -> str:
         """The row of whole streams."""

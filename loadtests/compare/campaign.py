@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from .. import arrivals, closedloop, openloop
 from ..client import Client
+from ..published import CALLS
 from ..replies import AUTO, first_picture
 from ..rounds import rotated
 from ..samples import Sample
@@ -111,15 +112,14 @@ class Campaign:
     async def _rounds(self) -> None:
         """The seed workload and every level of the closed loop, once a round."""
         design = self.design
-        a_round = design.seed_calls + sum(map(design.requests, design.users))
+        a_round = CALLS + sum(map(design.requests, design.users))
         with _bar("rounds", design.rounds * len(design.variants) * a_round) as bar:
             for turn in range(design.rounds):
                 begun_s = self._now_s()
                 for variant in rotated(design.variants, turn):
                     ask = partial(closedloop.run, self.client, variant=variant)
-                    calls, first = design.seed_calls, turn * design.seed_calls
                     with self._run("seed workload", variant, turn, bar) as (_, keep):
-                        await ask(1, calls, design.seed_workload, first=first, done=keep)
+                        await ask(1, CALLS, design.seed_workload, first=turn * CALLS, done=keep)
                     for users in design.users:
                         requests, first = design.requests(users), (turn * 100 + users) * 100
                         load = self._run("closed loop", variant, turn, bar, users=users)

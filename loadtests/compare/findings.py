@@ -2,9 +2,11 @@
 
 import itertools
 import statistics
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from ..published import CALLS
 from ..samples import latencies_s
 from .design import NARROW, Design
 from .ratios import Outcome, Ratio, Repeated
@@ -66,7 +68,7 @@ def _of_variant(
     seed = {
         run.round: max(sample.done_s for sample in run.samples)
         for run in record.of("seed workload", variant)
-        if len(latencies_s(run.samples)) == design.seed_calls
+        if len(latencies_s(run.samples)) == CALLS
     }
     closed = [_closed_level(record, variant, users) for users in design.users]
     rungs = [] if limit_s is None else rungs_of(design, record, variant, limit_s)
@@ -99,14 +101,15 @@ def _closed_level(record: Record, variant: str, users: int) -> ClosedLevel | Non
     if not images_per_s:
         return None
     samples = [sample for run in runs if run.round in images_per_s for sample in run.samples]
+    outcomes = Counter(sample.outcome for sample in samples)
     return ClosedLevel(
         users=users,
         images_per_s=Repeated(images_per_s),
         requests=len(samples),
         p50_s=statistics.median(latencies_s(samples)),
         p95_s=decided_p95(latencies_s(samples)),
-        rejected=sum(sample.outcome == "rejected" for sample in samples),
-        failed=sum(sample.outcome == "failed" for sample in samples),
+        rejected=outcomes["rejected"],
+        failed=outcomes["failed"],
     )
 
 

@@ -55,6 +55,12 @@ class _Mean:
             return "better"
         return "worse" if self.high < self.equal else "tie"
 
+    def interval(self, sign: Literal["", "+"] = "") -> str:
+        """`low to high`; empty from too few rounds."""
+        if self.low is None or self.high is None:
+            return ""
+        return f"{self.low:{sign}.2f} to {self.high:{sign}.2f}"
+
 
 class Ratio(_Mean):
     """How much better one variant is than another; over 1 means better.

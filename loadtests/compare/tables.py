@@ -9,7 +9,6 @@ from .auto import AutoRate, Contender
 from .conclusion import Conclusion
 from .findings import Comparison
 from .quality import PUBLISHED_QUALITY, Similarity
-from .ratios import Ratio
 
 _UNDECIDED = "not decided"
 
@@ -91,7 +90,13 @@ def _difference_rows(comparison: Comparison) -> Iterator[list[str]]:
     for what, ratio in ratios.items():
         if ratio is not None:
             noise = _UNDECIDED if ratio.noise is None else f"{ratio.noise:.1%}"
-            yield [what, f"{ratio.value:.2f}", _interval(ratio), noise, ratio.outcome]
+            yield [
+                what,
+                f"{ratio.value:.2f}",
+                ratio.interval() or "one round",
+                noise,
+                ratio.outcome,
+            ]
     carried = "-" if comparison.carried_ratio is None else f"{comparison.carried_ratio:.2f}"
     yield ["rate within the SLO", carried, "-", "-", comparison.carried]
 
@@ -108,7 +113,7 @@ def _seed_workload(conclusion: Conclusion) -> Table:
         if figures.seed_workload_s is None:
             continue
         ratio = against.get(name)
-        own = "1" if ratio is None else f"{ratio.value:.2f} ({_interval(ratio)})"
+        own = "1" if ratio is None else f"{ratio.value:.2f} ({ratio.interval() or 'one round'})"
         rows.append(
             [name, figures.seed_workload_s.spread.text(1000, 0), own, *published_cells(name)]
         )
@@ -229,9 +234,7 @@ def _gain(contender: Contender) -> str:
     gain = contender.against
     if gain is None:
         return "-"
-    if gain.low is None or gain.high is None:
-        return f"{gain.value:+.2f} (too few rounds)"
-    return f"{gain.value:+.2f} ({gain.low:+.2f} to {gain.high:+.2f})"
+    return f"{gain.value:+.2f} ({gain.interval('+') or 'too few rounds'})"
 
 
 def _quality(conclusion: Conclusion) -> Table:
@@ -293,12 +296,6 @@ def _gate(conclusion: Conclusion) -> Table:
         ["variant", "figure", "before", "now", "change", "allowed", ""],
         rows,
     )
-
-
-def _interval(ratio: Ratio) -> str:
-    if ratio.low is None or ratio.high is None:
-        return "one round"
-    return f"{ratio.low:.2f} to {ratio.high:.2f}"
 
 
 def _seconds(value: float | None) -> str:

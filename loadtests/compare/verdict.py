@@ -110,11 +110,9 @@ def _of_variant(
 
 
 def _throughput(ratio: Ratio, against: str) -> str:
-    if ratio.low is None or ratio.high is None:
-        return f"{ratio.value:.2f}x `{against}`'s throughput (one round: not decided)"
-    interval = f"{ratio.low:.2f} to {ratio.high:.2f}"
     if ratio.outcome == "tie":
-        return f"throughput a tie with `{against}`'s ({interval}x)"
+        return f"throughput a tie with `{against}`'s ({ratio.interval()}x)"
+    interval = ratio.interval() or "one round: not decided"
     return f"{ratio.value:.2f}x `{against}`'s throughput ({interval})"
 
 

@@ -21,6 +21,8 @@ class Service(Protocol):
 
 
 S = TypeVar("S", bound=Service)
+# The event loop's clock, too.
+now_s = time.monotonic
 
 
 @dataclass
@@ -58,8 +60,3 @@ class Stage(Generic[S]):
         except TimeoutError:
             return False
         return True
-
-
-def now_s() -> float:
-    """The event loop's clock, which is the monotonic one."""
-    return time.monotonic()
