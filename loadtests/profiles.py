@@ -43,12 +43,7 @@ class Saturation:
             self._rates_per_s.append((requests - self._ended_requests) / self._level_s)
             self._ended_requests = requests
             self._level += 1
-            if self._level == len(self._levels) or self._saturated():
+            before_per_s, now_per_s = [0.0, *self._rates_per_s][-2:]
+            if now_per_s < SATURATED_BELOW * before_per_s:
                 self._level = len(self._levels)
         return self._levels[self._level] if self._level < len(self._levels) else None
-
-    def _saturated(self) -> bool:
-        if len(self._rates_per_s) < 2:
-            return False
-        before, now = self._rates_per_s[-2:]
-        return now < SATURATED_BELOW * before

@@ -39,7 +39,9 @@ class Ours:
     def __init__(self, pipeline: Pipeline, variant: Variant) -> None:
         self.pipeline = pipeline
         self.variant = variant
-        cap, self.call_s = sweep_denoiser(pipeline, self._sweep_job)
+        cap, self.call_s = sweep_denoiser(
+            pipeline, lambda images, steps: variant.generation(PROMPT, range(images), steps)
+        )
         self.settings = Settings(cap=cap)
         # `submit` wants an event loop, as a replica has one.
         self._loop = asyncio.Runner()
@@ -63,9 +65,6 @@ class Ours:
         result = await self._engine.submit(generation).result()
         # All of them: no safety checker was loaded.
         return [Image.fromarray(pixels) for pixels in result.images if pixels is not None]
-
-    def _sweep_job(self, images: int, steps: int) -> Generation:
-        return self.variant.generation(PROMPT, range(images), steps)
 
 
 class Stock:
