@@ -45,14 +45,9 @@ async def run(
     Cancelling it (Ctrl-C under `asyncio.run`) ends it early: what has been measured is returned,
     with what was under way as `unfinished`.
 
-    Args:
-        client: of the endpoint.
-        schedule_s: seconds from the start, ascending.
-        workload: request i of the schedule is the workload's request `first` + i.
-        variant: which to ask.
-        first: the first request's number.
-        done: called with each sample as it ends.
-        stop: asked before each firing; True leaves out the rest of the schedule.
+    `schedule_s` are seconds from the start, ascending; its request i is the workload's request
+    `first` + i. `done` is called with each sample as it ends, and `stop` before each firing: True
+    leaves out the rest of the schedule.
     """
     loop = asyncio.get_running_loop()
     samples: list[Sample] = []

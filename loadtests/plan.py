@@ -102,13 +102,7 @@ def plan_variant(
 ) -> VariantPlan | None:
     """The fewest replicas that carry the rate; None where no measured rate keeps the SLO.
 
-    Args:
-        measured: of one replica.
-        rate_per_s: requests a second in all.
-        slo_s: for the p95.
-        efficiency: of several replicas against as many single ones, 0 to 1.
-        devices_per_replica: GPUs, or a fraction of one.
-        price_per_hour: of a device.
+    `efficiency` is that of several replicas against as many single ones, 0 to 1.
     """
     most = measured.rate_within(slo_s) * efficiency
     if not most:

@@ -47,11 +47,7 @@ def judge(
     Where `auto` was asked for, any variant may answer that the reply names with a reason. A picture
     that carries its parameters must have been drawn by the variant that the reply names.
 
-    Args:
-        status: of the reply.
-        headers: of the reply, by lower-case or case-insensitive name.
-        content: the reply's bytes.
-        asked: the request's body, with `model` and `seed`.
+    `headers` are by lower-case or case-insensitive name.
     """
     if status == 429:
         return Verdict("rejected", "429", _seconds(headers.get("retry-after")))
@@ -78,10 +74,7 @@ def judge_stream(
 ) -> tuple[Verdict, list[float]]:
     """Check a stream of events against its request, as it arrives.
 
-    Args:
-        lines: of the body, each when it arrives.
-        asked: the request's body, with `partial_images`.
-        clock_s: seconds since the request.
+    `lines` are the body's, each when it arrives; `clock_s` gives the seconds since the request.
 
     Returns:
         The verdict, and when each event arrived: the last one is the last picture's.

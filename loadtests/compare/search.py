@@ -49,10 +49,7 @@ def first_rate(capacity_per_s: float, single_s: float, slo_s: float) -> float:
     The wait's tail is Cramer and Lundberg's approximation: P(W > t) = C exp(-h t) with t in units
     of the work, where h solves load (exp(h) - 1) = h and C = (1 - load) / (load exp(h) - 1).
 
-    Args:
-        capacity_per_s: the most that a closed loop has got.
-        single_s: one user's time, taken for the work.
-        slo_s: for the p95.
+    One user's time is taken for the work.
     """
     wait = slo_s / single_s - 1
     loads = [float(load) for load in np.arange(0.05, 0.98, 0.0025)]
@@ -71,11 +68,6 @@ def next_rate(first_per_s: float, met: Collection[float], missed: Collection[flo
 
     Steps away from the first rate double until one has met the SLO and one has missed it; then
     their geometric mean is next.
-
-    Args:
-        first_per_s: where to begin.
-        met: rates that met the SLO, per second.
-        missed: rates that missed it, all above those.
     """
     if met and missed:
         low, high = max(met), min(missed)
