@@ -18,13 +18,8 @@ def local_serve(
 ) -> Iterator[str]:
     """Start both, and end them afterwards; yields Serve's address.
 
-    Serve reads the rest of its settings from the environment.
-
-    Args:
-        port: of Serve; an unused one when absent.
-        request_timeout_s: Serve's own limit. An hour, since full-size pictures take minutes on a
-            CPU; the comparison has its own limits.
-        ray_options: of `ray.init`; `num_gpus` are logical ones.
+    Serve's requests may take an hour, since full-size pictures take minutes on a CPU; it reads the
+    rest of its settings from the environment. `ray_options` are of `ray.init`.
     """
     prepare_ray_environment()
     import ray

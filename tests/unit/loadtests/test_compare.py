@@ -24,10 +24,10 @@ from loadtests.compare.record import Record, Run
 from loadtests.compare.rungs import Carried, Rung, carried, rung
 from loadtests.compare.search import first_rate, for_the_curve, next_rate
 from loadtests.compare.verdict import of_auto, verdict
-from loadtests.samples import Sample
 from loadtests.workload import Workload
 from serve.variants import MINIATURE, SD_V1
 from tests.fake_service import reply_to
+from tests.unit.loadtests.samples import sample
 
 DESIGN = Design(("original", "distilled"), Workload.shipped("miniature"))
 
@@ -70,14 +70,6 @@ def test_equal_variants_are_called_different_in_one_run_of_twenty() -> None:
         assert ratio is not None
         decided += ratio.outcome != "tie"
     assert 5 <= decided <= 40  # 5 % of 400 are 20.
-
-
-def sample(latency_s: float, at_s: float = 0.0, **fields: Any) -> Sample:
-    values = {"outcome": "ok", "queue_s": 0.0, **fields}
-    return Sample(
-        index=0, variant="x", steps=25, scheduled_s=at_s, fired_s=at_s, done_s=at_s + latency_s,
-        **values,
-    )  # fmt: skip
 
 
 def a_rung(latencies_s: Sequence[float], limit_s: float = 1.0, **fields: Any) -> Rung:
