@@ -25,19 +25,11 @@ class Table:
 
 def tables(conclusion: Conclusion) -> list[Table]:
     """In reading order; those without rows are left out."""
-    every = [
-        _costs(conclusion),
-        _differences(conclusion),
-        _seed_workload(conclusion),
-        _closed_loop(conclusion),
-        _open_loop(conclusion),
-        _auto_shares(conclusion),
-        _auto_goodput(conclusion),
-        _quality(conclusion),
-        _plan(conclusion),
-        _gate(conclusion),
-    ]
-    return [table for table in every if table.rows]
+    sections = (
+        _costs, _differences, _seed_workload, _closed_loop, _open_loop, _auto_shares,
+        _auto_goodput, _quality, _plan, _gate,
+    )  # fmt: skip
+    return [table for section in sections if (table := section(conclusion)).rows]
 
 
 def _costs(conclusion: Conclusion) -> Table:
