@@ -45,16 +45,9 @@ class Measured:
             best, best_s = rate, p95_s
         return best
 
-    def p95_at(self, rate: float) -> float:
-        """Between measured rates on a straight line; below the lowest, the lowest's."""
-        return _at(rate, self.p95_s)
-
-    def ongoing_at(self, rate: float) -> float:
-        """Requests in a replica on average: Little's law."""
-        return rate * _at(rate, self.mean_s)
-
 
 def _at(rate: float, points: Sequence[tuple[float, float]]) -> float:
+    """Between measured rates on a straight line; below the lowest, the lowest's."""
     rates, seconds = np.array(points).T
     return float(np.interp(rate, rates, seconds))
 
@@ -115,11 +108,12 @@ def plan_variant(
         replicas=replicas,
         rate_per_replica=share,
         devices=devices,
-        p95_s=measured.p95_at(share / efficiency),
+        p95_s=_at(share / efficiency, measured.p95_s),
         cost_per_hour=None if price_per_hour is None else devices * price_per_hour,
         # What waits behind more than this in one replica is late already.
         max_ongoing_requests=max(1, math.floor(slo_s * measured.images_per_s)),
-        target_ongoing_requests=max(0.1, round(measured.ongoing_at(share), 1)),
+        # Little's law.
+        target_ongoing_requests=max(0.1, round(share * _at(share, measured.mean_s), 1)),
     )
 
 

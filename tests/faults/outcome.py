@@ -37,7 +37,6 @@ def measured(figure: str) -> Check:
 
 
 def none(what: str, found: Collection[str] | int) -> Check:
-    """Expect an empty collection, or zero."""
     if isinstance(found, int):
         return Check(f"{found} {what}", "0", not found)
     return Check(f"{what}: {'; '.join(found) or 'none'}", "none", not found)
@@ -49,7 +48,6 @@ def all_of(what: str, part: int, whole: int, bound: str = "all", timed: bool = F
 
 
 def within(what: str, took_s: float, bound_s: float, why: str = "") -> Check:
-    """Expect at most so many seconds."""
     bound = f"{bound_s:.3g} s{f': {why}' if why else ''}"
     return Check(f"{what} {took_s:.3g} s", bound, took_s <= bound_s, timed=True)
 

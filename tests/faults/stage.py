@@ -54,7 +54,6 @@ class Stage(Generic[S]):
         return now_s() - began_s
 
     async def within(self, condition: Callable[[], object], limit_s: float) -> bool:
-        """Poll; whether it came true in time."""
         try:
             await self.wait_until(condition, limit_s, "it")
         except TimeoutError:

@@ -104,7 +104,6 @@ class Pod:
 
     @property
     def running(self) -> bool:
-        """Whether the container's process 1 lives."""
         return self._process is not None and self._process.poll() is None
 
     def mount(self, path: str, files: Mapping[str, str]) -> None:
