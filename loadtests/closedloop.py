@@ -44,14 +44,8 @@ async def run(
 ) -> list[Sample]:
     """`requests` requests in all, at most `users` of them at once.
 
-    Args:
-        client: of the endpoint.
-        users: how many are under way, as long as there are requests left.
-        requests: how many in all; the workload's numbers from `first` on.
-        workload: what is asked for.
-        variant: which to ask.
-        first: the first request's number.
-        done: called with each sample as it ends, and with the reply's bytes.
+    Those are the workload's numbers from `first` on; `done` is called with each sample as it ends,
+    and with the reply's bytes.
     """
     loop = asyncio.get_running_loop()
     samples: list[Sample] = []

@@ -5,6 +5,7 @@ import io
 import logging
 import os
 from collections.abc import Iterator
+from typing import Any
 
 from serve.settings import prepare_ray_environment
 
@@ -12,33 +13,37 @@ from .machine import free_port
 
 
 @contextlib.contextmanager
-def local_serve(num_gpus: int = 0) -> Iterator[str]:
+def local_serve(
+    port: int | None = None, request_timeout_s: int = 3600, **ray_options: Any
+) -> Iterator[str]:
     """Start both, and end them afterwards; yields Serve's address.
 
-    `num_gpus` are logical ones. Serve reads the rest of its settings from the environment.
+    Serve's requests may take an hour, since full-size pictures take minutes on a CPU; it reads the
+    rest of its settings from the environment. `ray_options` are of `ray.init`.
     """
     prepare_ray_environment()
     import ray
     from ray import serve
 
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
-    port = free_port()
+    port = port or free_port()
+    options = {"num_cpus": max(4, os.cpu_count() or 1), "logging_level": "WARNING", **ray_options}
     try:
         ray.init(
             address="local",
             include_dashboard=False,
             log_to_driver=False,
-            logging_level="WARNING",
             object_store_memory=200 * 1024**2,
-            num_cpus=max(4, os.cpu_count() or 1),
-            num_gpus=num_gpus,
+            **options,
         )
-        # An hour: full-size pictures take minutes on a CPU; the comparison has its own limits.
-        serve.start(http_options={"host": "127.0.0.1", "port": port, "request_timeout_s": 3600})
+        http_options = {"host": "127.0.0.1", "port": port, "request_timeout_s": request_timeout_s}
+        serve.start(http_options=http_options)
         yield f"http://127.0.0.1:{port}"
     finally:
         # Serve ends its controller by killing it, which Ray prints as a failed task.
         with contextlib.redirect_stdout(io.StringIO()):
             if ray.is_initialized():
-                serve.shutdown()
+                # Whatever has become of Serve, Ray ends.
+                with contextlib.suppress(Exception):
+                    serve.shutdown()
             ray.shutdown()

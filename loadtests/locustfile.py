@@ -7,9 +7,8 @@ with `--slo` a late one, is a failure. A 429 is no failure but a row of its own.
 
 import itertools
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
-from itertools import pairwise
 from typing import Any
 
 from locust import FastHttpUser, constant, events, tag, task
@@ -63,7 +62,9 @@ class VariantUser(FastHttpUser):
     """Asks one variant for one picture after another."""
 
     abstract = True
-    variant: str
+    # `--mixed-variant` and `--steps` where a class names none.
+    variant = ""
+    step_counts: tuple[int, ...] = ()
     wait_time = constant(0)
     network_timeout = 300.0
     connection_timeout = 10.0
@@ -78,10 +79,11 @@ class VariantUser(FastHttpUser):
         """Read the command line's arguments."""
         options = self.environment.parsed_options
         self.options = options
+        self.variant = self.variant or options.mixed_variant
         self.workload = Workload.shipped(
             options.prompts,
             seed=options.workload_seed,
-            num_inference_steps=self.step_counts(),
+            num_inference_steps=self.step_counts or (options.steps,),
             n=options.images,
             size=options.size or None,
             guidance_scale=options.guidance if options.guidance >= 0 else None,
@@ -89,10 +91,6 @@ class VariantUser(FastHttpUser):
         if type(self)._indices is None:
             worker = getattr(self.environment.runner, "worker_index", 0)
             type(self)._indices = itertools.count(max(0, worker) * _REQUESTS_OF_A_WORKER)
-
-    def step_counts(self) -> tuple[int, ...]:
-        """The step counts that requests take turns with."""
-        return (self.options.steps,)
 
     def name(self, asked: dict[str, Any]) -> str:
         """The request's row in the statistics."""
@@ -149,46 +147,43 @@ class VariantUser(FastHttpUser):
             time.sleep(verdict.retry_after_s or 1)  # Locust has made it yield.
 
 
+def _one_picture(name: str) -> Callable[[VariantUser], None]:
+    """A task under a tag."""
+
+    @tag(name)
+    @task
+    def generate(user: VariantUser) -> None:
+        user.draw()
+
+    return generate
+
+
 class OriginalUser(VariantUser):
     """Asks `original`."""
 
     variant = "original"
-
-    @tag("original")
-    @task
-    def generate(self) -> None:
-        """One picture."""
-        self.draw()
+    generate = _one_picture(variant)
 
 
 class DistilledUser(VariantUser):
     """Asks `distilled`."""
 
     variant = "distilled"
-
-    @tag("distilled")
-    @task
-    def generate(self) -> None:
-        """One picture."""
-        self.draw()
+    generate = _one_picture(variant)
 
 
 class DistilledTinyVaeUser(VariantUser):
     """Asks `distilled-tiny-vae`."""
 
     variant = "distilled-tiny-vae"
-
-    @tag("distilled-tiny-vae")
-    @task
-    def generate(self) -> None:
-        """One picture."""
-        self.draw()
+    generate = _one_picture(variant)
 
 
 class AutoUser(VariantUser):
     """Leaves the variant to the service; a row for each variant that answered, and each reason."""
 
     variant = AUTO
+    generate = _one_picture(variant)
 
     def answered_name(self, asked: dict[str, Any], verdict: Verdict) -> str:
         """The row of the variant that answered; its requests are that variant's share."""
@@ -196,34 +191,16 @@ class AutoUser(VariantUser):
             return self.name(asked)
         return f"{_PATH} [{AUTO}: {verdict.model}, {verdict.model_reason}]"
 
-    @tag("auto")
-    @task
-    def generate(self) -> None:
-        """One picture."""
-        self.draw()
-
 
 class MixedStepsUser(VariantUser):
     """Asks one variant for 10, 25 or 50 steps in turn; a row of the statistics for each."""
 
-    def on_start(self) -> None:
-        """Read the variant."""
-        super().on_start()
-        self.variant = self.options.mixed_variant
-
-    def step_counts(self) -> tuple[int, ...]:
-        """Drafts, the default, and fine ones."""
-        return (10, 25, 50)
+    step_counts = 10, 25, 50
+    generate = _one_picture("mixed")
 
     def name(self, asked: dict[str, Any]) -> str:
         """The row of the step count."""
         return f"{_PATH} [{asked['model']}, {asked['num_inference_steps']} steps]"
-
-    @tag("mixed")
-    @task
-    def generate(self) -> None:
-        """One picture."""
-        self.draw()
 
 
 class StreamingUser(VariantUser):
@@ -232,11 +209,6 @@ class StreamingUser(VariantUser):
     Beside the row of the whole, one for the time to the first preview and one for the time between
     any two events.
     """
-
-    def on_start(self) -> None:
-        """Read the variant."""
-        super().on_start()
-        self.variant = self.options.mixed_variant
 
     def name(self, asked: dict[str, Any]) -> str:
         """The row of whole streams."""
@@ -266,7 +238,7 @@ class StreamingUser(VariantUser):
         self.honour_retry_after(verdict)
         if verdict.outcome == "ok":
             self._tell("first preview", arrived_s[:1])
-            self._tell("between events", [b - a for a, b in pairwise(arrived_s)])
+            self._tell("between events", [b - a for a, b in itertools.pairwise(arrived_s)])
 
     def _tell(self, what: str, seconds: list[float]) -> None:
         for gap_s in seconds:

@@ -26,6 +26,8 @@ from .workload import Workload
 
 # Beyond this many the operating system's limits would be measured.
 _MOST_IN_FLIGHT = 900
+# The arguments that the JSON line repeats.
+_ASKED = ("host", "variant", "arrivals", "rate", "duration", "seed", "steps", "n", "slo")
 
 
 async def run(
@@ -43,14 +45,9 @@ async def run(
     Cancelling it (Ctrl-C under `asyncio.run`) ends it early: what has been measured is returned,
     with what was under way as `unfinished`.
 
-    Args:
-        client: of the endpoint.
-        schedule_s: seconds from the start, ascending.
-        workload: request i of the schedule is the workload's request `first` + i.
-        variant: which to ask.
-        first: the first request's number.
-        done: called with each sample as it ends.
-        stop: asked before each firing; True leaves out the rest of the schedule.
+    `schedule_s` are seconds from the start, ascending; its request i is the workload's request
+    `first` + i. `done` is called with each sample as it ends, and `stop` before each firing: True
+    leaves out the rest of the schedule.
     """
     loop = asyncio.get_running_loop()
     samples: list[Sample] = []
@@ -161,9 +158,8 @@ def main() -> int:
     summary = summarize(samples, max(duration_s, 1e-9), args.slo)
     interrupted = len(samples) < len(schedule_s) or summary.unfinished > 0
     print(_words(summary, args, interrupted))
-    print(
-        json.dumps({"began": began, "interrupted": interrupted, **_asked(args), **asdict(summary)})
-    )
+    asked = {name: value for name, value in vars(args).items() if name in _ASKED}
+    print(json.dumps({"began": began, "interrupted": interrupted, **asked, **asdict(summary)}))
     return 1 if summary.failed or summary.void or interrupted else 0
 
 
@@ -175,11 +171,6 @@ async def _run(
 ) -> list[Sample]:
     async with connected(args.host, args.timeout, args.key) as client:
         return await run(client, schedule_s, workload, args.variant, done=keep)
-
-
-def _asked(args: argparse.Namespace) -> dict[str, Any]:
-    names = ("host", "variant", "arrivals", "rate", "duration", "seed", "steps", "n", "slo")
-    return {name: getattr(args, name) for name in names}
 
 
 def _words(summary: Summary, args: argparse.Namespace, interrupted: bool) -> str:

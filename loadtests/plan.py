@@ -9,12 +9,14 @@ between such a one and the next that was measured; never more than was tried.
 import argparse
 import json
 import math
+import statistics
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import yaml
 
 from serve.errors import ServingError
@@ -36,33 +38,18 @@ class Measured:
 
     def rate_within(self, slo_s: float) -> float:
         """The highest rate whose p95 keeps the SLO; 0 where no measured one does."""
-        best = 0.0
-        for index, (rate, p95_s) in enumerate(self.p95_s):
+        best, best_s = 0.0, 0.0
+        for rate, p95_s in self.p95_s:
             if p95_s > slo_s:
-                if index:
-                    before, low_s = self.p95_s[index - 1]
-                    best = before + (rate - before) * (slo_s - low_s) / (p95_s - low_s)
-                break
-            best = rate
+                return best and best + (rate - best) * (slo_s - best_s) / (p95_s - best_s)
+            best, best_s = rate, p95_s
         return best
 
-    def p95_at(self, rate: float) -> float:
-        """Between measured rates on a straight line; below the lowest, the lowest's."""
-        return _between(self.p95_s, rate)
 
-    def ongoing_at(self, rate: float) -> float:
-        """Requests in a replica on average: Little's law."""
-        return rate * _between(self.mean_s, rate)
-
-
-def _between(points: Sequence[tuple[float, float]], x: float) -> float:
-    low_x, low_y = points[0]
-    for high_x, high_y in points[1:]:
-        if x <= high_x:
-            share = max(0.0, (x - low_x) / (high_x - low_x))
-            return low_y + share * (high_y - low_y)
-        low_x, low_y = high_x, high_y
-    return low_y
+def _at(rate: float, points: Sequence[tuple[float, float]]) -> float:
+    """Between measured rates on a straight line; below the lowest, the lowest's."""
+    rates, seconds = np.array(points).T
+    return float(np.interp(rate, rates, seconds))
 
 
 @dataclass(frozen=True)
@@ -87,12 +74,12 @@ def read_measured(report: Mapping[str, Any]) -> dict[str, Measured]:
         decided = [
             rung for rung in figures["rungs"] if rung["p95_s"] is not None and not rung["void"]
         ]
-        levels = [sorted(level["images_per_s"]["by_round"].values()) for level in figures["closed"]]
+        levels = [level["images_per_s"]["by_round"].values() for level in figures["closed"]]
         if decided and levels:
             measured[name] = Measured(
                 p95_s=tuple((rung["rate_per_s"] / replicas, rung["p95_s"]) for rung in decided),
                 mean_s=tuple((rung["rate_per_s"] / replicas, rung["mean_s"]) for rung in decided),
-                images_per_s=max(level[len(level) // 2] for level in levels) / replicas,
+                images_per_s=max(map(statistics.median, levels)) / replicas,
             )
     return measured
 
@@ -108,13 +95,7 @@ def plan_variant(
 ) -> VariantPlan | None:
     """The fewest replicas that carry the rate; None where no measured rate keeps the SLO.
 
-    Args:
-        measured: of one replica.
-        rate_per_s: requests a second in all.
-        slo_s: for the p95.
-        efficiency: of several replicas against as many single ones, 0 to 1.
-        devices_per_replica: GPUs, or a fraction of one.
-        price_per_hour: of a device.
+    `efficiency` is that of several replicas against as many single ones, 0 to 1.
     """
     most = measured.rate_within(slo_s) * efficiency
     if not most:
@@ -127,11 +108,12 @@ def plan_variant(
         replicas=replicas,
         rate_per_replica=share,
         devices=devices,
-        p95_s=measured.p95_at(share / efficiency),
+        p95_s=_at(share / efficiency, measured.p95_s),
         cost_per_hour=None if price_per_hour is None else devices * price_per_hour,
         # What waits behind more than this in one replica is late already.
         max_ongoing_requests=max(1, math.floor(slo_s * measured.images_per_s)),
-        target_ongoing_requests=max(0.1, round(measured.ongoing_at(share), 1)),
+        # Little's law.
+        target_ongoing_requests=max(0.1, round(share * _at(share, measured.mean_s), 1)),
     )
 
 

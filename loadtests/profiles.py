@@ -9,25 +9,18 @@ Profile = Literal["step", "saturation", "spike", "soak"]
 SATURATED_BELOW = 1.05
 
 
-def step(at_s: float, duration_s: float, peak: int, levels: int = 4) -> int | None:
-    """`levels` equal times at evenly rising numbers of users, up to the peak; then the end."""
-    if at_s >= duration_s:
-        return None
-    level = int(at_s / duration_s * levels) + 1
-    return math.ceil(peak * level / levels)
+_LEVELS = 4
 
 
-def spike(at_s: float, duration_s: float, peak: int) -> int | None:
-    """A quarter of the peak, with the peak in the middle fifth; then the end."""
-    if at_s >= duration_s:
-        return None
-    calm = math.ceil(peak / 4)
-    return peak if 0.4 <= at_s / duration_s < 0.6 else calm
+def step(at_s: float, duration_s: float, peak: int) -> int:
+    """Four equal times at evenly rising numbers of users, up to the peak."""
+    level = int(at_s / duration_s * _LEVELS) + 1
+    return math.ceil(peak * level / _LEVELS)
 
 
-def soak(at_s: float, duration_s: float, peak: int) -> int | None:
-    """The peak all the time; then the end."""
-    return peak if at_s < duration_s else None
+def spike(at_s: float, duration_s: float, peak: int) -> int:
+    """A quarter of the peak, with the peak in the middle fifth."""
+    return peak if 0.4 <= at_s / duration_s < 0.6 else math.ceil(peak / 4)
 
 
 class Saturation:
@@ -50,12 +43,7 @@ class Saturation:
             self._rates_per_s.append((requests - self._ended_requests) / self._level_s)
             self._ended_requests = requests
             self._level += 1
-            if self._level == len(self._levels) or self._saturated():
+            before_per_s, now_per_s = [0.0, *self._rates_per_s][-2:]
+            if now_per_s < SATURATED_BELOW * before_per_s:
                 self._level = len(self._levels)
         return self._levels[self._level] if self._level < len(self._levels) else None
-
-    def _saturated(self) -> bool:
-        if len(self._rates_per_s) < 2:
-            return False
-        before, now = self._rates_per_s[-2:]
-        return now < SATURATED_BELOW * before

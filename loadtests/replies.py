@@ -47,11 +47,7 @@ def judge(
     Where `auto` was asked for, any variant may answer that the reply names with a reason. A picture
     that carries its parameters must have been drawn by the variant that the reply names.
 
-    Args:
-        status: of the reply.
-        headers: of the reply, by lower-case or case-insensitive name.
-        content: the reply's bytes.
-        asked: the request's body, with `model` and `seed`.
+    `headers` are by lower-case or case-insensitive name.
     """
     if status == 429:
         return Verdict("rejected", "429", _seconds(headers.get("retry-after")))
@@ -78,10 +74,7 @@ def judge_stream(
 ) -> tuple[Verdict, list[float]]:
     """Check a stream of events against its request, as it arrives.
 
-    Args:
-        lines: of the body, each when it arrives.
-        asked: the request's body, with `partial_images`.
-        clock_s: seconds since the request.
+    `lines` are the body's, each when it arrives; `clock_s` gives the seconds since the request.
 
     Returns:
         The verdict, and when each event arrived: the last one is the last picture's.
@@ -113,6 +106,11 @@ def judge_stream(
     if not problem and kinds.index("image_generation.completed") == 0 < asked["partial_images"]:
         problem = "no preview came before the first picture"
     return (Verdict("failed", problem) if problem else Verdict("ok")), arrived_s
+
+
+def first_picture(content: bytes) -> bytes:
+    """The picture file in a reply that was judged to be right."""
+    return base64.b64decode(json.loads(content)["data"][0]["b64_json"])
 
 
 def _problem(reply: Mapping[str, Any], asked: Mapping[str, Any]) -> str:

@@ -1,6 +1,7 @@
 """One request of a load test as it went, and the exact figures of a run."""
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -10,8 +11,6 @@ import numpy as np
 _LATE_S = 0.010
 # A run with a larger share of late ones says nothing of the service.
 _LATE_SHARE = 0.01
-
-_OUTCOMES = ("ok", "rejected", "failed", "unfinished", "unsent")
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,31 +70,28 @@ def summarize(samples: Sequence[Sample], duration_s: float, slo_s: float | None)
     was (the smallest that at least that share doesn't exceed). `within_slo` is the share of all
     requests that were drawn within `slo_s`, so a rejected one counts against it.
     """
-    by = {
-        outcome: [sample for sample in samples if sample.outcome == outcome]
-        for outcome in _OUTCOMES
-    }
-    latencies = sorted(sample.latency_s for sample in by["ok"])
+    count = Counter(sample.outcome for sample in samples)
+    latencies = latencies_s(samples)
     sent = [sample for sample in samples if sample.outcome != "unsent"]
     late = sum(sample.fired_s - sample.scheduled_s > _LATE_S for sample in sent)
     ended_s = max([duration_s, *(sample.done_s for sample in sent)])
     in_time = sum(slo_s is not None and latency_s <= slo_s for latency_s in latencies)
     void = ""
-    if by["unsent"]:
-        void = f"{len(by['unsent'])} requests were not sent: too many were under way"
+    if count["unsent"]:
+        void = f"{count['unsent']} requests were not sent: too many were under way"
     elif late > _LATE_SHARE * len(samples):
         void = (
             f"the generator fired {late} of {len(samples)} requests over {_LATE_S * 1000:g} ms late"
         )
     return Summary(
         requests=len(samples),
-        ok=len(by["ok"]),
-        rejected=len(by["rejected"]),
-        failed=len(by["failed"]),
-        unfinished=len(by["unfinished"]),
+        ok=count["ok"],
+        rejected=count["rejected"],
+        failed=count["failed"],
+        unfinished=count["unfinished"],
         late=late,
         offered_per_s=len(samples) / duration_s,
-        achieved_per_s=len(by["ok"]) / ended_s,
+        achieved_per_s=count["ok"] / ended_s,
         within_slo=None if slo_s is None or not samples else in_time / len(samples),
         p50_s=percentile(latencies, 50),
         p95_s=percentile(latencies, 95),
@@ -103,6 +99,11 @@ def summarize(samples: Sequence[Sample], duration_s: float, slo_s: float | None)
         worst_s=latencies[-1] if latencies else None,
         void=void,
     )
+
+
+def latencies_s(samples: Iterable[Sample]) -> list[float]:
+    """Of the requests that were drawn, ascending."""
+    return sorted(sample.latency_s for sample in samples if sample.outcome == "ok")
 
 
 def percentile(values: Sequence[float], percent: float) -> float | None:

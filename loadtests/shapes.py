@@ -29,16 +29,10 @@ class Profiled(LoadTestShape):
         assert self.runner is not None
         options: Any = self.runner.environment.parsed_options
         at_s, duration_s, peak = self.get_run_time(), options.shape_seconds, options.peak
-        match options.load_shape:
-            case "step":
-                users = profiles.step(at_s, duration_s, peak)
-            case "spike":
-                users = profiles.spike(at_s, duration_s, peak)
-            case "soak":
-                users = profiles.soak(at_s, duration_s, peak)
-            case _:
-                if self._saturation is None:
-                    self._saturation = profiles.Saturation(duration_s, peak)
-                requests = self.runner.environment.stats.total.num_requests
-                users = self._saturation.users(at_s, requests)
-        return None if users is None else (users, float(peak))
+        users: int | None = peak
+        if options.load_shape == "saturation":
+            self._saturation = self._saturation or profiles.Saturation(duration_s, peak)
+            users = self._saturation.users(at_s, self.runner.environment.stats.total.num_requests)
+        elif options.load_shape != "soak":
+            users = getattr(profiles, options.load_shape)(at_s, duration_s, peak)
+        return None if users is None or at_s >= duration_s else (users, float(peak))

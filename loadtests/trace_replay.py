@@ -43,12 +43,9 @@ class TraceUser(VariantUser):
         started = time.monotonic()
         for at_s in self._schedule_s:
             gevent.sleep(max(0.0, started + at_s - time.monotonic()))
-            under_way.spawn(self._fire, started + at_s)
+            under_way.spawn(lambda due=started + at_s: self.draw(late_s=time.monotonic() - due))
         under_way.join()
         self.environment.runner.quit()
-
-    def _fire(self, scheduled: float) -> None:
-        self.draw(late_s=time.monotonic() - scheduled)
 
 
 @events.init.add_listener

@@ -1,13 +1,9 @@
 """The requests of a load test: the same prompts, seeds and parameters for every variant."""
 
 import random
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
-
-from serve.generation import Generation
-from serve.variants import Variant
 
 _PROMPTS_DIR = Path(__file__).parent / "prompts"
 
@@ -51,22 +47,3 @@ class Workload:
             "guidance_scale": self.guidance_scale,
         }
         return {name: value for name, value in body.items() if value is not None}
-
-
-def generation(variant: Variant, prompt: str, seeds: Sequence[int], steps: int) -> Generation:
-    """A request to the engine itself, with the variant's defaults; one image a seed."""
-    return Generation(
-        variant=variant.name,
-        prompt=prompt,
-        negative_prompt="",
-        seeds=tuple(seeds),
-        width_px=variant.default_size_px,
-        height_px=variant.default_size_px,
-        default_size_px=variant.default_size_px,
-        num_inference_steps=steps,
-        guidance_scale=variant.guidance_scale,
-        scheduler=variant.default_scheduler,
-        deadline_at=None,
-        previews=0,
-        warnings=(),
-    )

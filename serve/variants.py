@@ -6,10 +6,10 @@ and a VAE from it. To add a variant, add an entry here (CONTRIBUTING.md walks th
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
-from .generation import SchedulerName
+from .generation import Generation, SchedulerName
 
 FamilyName = Literal["miniature", "sd-v1"]
 # A request's `model` that leaves the choice of the variant to the server.
@@ -74,6 +74,27 @@ class Variant:
     max_size_px: int
     safety_checker: Component | None = None
     feature_extractor: Component | None = None
+
+    def generation(
+        self, prompt: str, seeds: Iterable[int], steps: int, **changes: Any
+    ) -> Generation:
+        """A request with this variant's defaults, one image a seed; `changes` are other fields."""
+        defaults = Generation(
+            variant=self.name,
+            prompt=prompt,
+            negative_prompt="",
+            seeds=tuple(seeds),
+            width_px=self.default_size_px,
+            height_px=self.default_size_px,
+            default_size_px=self.default_size_px,
+            num_inference_steps=steps,
+            guidance_scale=self.guidance_scale,
+            scheduler=self.default_scheduler,
+            deadline_at=None,
+            previews=0,
+            warnings=(),
+        )
+        return replace(defaults, **changes)
 
     @property
     def components(self) -> dict[str, Component]:

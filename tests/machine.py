@@ -1,20 +1,15 @@
 """This checkout and this machine: where it lies, what is free, and how long is too long."""
 
 import asyncio
-import socket
 import time
 from collections.abc import Callable
 from pathlib import Path
 
+from loadtests.machine import free_port as free_port
+
 ROOT = Path(__file__).parents[1]
 # Against hangs only: a machine that is busy may take this long for what takes a second.
 HANG_S = 120.0
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def wait_for(condition: Callable[[], object], deadline_s: float = HANG_S) -> None:

@@ -29,8 +29,8 @@ from .campaign import Campaign
 from .conclusion import Conclusion, Setup, conclude
 from .design import Design
 from .endpoint import Endpoint, NotTheService, read
-from .gate import changes, read_report
-from .plan_check import check_plan, planned_rates, read_plan
+from .gate import changes, read_json, read_report
+from .plan_check import check_plan, planned_rates
 from .quality import pixels
 from .record import Record
 from .report import write
@@ -52,22 +52,24 @@ def _parser() -> argparse.ArgumentParser:
     measured = parser.add_argument_group("what is measured")
     add = measured.add_argument
     add("--variants", default="", help="a,b: the first is the reference; default: all")
-    add("--steps", type=_between(1, 150), default=25, help="of closed and open loop")
+    add("--steps", type=_between(1, 150, int), default=25, help="of closed and open loop")
     add("--size", help="WIDTHxHEIGHT; default: the variant's own")
     add("--guidance", type=float, help="default: the variant's own")
     add("--seed", type=int, default=0, help="of prompts, seeds and arrivals")
-    add("--minutes", type=_over_0, help="at most; what doesn't fit is left out and named")
-    add("--rounds", type=_between(1, 100), help="repeats of seed workload and closed loop")
-    add("--slo", type=_over_0, help="seconds that 95 of 100 requests should keep")
-    add("--slo-factor", type=_over_0, default=3.0, help="or: so many single-user times")
+    add("--minutes", type=_positive, help="at most; what doesn't fit is left out and named")
+    add("--rounds", type=_between(1, 100, int), help="repeats of seed workload and closed loop")
+    add("--slo", type=_positive, help="seconds that 95 of 100 requests should keep")
+    add("--slo-factor", type=_positive, default=3.0, help="or: so many single-user times")
     add("--most-rejected", type=_share, default=0.01, help="share of 429s that is all right")
-    add("--timeout", type=_over_0, default=120.0, help="seconds until a request has failed")
+    add("--timeout", type=_positive, default=120.0, help="seconds until a request has failed")
     add("--key", default=environments_key(), help=KEY_HELP)
     setup = parser.add_argument_group("what the report quotes")
     add = setup.add_argument
     add("--device", help="what a replica runs on, in words: 'NVIDIA L4'")
-    add("--devices-per-replica", type=_over_0, default=1.0, help="a fraction where they share one")
-    add("--price-per-hour", type=_over_0, help="of a device, in any currency")
+    add(
+        "--devices-per-replica", type=_positive, default=1.0, help="a fraction where they share one"
+    )
+    add("--price-per-hour", type=_positive, help="of a device, in any currency")
     add("--serve-config", type=Path, help="the file the service was started with, to be quoted")
     more = parser.add_argument_group("what more is judged")
     add = more.add_argument
@@ -79,28 +81,19 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _over_0(text: str) -> float:
-    value = float(text)
-    if not 0 < value < 1e9:
-        raise argparse.ArgumentTypeError(f"{text} was given; it must be a number over 0")
-    return value
-
-
-def _share(text: str) -> float:
-    value = float(text)
-    if not 0 <= value <= 1:
-        raise argparse.ArgumentTypeError(f"{text} was given; it must be a number from 0 to 1")
-    return value
-
-
-def _between(low: int, high: int) -> Any:
-    def whole(text: str) -> int:
-        value = int(text)
+def _between(low: float, high: float, number: type[int] | type[float] = float) -> Any:
+    def parse(text: str) -> float:
+        value = number(text)
         if not low <= value <= high:
-            raise argparse.ArgumentTypeError(f"{text} was given; allowed: {low} to {high}")
+            raise argparse.ArgumentTypeError(f"{text} was given; allowed: {low:g} to {high:g}")
         return value
 
-    return whole
+    parse.__name__ = "number"  # How argparse calls it where the text is none.
+    return parse
+
+
+_share = _between(0, 1)
+_positive = _between(1e-9, 1e9)
 
 
 def main() -> int:
@@ -121,7 +114,7 @@ def main() -> int:
 def _compare(args: argparse.Namespace) -> int:
     # Errors in the arguments are found before minutes of measuring.
     baseline = read_report(args.baseline) if args.baseline else None
-    plan = read_plan(args.plan) if args.plan else None
+    plan = read_json(args.plan, "plan", "replicas") if args.plan else None
     serve_config = args.serve_config.read_text() if args.serve_config else ""
     began, record = time.strftime("%Y-%m-%dT%H:%M:%S%z"), Record()
     with contextlib.ExitStack() as stack:
@@ -217,11 +210,7 @@ def _judge_with_models(
         _print("CLIP scores ...")
         from .decoders import clip_scores
 
-        whole = {
-            index: drawn
-            for index, drawn in sorted(record.pictures.items())
-            if set(design.variants) <= set(drawn)
-        }
+        whole = record.drawn_by_all(design.variants)
         prompts = [design.workload.body(index, "")["prompt"] for index in whole]
         pictures = {
             variant: [pixels(drawn[variant]) for drawn in whole.values()]
@@ -232,9 +221,7 @@ def _judge_with_models(
 
 
 def _print_verdict(conclusion: Conclusion, out: Path) -> int:
-    failed = sum(
-        sample.outcome == "failed" for run in conclusion.record.runs for sample in run.samples
-    )
+    failed = len(conclusion.record.failures())
     worse = [change for change in conclusion.gate if change.worse]
     _print("")
     for sentence in conclusion.verdict:

@@ -3,11 +3,11 @@
 import math
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ..replies import AUTO
 from ..rounds import rotated
-from ..samples import percentile, summarize
+from ..samples import latencies_s, summarize
 from .design import NARROW, Design
 from .findings import VariantFindings, slo_s
 from .ratios import Difference, Outcome, Repeated
@@ -36,8 +36,8 @@ class Offer:
 class Contender:
     """`auto` or a pinned variant at one rate, its rounds pooled.
 
-    `goodput_per_s` is how many pictures a second were drawn within the SLO, by round; None where no
-    round was completed. `auto` gives quality for time: neither throughput nor p95 says whether that
+    `goodput_per_s` is how many pictures a second were drawn within the SLO, by completed round.
+    `auto` gives quality for time: neither throughput nor p95 says whether that
     was worth it. `against` is `auto`'s goodput less this contender's; a difference, since a pinned
     variant in overload may draw nothing in time.
     """
@@ -47,7 +47,7 @@ class Contender:
     failed: int
     within_slo: float
     p50_s: float | None
-    goodput_per_s: Repeated | None
+    goodput_per_s: Repeated
     against: Difference | None = None
 
 
@@ -134,9 +134,9 @@ def _rate(design: Design, record: Record, rate: float, limit_s: float) -> AutoRa
     contenders = {name: _contender(each, limit_s) for name, each in runs.items() if each}
     ours = contenders[AUTO].goodput_per_s if AUTO in contenders else None
     for name, contender in contenders.items():
-        if name != AUTO and ours is not None and contender.goodput_per_s is not None:
+        if name != AUTO and ours is not None:
             against = Difference.of(ours, contender.goodput_per_s)
-            contenders[name] = Contender(**{**vars(contender), "against": against})
+            contenders[name] = replace(contender, against=against)
     answers: dict[str, Counter[str]] = {}
     for run in runs[AUTO]:
         for sample in run.samples:
@@ -153,18 +153,14 @@ def _contender(runs: list[Run], limit_s: float) -> Contender:
     samples = [sample for run in runs for sample in run.samples]
     whole = summarize(samples, sum(run.duration_s for run in runs), limit_s)
     in_time = {
-        run.round: sum(
-            sample.outcome == "ok" and sample.latency_s <= limit_s for sample in run.samples
-        )
-        / run.duration_s
+        run.round: sum(drawn_s <= limit_s for drawn_s in latencies_s(run.samples)) / run.duration_s
         for run in runs
     }
-    drawn = sorted(sample.latency_s for sample in samples if sample.outcome == "ok")
     return Contender(
         requests=whole.requests,
         rejected=whole.rejected,
         failed=whole.failed,
         within_slo=whole.within_slo or 0.0,
-        p50_s=percentile(drawn, 50),
-        goodput_per_s=Repeated(in_time) if in_time else None,
+        p50_s=whole.p50_s,
+        goodput_per_s=Repeated(in_time),
     )

@@ -5,18 +5,18 @@ all its answers, so that the next begins with an empty queue.
 """
 
 import asyncio
-import base64
-import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import NoReturn, Protocol
+from functools import partial
+from typing import NoReturn
 
 from tqdm import tqdm
 
 from .. import arrivals, closedloop, openloop
 from ..client import Client
-from ..replies import AUTO
+from ..published import CALLS
+from ..replies import AUTO, first_picture
 from ..rounds import rotated
 from ..samples import Sample
 from .auto import Offer, offers, slo_of_auto_s
@@ -33,8 +33,8 @@ _ROUNDS_SHARE = 0.65
 _OPEN_ROUNDS = 2
 
 
-class _Keep(Protocol):
-    def __call__(self, sample: Sample, content: bytes = b"", /) -> None: ...
+# Called with each sample; a closed loop adds the reply's bytes.
+_Keep = Callable[..., None]
 
 
 @dataclass
@@ -76,7 +76,7 @@ class Campaign:
     @contextmanager
     def _run(
         self, section: Section, variant: str, round_: int, bar: "tqdm[NoReturn]", **load: float
-    ) -> Iterator[tuple[Run, "_Keep"]]:
+    ) -> Iterator[tuple[Run, _Keep]]:
         """A run in the record, and what to call with each of its samples."""
         run = Run(section, variant, round_, **load)  # type: ignore[arg-type]  # users, rate_per_s
         self.record.runs.append(run)
@@ -112,36 +112,20 @@ class Campaign:
     async def _rounds(self) -> None:
         """The seed workload and every level of the closed loop, once a round."""
         design = self.design
-        a_round = design.seed_calls + sum(map(design.requests, design.users))
+        a_round = CALLS + sum(map(design.requests, design.users))
         with _bar("rounds", design.rounds * len(design.variants) * a_round) as bar:
-            for round_ in range(design.rounds):
+            for turn in range(design.rounds):
                 begun_s = self._now_s()
-                for variant in rotated(design.variants, round_):
-                    with self._run("seed workload", variant, round_, bar) as (_, keep):
-                        await closedloop.run(
-                            self.client,
-                            1,
-                            design.seed_calls,
-                            design.seed_workload,
-                            variant,
-                            first=round_ * design.seed_calls,
-                            done=keep,
-                        )
+                for variant in rotated(design.variants, turn):
+                    ask = partial(closedloop.run, self.client, variant=variant)
+                    with self._run("seed workload", variant, turn, bar) as (_, keep):
+                        await ask(1, CALLS, design.seed_workload, first=turn * CALLS, done=keep)
                     for users in design.users:
-                        with self._run("closed loop", variant, round_, bar, users=users) as (
-                            _,
-                            keep,
-                        ):
-                            await closedloop.run(
-                                self.client,
-                                users,
-                                design.requests(users),
-                                design.workload,
-                                variant,
-                                first=(round_ * 100 + users) * 100,
-                                done=keep,
-                            )
-                took_s, done = self._now_s() - begun_s, round_ + 1
+                        requests, first = design.requests(users), (turn * 100 + users) * 100
+                        load = self._run("closed loop", variant, turn, bar, users=users)
+                        with load as (_, keep):
+                            await ask(users, requests, design.workload, first=first, done=keep)
+                took_s, done = self._now_s() - begun_s, turn + 1
                 elapsed_s = design.budget_s - self._left_s()
                 if done < design.rounds and elapsed_s + took_s > _ROUNDS_SHARE * design.budget_s:
                     self._leave_out(
@@ -164,9 +148,7 @@ class Campaign:
                 def keep(sample: Sample, content: bytes, variant: str = variant) -> None:
                     if sample.outcome == "ok":
                         drawn = self.record.pictures.setdefault(sample.index, {})
-                        drawn[variant] = base64.b64decode(
-                            json.loads(content)["data"][0]["b64_json"]
-                        )
+                        drawn[variant] = first_picture(content)
                     bar.update()
 
                 await closedloop.run(self.client, 1, count, design.workload, variant, done=keep)
@@ -210,23 +192,17 @@ class Campaign:
                     self._leave_out(f"{len(rounds) - number} of {len(rounds)} rounds of auto")
                     return
                 for offer in round_:
-                    with self._run(
-                        "auto", offer.contender, offer.round, bar, rate_per_s=offer.rate_per_s
-                    ) as (run, keep):
-                        await self._offer(offer, run, keep)
+                    await self._offer(offer, bar)
 
-    async def _offer(self, offer: Offer, run: Run, keep: "_Keep") -> None:
+    async def _offer(self, offer: Offer, bar: "tqdm[NoReturn]") -> None:
         """All contenders of a round get the same arrivals and requests."""
-        await openloop.run(
-            self.client,
-            arrivals.poisson_of(offer.requests, offer.rate_per_s, seed=offer.round),
-            self.design.workload,
-            offer.contender,
-            first=offer.round * offer.requests,
-            done=keep,
-        )
-        if all(sample.outcome != "unfinished" for sample in run.samples):
-            run.duration_s = offer.requests / offer.rate_per_s
+        requests, rate = offer.requests, offer.rate_per_s
+        schedule_s = arrivals.poisson_of(requests, rate, seed=offer.round)
+        ask = partial(openloop.run, self.client, schedule_s, self.design.workload, offer.contender)
+        with self._run("auto", offer.contender, offer.round, bar, rate_per_s=rate) as (run, keep):
+            await ask(first=offer.round * requests, done=keep)
+            if all(sample.outcome != "unfinished" for sample in run.samples):
+                run.duration_s = requests / rate
 
     def _that_fit(self, rates: dict[str, float], samples: int, what: str) -> dict[str, float]:
         """Those that there is time for, in the variants' order; 0 means none is wanted."""
@@ -256,7 +232,7 @@ class Campaign:
                         await self._fire(run, rate, requests, to_come, limit_s, keep)
 
     async def _fire(
-        self, run: Run, rate: float, requests: int, to_come: int, limit_s: float, keep: "_Keep"
+        self, run: Run, rate: float, requests: int, to_come: int, limit_s: float, keep: _Keep
     ) -> None:
         """One round of an open loop; `to_come` counts this one's requests and those of the next."""
         earlier = [

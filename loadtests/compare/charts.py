@@ -2,12 +2,14 @@
 
 import io
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ..replies import AUTO
+from ..rounds import Spread
 from .auto import AutoRate
 from .findings import VariantFindings
 
@@ -50,9 +52,8 @@ def throughput_bars(found: Mapping[str, VariantFindings]) -> str:
     for index, (name, colour) in enumerate(zip(found, _COLOURS, strict=False)):
         best, carried = found[name].best, found[name].carried.met_per_s
         if best is not None:
-            rounds = best.images_per_s.spread
-            reach = [[rounds.median - rounds.low], [rounds.high - rounds.median]]
-            axes.bar(index - 0.2, rounds.median, 0.38, yerr=reach, color=colour, capsize=3)
+            rounds = best.images_per_s
+            _bars(axes, {index - 0.2: rounds.spread}, 0.38, color=colour, capsize=3)
             axes.annotate(f"{rounds.median:.2f}", (index - 0.2, 0), (0, 3), ha="center",
                           textcoords="offset points", color="white")  # fmt: skip
         if carried:
@@ -90,18 +91,13 @@ def auto_goodput(rates: Sequence[AutoRate], variants: Sequence[str]) -> str:
     names = [AUTO, *variants]
     width = 0.8 / len(names)
     for place, (name, colour) in enumerate(zip(names, (_AUTO_COLOUR, *_COLOURS), strict=False)):
-        found = [
-            (index + (place - (len(names) - 1) / 2) * width, goodput.spread)
+        left = (place - (len(names) - 1) / 2) * width
+        found = {
+            index + left: rate.contenders[name].goodput_per_s.spread
             for index, rate in enumerate(rates)
-            if name in rate.contenders and (goodput := rate.contenders[name].goodput_per_s)
-        ]
-        middles = [goodput.median for _, goodput in found]
-        reach = [
-            [goodput.median - goodput.low for _, goodput in found],
-            [goodput.high - goodput.median for _, goodput in found],
-        ]
-        axes.bar([at for at, _ in found], middles, width, yerr=reach, color=colour, capsize=2,
-                 label=name)  # fmt: skip
+            if name in rate.contenders
+        }
+        _bars(axes, found, width, color=colour, capsize=2, label=name)
     for index, rate in enumerate(rates):
         axes.plot([index - 0.45, index + 0.45], [rate.rate_per_s] * 2, ":", color="#555")
     axes.set_xticks(range(len(rates)), [f"{rate.rate_per_s:.2f}" for rate in rates])
@@ -123,6 +119,16 @@ def histograms(latencies_s: Mapping[str, Sequence[float]], below: str) -> str:
         axes.spines[["top", "right"]].set_visible(False)
     panels[-1].set_xlabel(below)
     return _svg(figure)
+
+
+def _bars(axes: Axes, spreads: Mapping[float, Spread], width: float, **style: Any) -> None:
+    """Medians, with whiskers from the lowest to the highest."""
+    middles = [spread.median for spread in spreads.values()]
+    reach = [
+        [spread.median - spread.low for spread in spreads.values()],
+        [spread.high - spread.median for spread in spreads.values()],
+    ]
+    axes.bar(list(spreads), middles, width, yerr=reach, **style)
 
 
 def _columns(points: Sequence[tuple[float, float]]) -> tuple[list[float], list[float]]:

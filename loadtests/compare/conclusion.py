@@ -56,22 +56,6 @@ class Conclusion:
     clip: Mapping[str, float] = field(default_factory=dict)
     gate: Sequence[Change] = ()
 
-    @property
-    def device(self) -> str:
-        """In words."""
-        return self.setup.device
-
-    @property
-    def price_per_hour(self) -> float | None:
-        """Of one device."""
-        return self.setup.price_per_hour
-
-    @property
-    def rounds_run(self) -> int:
-        """How many rounds of the closed loop there were."""
-        rounds = {run.round for run in self.record.runs if run.section == "closed loop"}
-        return len(rounds)
-
     def as_json(self) -> dict[str, Any]:
         """As it is read back, without the raw samples, which lie in samples.csv."""
         design = asdict(self.design)
@@ -79,42 +63,40 @@ class Conclusion:
         report = {
             "report": "comparison",
             "complete": not self.record.interrupted,
-            "made": dict(self.made),
-            "setup": asdict(self.setup),
+            "made": self.made,
+            "setup": self.setup,
             "endpoint": {
                 "url": self.endpoint.url,
                 "family": self.endpoint.family,
                 "random_weights": self.endpoint.random_weights,
-                "replicas": dict(self.endpoint.replicas),
+                "replicas": self.endpoint.replicas,
                 "defaults": {
                     name: model["defaults"] for name, model in self.endpoint.models.items()
                 },
             },
             "design": design,
             "slo_s": self.slo_s,
-            "verdict": list(self.verdict),
-            "variants": {name: asdict(figures) for name, figures in self.found.items()},
+            "verdict": self.verdict,
+            "variants": self.found,
             "comparisons": [_comparison_json(comparison) for comparison in self.comparisons],
-            "costs": {name: asdict(cost) for name, cost in self.costs.items()},
+            "costs": self.costs,
             "quality": {
-                "to_reference": {
-                    name: asdict(similarity) for name, similarity in self.similar.items()
-                },
+                "to_reference": self.similar,
                 "vaes_on_identical_latents": [
                     {"kl": kl, "other": other, **asdict(similarity)}
                     for (kl, other), similarity in self.vaes.items()
                 ],
-                "clip": dict(self.clip),
+                "clip": self.clip,
             },
             "auto": {
                 "policy": self.endpoint.auto,
                 "slo_s": self.auto_slo_s,
                 "rates": [_auto_json(rate) for rate in self.auto],
             },
-            "plan_checks": [asdict(check) for check in self.plan_checks],
-            "left_out": list(self.record.left_out),
+            "plan_checks": self.plan_checks,
+            "left_out": self.record.left_out,
         }
-        plain: dict[str, Any] = json.loads(json.dumps(report))
+        plain: dict[str, Any] = json.loads(json.dumps(report, default=asdict))
         return plain
 
 
@@ -163,9 +145,9 @@ def _auto_json(rate: AutoRate) -> dict[str, Any]:
 
 def _comparison_json(comparison: Comparison) -> dict[str, Any]:
     ratios = {
-        name: None if ratio is None else {**asdict(ratio), "outcome": ratio.outcome}
-        for name in ("throughput", "single", "seed_workload")
-        for ratio in [getattr(comparison, name)]
+        name: ratio and {**asdict(ratio), "outcome": ratio.outcome}
+        for name, ratio in vars(comparison).items()
+        if name in ("throughput", "single", "seed_workload")
     }
     return {
         "variant": comparison.variant,

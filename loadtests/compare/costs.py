@@ -24,11 +24,7 @@ def costs(
 ) -> dict[str, Cost]:
     """By variant, where its throughput was measured.
 
-    Args:
-        found: the measured figures.
-        replicas: warm ones of each variant.
-        devices_per_replica: GPUs, or a fraction of one, that a replica reserves.
-        price_per_hour: of a device.
+    `replicas` are the warm ones of each variant, `devices_per_replica` GPUs or a fraction of one.
     """
     found_costs = {}
     for variant, figures in found.items():

@@ -16,7 +16,7 @@ from transformers import CLIPModel, CLIPProcessor
 from serve.pipelines.pipeline import Pipeline
 from serve.variants import Family
 
-from ..workload import Workload, generation
+from ..workload import Workload
 from .quality import Similarity, similarity
 
 
@@ -38,11 +38,7 @@ def vae_similarity(
 ) -> dict[tuple[str, str], Similarity]:
     """Decode the same latents with both VAEs of each pair, so that no UNet's part is in it.
 
-    Args:
-        family: whose variants are compared.
-        folder: the family folder.
-        workload: whose first prompts and seeds are drawn, at the variant's default size.
-        count: how many pictures.
+    Drawn are the workload's first `count` prompts and seeds, at the variant's default size.
     """
     transformers.logging.disable_progress_bar()
     found = {}
@@ -54,10 +50,11 @@ def vae_similarity(
         theirs: list[NDArray[np.uint8]] = []
         for index in range(count):
             asked = workload.body(index, kl_name)
+            guidance = asked.get("guidance_scale", variant.guidance_scale)
             steps = asked["num_inference_steps"]
-            job = generation(variant, asked["prompt"], [asked["seed"]], steps)
-            if "guidance_scale" in asked:
-                job = replace(job, guidance_scale=asked["guidance_scale"])
+            job = variant.generation(
+                asked["prompt"], [asked["seed"]], steps, guidance_scale=guidance
+            )
             (trajectory,), _ = pipeline.begin(job)
             while trajectory.steps_done < trajectory.total_steps:
                 pipeline.step([trajectory])
@@ -72,10 +69,8 @@ def clip_scores(
 ) -> dict[str, float]:
     """Mean cosine similarity of prompts and pictures in a CLIP model's space, by variant.
 
-    Args:
-        folder: a CLIP model in transformers' form, such as openai/clip-vit-large-patch14's files.
-        prompts: one for each picture.
-        pictures: of each variant, in the prompts' order.
+    The folder is in transformers' form, such as openai/clip-vit-large-patch14's files; pictures are
+    in the prompts' order.
 
     Raises:
         OSError: the folder holds no such model.

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, replace
 
-from ..published import CALLS, IMAGES_A_CALL, PROMPT, STEPS
+from ..published import IMAGES_A_CALL, PROMPT, STEPS
 from ..workload import Workload
 
 # A p95 from fewer is not decided.
@@ -70,11 +70,6 @@ class Design:
         return replace(
             self.workload, prompts=(PROMPT,), n=IMAGES_A_CALL, num_inference_steps=(STEPS,)
         )
-
-    @property
-    def seed_calls(self) -> int:
-        """How many calls of it make the published 12 images."""
-        return CALLS
 
     def requests(self, users: int) -> int:
         """How many requests that many users share in one round."""

@@ -2,10 +2,12 @@
 
 import itertools
 import statistics
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 
-from ..samples import Sample
+from ..published import CALLS
+from ..samples import latencies_s
 from .design import NARROW, Design
 from .ratios import Outcome, Ratio, Repeated
 from .record import Record
@@ -66,7 +68,7 @@ def _of_variant(
     seed = {
         run.round: max(sample.done_s for sample in run.samples)
         for run in record.of("seed workload", variant)
-        if len(_drawn(run.samples)) == design.seed_calls
+        if len(latencies_s(run.samples)) == CALLS
     }
     closed = [_closed_level(record, variant, users) for users in design.users]
     rungs = [] if limit_s is None else rungs_of(design, record, variant, limit_s)
@@ -79,39 +81,35 @@ def _of_variant(
     )
 
 
-def _drawn(samples: Sequence[Sample]) -> list[Sample]:
-    return [sample for sample in samples if sample.outcome == "ok"]
-
-
 def _single(record: Record, variant: str) -> Repeated | None:
     """The median latency of one user, by round."""
     medians = {
-        run.round: statistics.median(sample.latency_s for sample in drawn)
+        run.round: statistics.median(drawn_s)
         for run in record.of("closed loop", variant, users=1)
-        if (drawn := _drawn(run.samples))
+        if (drawn_s := latencies_s(run.samples))
     }
     return Repeated(medians) if medians else None
 
 
 def _closed_level(record: Record, variant: str, users: int) -> ClosedLevel | None:
-    runs = [run for run in record.of("closed loop", variant, users=users) if _drawn(run.samples)]
-    if not runs:
+    runs = list(record.of("closed loop", variant, users=users))
+    images_per_s = {
+        run.round: len(drawn_s) / max(sample.done_s for sample in run.samples)
+        for run in runs
+        if (drawn_s := latencies_s(run.samples))
+    }
+    if not images_per_s:
         return None
-    samples = [sample for run in runs for sample in run.samples]
-    latencies_s = sorted(sample.latency_s for sample in _drawn(samples))
+    samples = [sample for run in runs if run.round in images_per_s for sample in run.samples]
+    outcomes = Counter(sample.outcome for sample in samples)
     return ClosedLevel(
         users=users,
-        images_per_s=Repeated(
-            {
-                run.round: len(_drawn(run.samples)) / max(sample.done_s for sample in run.samples)
-                for run in runs
-            }
-        ),
+        images_per_s=Repeated(images_per_s),
         requests=len(samples),
-        p50_s=statistics.median(latencies_s),
-        p95_s=decided_p95(latencies_s),
-        rejected=sum(sample.outcome == "rejected" for sample in samples),
-        failed=sum(sample.outcome == "failed" for sample in samples),
+        p50_s=statistics.median(latencies_s(samples)),
+        p95_s=decided_p95(latencies_s(samples)),
+        rejected=outcomes["rejected"],
+        failed=outcomes["failed"],
     )
 
 
@@ -121,9 +119,9 @@ class Comparison:
 
     variant: str
     against: str
-    seed_workload: Ratio | None
-    single: Ratio | None
     throughput: Ratio | None
+    single: Ratio | None
+    seed_workload: Ratio | None
     carried: Outcome
     carried_ratio: float | None
 

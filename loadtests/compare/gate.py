@@ -1,7 +1,6 @@
 """Two reports against each other: what has become worse beyond a tolerance and the noise."""
 
 import json
-import statistics
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,9 +8,13 @@ from typing import Any
 
 from serve.errors import ServingError
 
+from ..rounds import Spread
+
+_THROUGHPUT = "images/s"
+
 
 class NotComparable(ServingError):
-    """The two runs measured different things."""
+    """No report or plan of this kind, or of something else."""
 
 
 @dataclass(frozen=True)
@@ -37,15 +40,25 @@ def read_report(path: Path) -> dict[str, Any]:
     Raises:
         NotComparable: it isn't one, or is of an interrupted run.
     """
-    try:
-        report: dict[str, Any] = json.loads(path.read_text())
-        if report["report"] != "comparison":
-            raise ValueError("it is no comparison's")
-    except (OSError, ValueError, KeyError, TypeError) as fault:
-        raise NotComparable(f"{path}: not a report.json of a comparison: {fault}") from None
-    if not report["complete"]:
+    report = read_json(path, "report", "comparison")
+    if not report.get("complete"):
         raise NotComparable(f"{path}: the report of an interrupted run")
     return report
+
+
+def read_json(path: Path, kind: str, content: str) -> dict[str, Any]:
+    """A report.json or plan.json, which says so of itself: `{kind: content, ...}`.
+
+    Raises:
+        NotComparable: it isn't one.
+    """
+    try:
+        found: dict[str, Any] = json.loads(path.read_text())
+        if found[kind] != content:
+            raise ValueError(f"{kind}: {found[kind]!r}")
+    except (OSError, ValueError, KeyError, TypeError) as fault:
+        raise NotComparable(f"{path}: not a {kind}.json: {fault}") from None
+    return found
 
 
 def changes(before: Mapping[str, Any], now: Mapping[str, Any], tolerance: float) -> list[Change]:
@@ -74,15 +87,13 @@ def changes(before: Mapping[str, Any], now: Mapping[str, Any], tolerance: float)
 def _of_variant(
     name: str, before: Mapping[str, Any], now: Mapping[str, Any], tolerance: float
 ) -> Iterator[Change]:
-    for figure, key in (("seed workload, s", "seed_workload_s"), ("one picture, s", "single_s")):
-        if before[key] and now[key]:
-            old, new = _rounds(before[key]), _rounds(now[key])
-            gain = statistics.median(old) / statistics.median(new) - 1
-            yield _change(name, figure, old, new, gain, tolerance)
-    old_best, new_best = _best(before), _best(now)
-    if old_best and new_best:
-        gain = statistics.median(new_best) / statistics.median(old_best) - 1
-        yield _change(name, "images/s", old_best, new_best, gain, tolerance)
+    found_before = _spreads(before)
+    for figure, new in _spreads(now).items():
+        if old := found_before.get(figure):
+            ratio = new.median / old.median
+            gain = ratio - 1 if figure == _THROUGHPUT else 1 / ratio - 1
+            allowed = tolerance + max(_noise(old), _noise(new))
+            yield Change(name, figure, old.median, new.median, gain, allowed)
     met, missed = before["carried"]["met_per_s"], now["carried"]["missed_per_s"]
     if met and missed:
         # What was carried then and is missed now; a rate between is neither.
@@ -91,22 +102,20 @@ def _of_variant(
         yield Change(name, "rate within the SLO", met, carried, gain, tolerance)
 
 
-def _change(
-    name: str, figure: str, old: list[float], new: list[float], gain: float, tolerance: float
-) -> Change:
-    allowed = tolerance + max(_noise(old), _noise(new))
-    return Change(name, figure, statistics.median(old), statistics.median(new), gain, allowed)
+def _spreads(variant: Mapping[str, Any]) -> dict[str, Spread]:
+    """What was measured of a variant in rounds; its throughput is the closed loop's best."""
+    times = {"seed workload, s": variant["seed_workload_s"], "one picture, s": variant["single_s"]}
+    found = {name: _spread(time) for name, time in times.items() if time}
+    levels = [_spread(level["images_per_s"]) for level in variant["closed"]]
+    if levels:
+        found[_THROUGHPUT] = max(levels, key=lambda level: level.median)
+    return found
 
 
-def _rounds(repeated: Mapping[str, Any]) -> list[float]:
-    return list(repeated["by_round"].values())
+def _spread(repeated: Mapping[str, Any]) -> Spread:
+    return Spread.of(repeated["by_round"].values())
 
 
-def _best(figures: Mapping[str, Any]) -> list[float]:
-    levels = [_rounds(level["images_per_s"]) for level in figures["closed"]]
-    return max(levels, key=statistics.median, default=[])
-
-
-def _noise(rounds: list[float]) -> float:
+def _noise(rounds: Spread) -> float:
     """Half of the rounds' range, as a share of their median."""
-    return (max(rounds) - min(rounds)) / 2 / statistics.median(rounds)
+    return (rounds.high - rounds.low) / 2 / rounds.median

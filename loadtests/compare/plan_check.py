@@ -1,35 +1,12 @@
 """An earlier plan's p95 at its rate, against the one measured now."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
-
-from serve.errors import ServingError
 
 from .design import Design
 from .record import Record
 from .rungs import rung
-
-
-class NotAPlan(ServingError):
-    """The file isn't one of `loadtests.plan`."""
-
-
-def read_plan(path: Path) -> dict[str, Any]:
-    """A plan.json.
-
-    Raises:
-        NotAPlan: it isn't one.
-    """
-    try:
-        plan: dict[str, Any] = json.loads(path.read_text())
-        if plan["plan"] != "replicas":
-            raise ValueError("it is no plan of replicas")
-    except (OSError, ValueError, KeyError, TypeError) as fault:
-        raise NotAPlan(f"{path}: not a plan.json: {fault}") from None
-    return plan
 
 
 @dataclass(frozen=True)

@@ -2,17 +2,15 @@
 
 import math
 import statistics
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal, Self
 
 from scipy import stats
 
 from ..rounds import Spread
 
 _CONFIDENCE = 0.95
-# Two that happen to be equal would leave no interval at all.
-_FEWEST_DIFFERENCES = 3
 
 Outcome = Literal["better", "worse", "tie", "not decided"]
 
@@ -33,26 +31,51 @@ class Repeated:
         """Over the rounds."""
         return Spread.of(self.by_round.values())
 
+    def beside(self, other: "Repeated") -> list[tuple[float, float]]:
+        """Both figures of each round that both have: what slows a whole round down cancels out."""
+        both = sorted(self.by_round.keys() & other.by_round.keys())
+        return [(self.by_round[round_], other.by_round[round_]) for round_ in both]
+
 
 @dataclass(frozen=True)
-class Ratio:
-    """How much better one variant is than another; over 1 means better.
-
-    `low` and `high` bound the 95 % confidence interval of the mean, by Student's t over the
-    logarithms; None from fewer than two rounds.
-    """
+class _Mean:
+    """Over rounds; `low` and `high` bound its 95 % confidence interval, by Student's t."""
 
     value: float
     low: float | None
     high: float | None
+    equal: ClassVar[float]
+
+    @property
+    def outcome(self) -> Outcome:
+        """A tie where the interval holds what equals would have."""
+        if self.low is None or self.high is None:
+            return "not decided"
+        if self.low > self.equal:
+            return "better"
+        return "worse" if self.high < self.equal else "tie"
+
+    def interval(self, sign: Literal["", "+"] = "") -> str:
+        """`low to high`; empty from too few rounds."""
+        if self.low is None or self.high is None:
+            return ""
+        return f"{self.low:{sign}.2f} to {self.high:{sign}.2f}"
+
+
+class Ratio(_Mean):
+    """How much better one variant is than another; over 1 means better.
+
+    The interval is that of the logarithms; it takes two rounds.
+    """
+
+    equal = 1.0
 
     @classmethod
-    def of(cls, more: Repeated, less: Repeated) -> "Ratio | None":
-        """Within the rounds that both have: what slows a whole round down cancels out."""
-        both = sorted(set(more.by_round) & set(less.by_round))
-        if not both:
+    def of(cls, more: Repeated, less: Repeated) -> Self | None:
+        """Of the rounds that both have; None where there is none."""
+        logs = [math.log(above / below) for above, below in more.beside(less)]
+        if not logs:
             return None
-        logs = [math.log(more.by_round[round_] / less.by_round[round_]) for round_ in both]
         mean = statistics.fmean(logs)
         if len(logs) < 2:
             return cls(math.exp(mean), None, None)
@@ -60,56 +83,33 @@ class Ratio:
         return cls(math.exp(mean), math.exp(mean - half), math.exp(mean + half))
 
     @property
-    def outcome(self) -> Outcome:
-        """A tie where the interval holds 1."""
-        if self.low is None or self.high is None:
-            return "not decided"
-        if self.low > 1:
-            return "better"
-        return "worse" if self.high < 1 else "tie"
-
-    @property
     def noise(self) -> float | None:
         """How far the interval reaches, as a share: a smaller difference is a tie."""
         return None if self.high is None else self.high / self.value - 1
 
 
-@dataclass(frozen=True)
-class Difference:
+class Difference(_Mean):
     """How much more a contender has than another, where a ratio may divide by zero; over 0 is more.
 
-    `low` and `high` bound the 95 % confidence interval of the mean, by Student's t; None from fewer
-    than three rounds.
+    The interval takes three rounds: two that happen to be equal would leave none at all.
     """
 
-    value: float
-    low: float | None
-    high: float | None
+    equal = 0.0
 
     @classmethod
-    def of(cls, ours: Repeated, theirs: Repeated) -> "Difference | None":
-        """Within the rounds that both have."""
-        both = sorted(set(ours.by_round) & set(theirs.by_round))
-        if not both:
+    def of(cls, ours: Repeated, theirs: Repeated) -> Self | None:
+        """Of the rounds that both have; None where there is none."""
+        differences = [our - their for our, their in ours.beside(theirs)]
+        if not differences:
             return None
-        differences = [ours.by_round[round_] - theirs.by_round[round_] for round_ in both]
         mean = statistics.fmean(differences)
-        if len(differences) < _FEWEST_DIFFERENCES:
+        if len(differences) < 3:
             return cls(mean, None, None)
         half = _half_width(differences)
         return cls(mean, mean - half, mean + half)
 
-    @property
-    def outcome(self) -> Outcome:
-        """A tie where the interval holds 0."""
-        if self.low is None or self.high is None:
-            return "not decided"
-        if self.low > 0:
-            return "better"
-        return "worse" if self.high < 0 else "tie"
 
-
-def _half_width(values: list[float]) -> float:
+def _half_width(values: Sequence[float]) -> float:
     """Of the mean's confidence interval; from two values at least."""
     error = statistics.stdev(values) / math.sqrt(len(values))
     return float(stats.t.ppf((1 + _CONFIDENCE) / 2, len(values) - 1)) * error

@@ -1,7 +1,7 @@
 """Raw samples and pictures of a comparison, so that an interrupted one loses nothing."""
 
 import csv
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Literal
@@ -43,6 +43,20 @@ class Record:
                 getattr(run, name) == value for name, value in wanted.items()
             ):
                 yield run
+
+    def failures(self) -> list[str]:
+        """Why requests failed, one reason each."""
+        return [
+            f"{sample.reason} ({run.variant})"
+            for run in self.runs
+            for sample in run.samples
+            if sample.outcome == "failed"
+        ]
+
+    def drawn_by_all(self, variants: Collection[str]) -> dict[int, dict[str, bytes]]:
+        """The pictures that every one of the variants has drawn."""
+        complete = sorted(self.pictures.items())
+        return {index: drawn for index, drawn in complete if set(variants) <= set(drawn)}
 
     def write_samples(self, path: Path) -> None:
         """Every request, one line each, as CSV."""

@@ -13,6 +13,7 @@ from PIL import Image
 
 from ..markdown import table
 from ..replies import AUTO
+from ..samples import latencies_s
 from . import charts
 from .conclusion import Conclusion
 from .tables import tables
@@ -72,7 +73,7 @@ def as_html(conclusion: Conclusion) -> str:
 
 
 def _title(conclusion: Conclusion) -> str:
-    return f"Which variant to pay for: `{conclusion.endpoint.family}` on {conclusion.device}"
+    return f"Which variant to pay for: `{conclusion.endpoint.family}` on {conclusion.setup.device}"
 
 
 def _warnings(conclusion: Conclusion) -> list[str]:
@@ -83,13 +84,7 @@ def _warnings(conclusion: Conclusion) -> list[str]:
         warnings.append("Random weights: the speeds count, the pictures say nothing.")
     if conclusion.record.left_out:
         warnings.append("Left out for want of time: " + "; ".join(conclusion.record.left_out) + ".")
-    failed = [
-        f"{sample.reason} ({run.variant})"
-        for run in conclusion.record.runs
-        for sample in run.samples
-        if sample.outcome == "failed"
-    ]
-    if failed:
+    if failed := conclusion.record.failures():
         kinds = "; ".join(sorted(set(failed))[:5])
         warnings.append(f"{len(failed)} requests failed: {kinds}.")
     return warnings
@@ -105,7 +100,7 @@ def facts(conclusion: Conclusion) -> list[str]:
         f"Command: `{conclusion.setup.command}`",
         f"Begun {made['began']}, commit {made['commit']}.",
         f"Service: {conclusion.endpoint.url}, family `{conclusion.endpoint.family}`, replicas: "
-        f"{replicas}; device: {conclusion.device}.",
+        f"{replicas}; device: {conclusion.setup.device}.",
         f"Client: {made['client']}, {os.cpu_count()} cores, Python {made['python']}; {packages} "
         "(installed here; the service's own where it runs here).",
         f"Regime: over HTTP, every variant warmed up in both shapes first, one variant loaded at a "
@@ -128,19 +123,17 @@ def _policy(policy: Mapping[str, Any] | None) -> str:
 
 def _charts(conclusion: Conclusion) -> list[dict[str, str]]:
     """Title and source of each chart that there is something for."""
-    found, drawn = conclusion.found, {}
+    found, auto, drawn = conclusion.found, conclusion.auto, {}
     if any(figures.rungs for figures in found.values()):
         title = "Latency by offered rate: p95 solid, p50 dashed; hollow: certainly missed the SLO"
         drawn[title] = charts.latency_curves(found, conclusion.slo_s)
     if any(figures.best for figures in found.values()):
         title = "Throughput; whiskers: lowest and highest round"
         drawn[title] = charts.throughput_bars(found)
-    if any(AUTO in rate.contenders for rate in conclusion.auto):
-        drawn["Who drew for auto, by offered rate"] = charts.auto_shares(
-            conclusion.auto, list(found)
-        )
+    if any(AUTO in rate.contenders for rate in auto):
+        drawn["Who drew for auto, by offered rate"] = charts.auto_shares(auto, list(found))
         title = "Pictures within auto's SLO; dotted: offered; whiskers: lowest and highest round"
-        drawn[title] = charts.auto_goodput(conclusion.auto, list(found))
+        drawn[title] = charts.auto_goodput(auto, list(found))
     for section, title, below in (
         ("closed loop", "One user: latency of each picture", "seconds, one user"),
         ("open loop", "Open loop: latency of each picture, all rates", "seconds, open loop"),
@@ -155,27 +148,20 @@ def _charts(conclusion: Conclusion) -> list[dict[str, str]]:
 
 
 def _latencies_s(conclusion: Conclusion, section: str) -> dict[str, list[float]]:
-    return {
-        variant: [
-            sample.latency_s
-            for run in conclusion.record.runs
-            if (run.section, run.variant) == (section, variant) and run.users in (None, 1)
-            for sample in run.samples
-            if sample.outcome == "ok"
-        ]
-        for variant in conclusion.design.variants
-    }
+    found: dict[str, list[float]] = {variant: [] for variant in conclusion.design.variants}
+    for run in conclusion.record.runs:
+        if run.section == section and run.users in (None, 1):
+            found[run.variant] += latencies_s(run.samples)
+    return found
 
 
 def _picture_rows(conclusion: Conclusion) -> list[dict[str, Any]]:
     """Prompt and pictures side by side, for the first requests that every variant drew."""
     workload, variants = conclusion.design.workload, conclusion.design.variants
-    rows: list[dict[str, Any]] = []
-    for index, drawn in sorted(conclusion.record.pictures.items()):
-        if set(variants) <= set(drawn) and len(rows) < _ROWS:
-            asked = workload.body(index, variants[0])
-            sources = [_thumbnail(drawn[variant]) for variant in variants]
-            rows.append({"prompt": asked["prompt"], "seed": asked["seed"], "sources": sources})
+    rows = []
+    for index, drawn in [*conclusion.record.drawn_by_all(variants).items()][:_ROWS]:
+        sources = [_thumbnail(drawn[variant]) for variant in variants]
+        rows.append({**workload.body(index, variants[0]), "sources": sources})
     return rows
 
 

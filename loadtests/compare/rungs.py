@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from ..samples import Sample, percentile, summarize
+from ..samples import Sample, latencies_s, percentile, summarize
 from .design import DECIDING_SAMPLES, Design, most_misses
 from .record import Record, Run
 
@@ -57,7 +57,7 @@ def rung(design: Design, runs: Sequence[Run], rate_per_s: float, limit_s: float)
     samples = [sample for run in runs for sample in run.samples]
     duration_s = sum(run.duration_s for run in runs)
     whole = summarize(samples, max(duration_s, 1e-9), limit_s)
-    drawn = sorted(sample.latency_s for sample in samples if sample.outcome == "ok")
+    drawn_s = latencies_s(samples)
     most_rejected = design.most_rejected * max(len(samples), design.samples_a_rate)
     slo: Literal["met", "missed", "not decided"] = "not decided"
     if not whole.void:
@@ -77,10 +77,10 @@ def rung(design: Design, runs: Sequence[Run], rate_per_s: float, limit_s: float)
         offered_per_s=whole.offered_per_s,
         achieved_per_s=whole.ok / max(took_s, 1e-9),
         within_slo=whole.within_slo or 0.0,
-        mean_s=statistics.fmean(drawn) if drawn else None,
+        mean_s=statistics.fmean(drawn_s) if drawn_s else None,
         p50_s=whole.p50_s,
-        p95_s=decided_p95(drawn),
-        p99_s=percentile(drawn, 99) if len(drawn) >= DECIDING_SAMPLES else None,
+        p95_s=decided_p95(drawn_s),
+        p99_s=whole.p99_s if len(drawn_s) >= DECIDING_SAMPLES else None,
         slo=slo,
         busy_at_start=any((sample.queue_s or 0) > _IDLE_S for sample in first),
         void=whole.void,
@@ -98,17 +98,11 @@ def misses(samples: Sequence[Sample], limit_s: float) -> int:
 def carried(rungs: Sequence[Rung]) -> Carried:
     """The bracket of the highest rate that meets the SLO."""
     missed = min((rung.rate_per_s for rung in rungs if rung.slo == "missed"), default=None)
-    met = max(
-        (
-            rung.rate_per_s
-            for rung in rungs
-            if rung.slo == "met" and (missed is None or rung.rate_per_s < missed)
-        ),
-        default=None,
-    )
-    return Carried(met, missed)
+    met = [rung.rate_per_s for rung in rungs if rung.slo == "met"]
+    below = [rate for rate in met if missed is None or rate < missed]
+    return Carried(max(below, default=None), missed)
 
 
-def decided_p95(latencies_s: Sequence[float]) -> float | None:
+def decided_p95(drawn_s: Sequence[float]) -> float | None:
     """The p95; None where there are too few for one."""
-    return percentile(latencies_s, 95) if len(latencies_s) >= DECIDING_SAMPLES else None
+    return percentile(drawn_s, 95) if len(drawn_s) >= DECIDING_SAMPLES else None

@@ -3,6 +3,9 @@
 import math
 from collections.abc import Callable, Collection
 
+import numpy as np
+from scipy.optimize import brentq
+
 from .design import NARROW, Design
 from .findings import VariantFindings
 
@@ -19,11 +22,10 @@ def for_the_search(design: Design, found: VariantFindings, slo_s: float) -> floa
     """The next rate, or once more the one whose run was void."""
     if found.images_per_s is None or found.single_s is None:
         return 0.0
-    open_ones = [rung for rung in found.rungs if rung.slo == "not decided"]
-    if open_ones:
-        (again,) = open_ones[:1]
-        retry = again.void and again.requests <= design.samples_a_rate
-        return again.rate_per_s if retry else 0.0
+    for rung in found.rungs:
+        if rung.slo == "not decided":
+            retry = rung.void and rung.requests <= design.samples_a_rate
+            return rung.rate_per_s if retry else 0.0
     met = [rung.rate_per_s for rung in found.rungs if rung.slo == "met"]
     missed = [rung.rate_per_s for rung in found.rungs if rung.slo == "missed"]
     return next_rate(first_rate(found.images_per_s, found.single_s.median, slo_s), met, missed)
@@ -34,7 +36,11 @@ def for_the_curve(design: Design, found: VariantFindings, _: float) -> float:
     tried = [rung.rate_per_s for rung in found.rungs]
     if found.images_per_s is None or len(tried) >= design.most_rates:
         return 0.0
-    return next_for_the_curve(found.images_per_s, tried)
+    for share in _CURVE:
+        rate = share * found.images_per_s
+        if all(not 1 / NARROW < rate / earlier < NARROW for earlier in tried):
+            return rate
+    return 0.0
 
 
 def first_rate(capacity_per_s: float, single_s: float, slo_s: float) -> float:
@@ -43,32 +49,18 @@ def first_rate(capacity_per_s: float, single_s: float, slo_s: float) -> float:
     The wait's tail is Cramer and Lundberg's approximation: P(W > t) = C exp(-h t) with t in units
     of the work, where h solves load (exp(h) - 1) = h and C = (1 - load) / (load exp(h) - 1).
 
-    Args:
-        capacity_per_s: the most that a closed loop has got.
-        single_s: one user's time, taken for the work.
-        slo_s: for the p95.
+    One user's time is taken for the work.
     """
     wait = slo_s / single_s - 1
-    low, high = 0.05, 0.98
-    while high - low > 0.005:
-        load = (low + high) / 2
-        if _waits_longer(load, wait) > _SHARE_OVER_P95:
-            high = load
-        else:
-            low = load
-    return low * capacity_per_s
+    loads = [float(load) for load in np.arange(0.05, 0.98, 0.0025)]
+    fast = [load for load in loads if _waits_longer(load, wait) <= _SHARE_OVER_P95]
+    return max(fast, default=loads[0]) * capacity_per_s
 
 
 def _waits_longer(load: float, wait: float) -> float:
     """The share of requests that wait longer, in units of the work."""
-    low, high = 1e-6, 20.0
-    while high - low > 1e-6:
-        decay = (low + high) / 2
-        if load * (math.exp(decay) - 1) < decay:
-            low = decay
-        else:
-            high = decay
-    return (1 - load) / (load * math.exp(low) - 1) * math.exp(-low * wait)
+    decay = brentq(lambda h: load * math.expm1(h) - h, 1e-6, 20.0)
+    return float((1 - load) / (load * math.exp(decay) - 1) * math.exp(-decay * wait))
 
 
 def next_rate(first_per_s: float, met: Collection[float], missed: Collection[float]) -> float:
@@ -76,11 +68,6 @@ def next_rate(first_per_s: float, met: Collection[float], missed: Collection[flo
 
     Steps away from the first rate double until one has met the SLO and one has missed it; then
     their geometric mean is next.
-
-    Args:
-        first_per_s: where to begin.
-        met: rates that met the SLO, per second.
-        missed: rates that missed it, all above those.
     """
     if met and missed:
         low, high = max(met), min(missed)
@@ -90,12 +77,3 @@ def next_rate(first_per_s: float, met: Collection[float], missed: Collection[flo
     if missed:
         return float(min(missed) / NARROW ** (2 ** (len(missed) - 1)))
     return first_per_s
-
-
-def next_for_the_curve(capacity_per_s: float, tried: Collection[float]) -> float:
-    """A rate far from those tried; 0 where there is none left."""
-    for share in _CURVE:
-        rate = share * capacity_per_s
-        if all(not 1 / NARROW < rate / earlier < NARROW for earlier in tried):
-            return rate
-    return 0.0

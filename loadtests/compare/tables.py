@@ -3,13 +3,12 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from ..published import FLOP_BOUND, PROMPT, PUBLISHED_MS
+from ..published import PROMPT, published_cells
 from ..replies import AUTO
 from .auto import AutoRate, Contender
 from .conclusion import Conclusion
 from .findings import Comparison
 from .quality import PUBLISHED_QUALITY, Similarity
-from .ratios import Ratio
 
 _UNDECIDED = "not decided"
 
@@ -26,23 +25,18 @@ class Table:
 
 def tables(conclusion: Conclusion) -> list[Table]:
     """In reading order; those without rows are left out."""
-    every = [
-        _costs(conclusion),
-        _differences(conclusion),
-        _seed_workload(conclusion),
-        _closed_loop(conclusion),
-        _open_loop(conclusion),
-        _auto_shares(conclusion),
-        _auto_goodput(conclusion),
-        _quality(conclusion),
-        _plan(conclusion),
-        _gate(conclusion),
-    ]
-    return [table for table in every if table.rows]
+    sections = (
+        _costs, _differences, _seed_workload, _closed_loop, _open_loop, _auto_shares,
+        _auto_goodput, _quality, _plan, _gate,
+    )  # fmt: skip
+    return [table for section in sections if (table := section(conclusion)).rows]
 
 
 def _costs(conclusion: Conclusion) -> Table:
-    rows = []
+    setup, rows = conclusion.setup, []
+    an_hour = "not given (`--price-per-hour`)"
+    if setup.price_per_hour is not None:
+        an_hour = f"{setup.price_per_hour:g} a device-hour"
     for name, cost in conclusion.costs.items():
         best = conclusion.found[name].best
         assert best is not None  # There is no cost without it.
@@ -53,24 +47,24 @@ def _costs(conclusion: Conclusion) -> Table:
         )  # fmt: skip
     return Table(
         "What each variant costs",
-        f"At the highest throughput of the closed loop. A device is {conclusion.device}. "
-        f"Price: {_price(conclusion)}. Peak device memory: the service doesn't report it.",
+        f"At the highest throughput of the closed loop. A device is {setup.device}. "
+        f"Price: {an_hour}. Peak device memory: the service doesn't report it.",
         ["variant", "images/s", "users", "devices", "device-seconds an image",
          "images a device-hour", "cost of 1,000"],
         rows,
     )  # fmt: skip
 
 
-def _price(conclusion: Conclusion) -> str:
-    price = conclusion.price_per_hour
-    return "not given (`--price-per-hour`)" if price is None else f"{price:g} a device-hour"
-
-
 def _differences(conclusion: Conclusion) -> Table:
-    rows = [row for comparison in conclusion.comparisons for row in _difference_rows(comparison)]
+    rows = [
+        [comparison.variant, comparison.against, *row]
+        for comparison in conclusion.comparisons
+        for row in _difference_rows(comparison)
+    ]
+    rounds = {run.round for run in conclusion.record.runs if run.section == "closed loop"}
     return Table(
         "What is decided",
-        f"Over 1 is better. Ratios are taken within rounds ({conclusion.rounds_run} of "
+        f"Over 1 is better. Ratios are taken within rounds ({len(rounds)} of "
         f"{conclusion.design.rounds} were run); the interval is their mean's, 95 % by Student's t. "
         "*Noise floor*: a smaller difference is a tie. For the rate within the SLO a difference "
         "is decided where one variant met a rate 15 % above one that the other has missed.",
@@ -88,18 +82,15 @@ def _difference_rows(comparison: Comparison) -> Iterator[list[str]]:
     for what, ratio in ratios.items():
         if ratio is not None:
             noise = _UNDECIDED if ratio.noise is None else f"{ratio.noise:.1%}"
-            yield [comparison.variant, comparison.against, what, f"{ratio.value:.2f}",
-                   _interval(ratio), noise, ratio.outcome]  # fmt: skip
-    ratio_text = "-" if comparison.carried_ratio is None else f"{comparison.carried_ratio:.2f}"
-    yield [
-        comparison.variant,
-        comparison.against,
-        "rate within the SLO",
-        ratio_text,
-        "-",
-        "-",
-        comparison.carried,
-    ]
+            yield [
+                what,
+                f"{ratio.value:.2f}",
+                ratio.interval() or "one round",
+                noise,
+                ratio.outcome,
+            ]
+    carried = "-" if comparison.carried_ratio is None else f"{comparison.carried_ratio:.2f}"
+    yield ["rate within the SLO", carried, "-", "-", comparison.carried]
 
 
 def _seed_workload(conclusion: Conclusion) -> Table:
@@ -114,12 +105,10 @@ def _seed_workload(conclusion: Conclusion) -> Table:
         if figures.seed_workload_s is None:
             continue
         ratio = against.get(name)
-        published = ["-", "-", "-"]
-        if name in PUBLISHED_MS:
-            x = PUBLISHED_MS["original"] / PUBLISHED_MS[name]
-            published = [f"{PUBLISHED_MS[name]:.1f}", f"{x:.2f}", f"{FLOP_BOUND[name]:.2f}"]
-        own = "1" if ratio is None else f"{ratio.value:.2f} ({_interval(ratio)})"
-        rows.append([name, figures.seed_workload_s.spread.text(1000, 0), own, *published])
+        own = "1" if ratio is None else f"{ratio.value:.2f} ({ratio.interval() or 'one round'})"
+        rows.append(
+            [name, figures.seed_workload_s.spread.text(1000, 0), own, *published_cells(name)]
+        )
     return Table(
         "The seed workload",
         f'12 images of "{PROMPT}": one user, 3 calls of 4 images, '
@@ -159,24 +148,21 @@ def _open_loop(conclusion: Conclusion) -> Table:
                  f"{rung.within_slo:.0%}", str(rung.rejected), str(rung.failed), str(rung.late),
                  "; ".join([rung.slo, *notes])]
             )  # fmt: skip
+    design = conclusion.design
     slo = "not known" if conclusion.slo_s is None else f"p95 within {conclusion.slo_s:.2f} s"
+    origin = "given"
+    if design.slo_s is None:
+        origin = f"{design.slo_factor:g} times one user's of `{design.variants[0]}`"
     return Table(
         "Open loop",
         f"Requests arrive at random at each rate, whatever has come back; latency counts from the "
-        f"scheduled instant. SLO: {slo}{_slo_origin(conclusion)}, at most "
-        f"{conclusion.design.most_rejected:.0%} rejected. A rate ends early once it has certainly "
+        f"scheduled instant. SLO: {slo} ({origin}), at most "
+        f"{design.most_rejected:.0%} rejected. A rate ends early once it has certainly "
         "missed the SLO; every run begins with an empty queue.",
         ["variant", "offered/s", "drawn/s", "requests", "p50 s", "p95 s", "p99 s", "within SLO",
          "rejected", "failed", "late", "SLO"],
         rows,
     )  # fmt: skip
-
-
-def _slo_origin(conclusion: Conclusion) -> str:
-    design = conclusion.design
-    if design.slo_s is not None:
-        return " (given)"
-    return f" ({design.slo_factor:g} times one user's of `{design.variants[0]}`)"
 
 
 def _auto_shares(conclusion: Conclusion) -> Table:
@@ -233,20 +219,14 @@ def _auto_goodput(conclusion: Conclusion) -> Table:
 
 
 def _goodput(contender: Contender | None) -> str:
-    return (
-        "-"
-        if contender is None or contender.goodput_per_s is None
-        else contender.goodput_per_s.spread.text()
-    )
+    return "-" if contender is None else contender.goodput_per_s.spread.text()
 
 
 def _gain(contender: Contender) -> str:
     gain = contender.against
     if gain is None:
         return "-"
-    if gain.low is None or gain.high is None:
-        return f"{gain.value:+.2f} (too few rounds)"
-    return f"{gain.value:+.2f} ({gain.low:+.2f} to {gain.high:+.2f})"
+    return f"{gain.value:+.2f} ({gain.interval('+') or 'too few rounds'})"
 
 
 def _quality(conclusion: Conclusion) -> Table:
@@ -308,12 +288,6 @@ def _gate(conclusion: Conclusion) -> Table:
         ["variant", "figure", "before", "now", "change", "allowed", ""],
         rows,
     )
-
-
-def _interval(ratio: Ratio) -> str:
-    if ratio.low is None or ratio.high is None:
-        return "one round"
-    return f"{ratio.low:.2f} to {ratio.high:.2f}"
 
 
 def _seconds(value: float | None) -> str:

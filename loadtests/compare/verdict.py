@@ -35,12 +35,11 @@ def of_auto(rates: Sequence[AutoRate], slo_s: float | None) -> list[str]:
         return []
     rate = shared[-1]
     ours = rate.contenders[AUTO].goodput_per_s
-    if ours is None:
-        return []
-    parts = []
-    for name, other in rate.contenders.items():
-        if name != AUTO and other.goodput_per_s is not None:
-            parts.append(f"{other.goodput_per_s.median:.2f} of `{name}` ({rate.outcome(name)})")
+    parts = [
+        f"{other.goodput_per_s.median:.2f} of `{name}` ({rate.outcome(name)})"
+        for name, other in rate.contenders.items()
+        if name != AUTO
+    ]
     drawn = ", ".join(f"`{name}` {rate.share(name):.0%}" for name in rate.answers)
     return [
         f"`auto` at {rate.rate_per_s:.2f}/s: {ours.median:.2f} pictures/s within {slo_s:.2f} s, "
@@ -65,8 +64,11 @@ def _cheapest(
         )
     ]
     if not tied:
-        likeness = "" if cheapest == reference else _at_what_likeness(cheapest, similar)
-        return f"Most pictures for the money: `{cheapest}`{likeness}."
+        words = f"Most pictures for the money: `{cheapest}`"
+        if cheapest in similar:
+            ssim = similar[cheapest].ssim
+            words += f", if its pictures are good enough (SSIM {ssim:.2f}; look at them below)"
+        return f"{words}."
     equals = sorted({cheapest, *tied}, key=list(costs).index)
     names = " and ".join(f"`{name}`" for name in equals)
     words = f"Most pictures for the money: {names}, which this run could not tell apart"
@@ -74,12 +76,6 @@ def _cheapest(
         likest = max(equals, key=lambda name: similar[name].ssim)
         words += f"; `{likest}` stays closer to `{reference}` (SSIM {similar[likest].ssim:.2f})"
     return f"{words}."
-
-
-def _at_what_likeness(name: str, similar: Mapping[str, Similarity]) -> str:
-    if name not in similar:
-        return ""
-    return f", if its pictures are good enough (SSIM {similar[name].ssim:.2f}; look at them below)"
 
 
 def _of_variant(
@@ -114,11 +110,9 @@ def _of_variant(
 
 
 def _throughput(ratio: Ratio, against: str) -> str:
-    if ratio.low is None or ratio.high is None:
-        return f"{ratio.value:.2f}x `{against}`'s throughput (one round: not decided)"
-    interval = f"{ratio.low:.2f} to {ratio.high:.2f}"
     if ratio.outcome == "tie":
-        return f"throughput a tie with `{against}`'s ({interval}x)"
+        return f"throughput a tie with `{against}`'s ({ratio.interval()}x)"
+    interval = ratio.interval() or "one round: not decided"
     return f"{ratio.value:.2f}x `{against}`'s throughput ({interval})"
 
 

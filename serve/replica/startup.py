@@ -69,7 +69,9 @@ async def start(
 async def _warm_up(engine: Engine[Generation, Any], encoder: Encoder, variant: Variant) -> None:
     """Draw with and without guidance at the default size, and encode every format."""
     for guidance_scale in (variant.guidance_scale, 1.0):
-        generation = _warm_up_job(variant, (0,), 2, guidance_scale)
+        generation = variant.generation(
+            "warm-up", [0], 2, previews=1, guidance_scale=guidance_scale
+        )
         with contextlib.suppress(Flagged):  # Two steps draw anything.
             await engine.submit(generation).result()
     blank = np.zeros((variant.default_size_px, variant.default_size_px, 3), np.uint8)
@@ -78,24 +80,4 @@ async def _warm_up(engine: Engine[Generation, Any], encoder: Encoder, variant: V
 
 
 def _sweep_job(variant: Variant, images: int, steps: int) -> Generation:
-    return _warm_up_job(variant, range(images), steps, variant.guidance_scale)
-
-
-def _warm_up_job(
-    variant: Variant, seeds: Sequence[int], steps: int, guidance_scale: float
-) -> Generation:
-    return Generation(
-        variant=variant.name,
-        prompt="warm-up",
-        negative_prompt="",
-        seeds=tuple(seeds),
-        width_px=variant.default_size_px,
-        height_px=variant.default_size_px,
-        default_size_px=variant.default_size_px,
-        num_inference_steps=steps,
-        guidance_scale=guidance_scale,
-        scheduler=variant.default_scheduler,
-        deadline_at=None,
-        previews=1,
-        warnings=(),
-    )
+    return variant.generation("warm-up", range(images), steps, previews=1)

@@ -140,7 +140,6 @@ class _Run:
             await asyncio.to_thread(service.stop)
 
     async def _capacity(self, client: Checked, requests: Requests) -> float:
-        """Pictures a second of a closed loop."""
         wanted, began_s = 60 if self._args.quick else 150, time.monotonic()
         samples = await closedloop.run(client, _USERS, wanted, requests, "mixed")
         drawn_per_s = sum(one.outcome == "ok" for one in samples) / (time.monotonic() - began_s)

@@ -1,9 +1,7 @@
 """The open loop in the background, and a client that compares pictures with those drawn alone."""
 
 import asyncio
-import base64
 import contextlib
-import io
 import json
 import random
 from bisect import bisect_left
@@ -14,11 +12,11 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from loadtests import arrivals, openloop
 from loadtests.client import Answer, Client, connected
-from loadtests.replies import Verdict
+from loadtests.compare.quality import pixels
+from loadtests.replies import Verdict, first_picture
 from loadtests.samples import Sample
 from loadtests.workload import Workload
 
@@ -124,9 +122,7 @@ def key_of(asked: Body) -> str:
 
 def picture_of(content: bytes) -> Picture:
     """The first picture of a reply, `(H, W, 3)` uint8."""
-    encoded = base64.b64decode(json.loads(content)["data"][0]["b64_json"])
-    with Image.open(io.BytesIO(encoded)) as image:
-        return np.asarray(image.convert("RGB"))
+    return pixels(first_picture(content))
 
 
 def difference(first: Picture, second: Picture) -> float:
@@ -181,7 +177,6 @@ class Load:
         await self._task
 
     def stop(self) -> None:
-        """Send no more."""
         self._stopped = True
 
     def unfinished_before(self, moment_s: float) -> bool:

@@ -4,8 +4,6 @@
 """
 
 import contextlib
-import io
-import logging
 import os
 import re
 import time
@@ -17,7 +15,7 @@ from typing import Any
 import httpx
 import yaml
 
-from serve.settings import prepare_ray_environment
+from loadtests.local_serve import local_serve
 from tests.machine import ROOT, free_port
 
 from . import machine
@@ -49,28 +47,14 @@ class LocalService:
         self.config: Config = yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text())
         self.config["applications"][1]["args"]["hang_dir"] = str(scratch)
         self._first_config = self.config
+        self._running = contextlib.ExitStack()
 
     def start(self) -> None:
         """Start Ray and both applications, as configured at first, and wait until all are warm."""
-        prepare_ray_environment()
         # Replicas find `tests` where this process does.
         os.environ["PYTHONPATH"] = str(ROOT)
-        import ray
-        from ray import serve
-
-        logging.getLogger("ray.serve").setLevel(logging.WARNING)
-        ray.init(
-            address="local",
-            include_dashboard=False,
-            log_to_driver=False,
-            logging_level="ERROR",
-            object_store_memory=200 * 1024**2,
-            num_cpus=8,
-            _temp_dir=str(self.scratch / "ray"),
-        )
-        serve.start(
-            http_options={"host": "127.0.0.1", "port": self._port, "request_timeout_s": 120}
-        )
+        ray_options = {"logging_level": "ERROR", "_temp_dir": str(self.scratch / "ray")}
+        self._running.enter_context(local_serve(self._port, 120, num_cpus=8, **ray_options))
         began_s = time.monotonic()
         self.apply(self._first_config)
         while not self.ready():
@@ -80,15 +64,7 @@ class LocalService:
         self.cold_start_s = time.monotonic() - began_s
 
     def stop(self) -> None:
-        import ray
-        from ray import serve
-
-        # Serve ends its controller by killing it, which Ray prints as a failed task.
-        with contextlib.redirect_stdout(io.StringIO()):
-            if ray.is_initialized():
-                with contextlib.suppress(Exception):
-                    serve.shutdown()
-            ray.shutdown()
+        self._running.close()
 
     def apply(self, config: Config) -> None:
         """Deploy a serve configuration; returns at once."""
@@ -99,13 +75,11 @@ class LocalService:
         _get_global_client().deploy_apps(ServeDeploySchema.model_validate(deepcopy(config)))
 
     def changed(self, **args: Any) -> Config:
-        """The miniature's configuration with other arguments."""
         config = deepcopy(self.config)
         config["applications"][0]["args"].update(args)
         return config
 
     def applications(self) -> dict[str, Any]:
-        """Serve's status of each application."""
         from ray import serve
 
         found: dict[str, Any] = serve.status().applications
@@ -123,7 +97,6 @@ class LocalService:
             return False
 
     def pids(self, deployment: str, app: str = "default") -> set[int]:
-        """The processes of a deployment's replicas."""
         return machine.by_role().get(f"{app}:{deployment}", set())
 
 
@@ -132,7 +105,6 @@ LocalStage = Stage[LocalService]
 
 @contextlib.asynccontextmanager
 async def sleeping_device(stage: LocalStage) -> AsyncIterator[tuple[Checked, Requests]]:
-    """A client of the sleeping device's application, and what to ask of it."""
     requests = mixed(("distilled",))
     async with checked(f"{stage.service.url}/steps", requests) as client:
         yield client, requests

@@ -42,10 +42,10 @@ class BusyWatch(threading.Thread):
         super().__init__(name="busy", daemon=True)
         self._seen: list[tuple[float, float, float]] = []
         self._own_s: dict[tuple[int, float], float] = {}
-        self._stopped = threading.Event()
 
     def run(self) -> None:
-        while not self._stopped.wait(_EVERY_S):
+        while True:
+            time.sleep(_EVERY_S)
             me = psutil.Process()
             for process in [me, *me.children(recursive=True)]:
                 with contextlib.suppress(psutil.Error):
@@ -56,9 +56,6 @@ class BusyWatch(threading.Thread):
             waiting = ("idle", "iowait", "guest")
             busy_s = sum(all_cpus) - sum(getattr(all_cpus, name, 0.0) for name in waiting)
             self._seen.append((time.monotonic(), busy_s, sum(self._own_s.values())))
-
-    def stop(self) -> None:
-        self._stopped.set()
 
     def others_share(self, from_s: float, to_s: float) -> float:
         """Which part of all cores others used between two moments of the monotonic clock."""
@@ -79,7 +76,6 @@ Usage = tuple[int, int]
 
 
 def usage_now() -> dict[tuple[str, int], Usage]:
-    """What every serving process uses, by role and process id."""
     found = {}
     for role, pids in by_role().items():
         for pid in pids:

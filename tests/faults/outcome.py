@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from loadtests.markdown import table
-from loadtests.samples import Sample
+from loadtests.samples import Sample, latencies_s, percentile
 
 Verdict = Literal["holds", "broken", "not decided", "skipped"]
 # Others that use more than this of all cores make every bound in seconds a matter of luck.
@@ -37,7 +37,6 @@ def measured(figure: str) -> Check:
 
 
 def none(what: str, found: Collection[str] | int) -> Check:
-    """Expect an empty collection, or zero."""
     if isinstance(found, int):
         return Check(f"{found} {what}", "0", not found)
     return Check(f"{what}: {'; '.join(found) or 'none'}", "none", not found)
@@ -49,9 +48,13 @@ def all_of(what: str, part: int, whole: int, bound: str = "all", timed: bool = F
 
 
 def within(what: str, took_s: float, bound_s: float, why: str = "") -> Check:
-    """Expect at most so many seconds."""
     bound = f"{bound_s:.3g} s{f': {why}' if why else ''}"
     return Check(f"{what} {took_s:.3g} s", bound, took_s <= bound_s, timed=True)
+
+
+def p95_s(samples: Sequence[Sample]) -> float:
+    """Of the pictures that came; infinite without any."""
+    return percentile(latencies_s(samples), 95) or float("inf")
 
 
 def is_lost(sample: Sample) -> bool:

@@ -21,6 +21,8 @@ class Service(Protocol):
 
 
 S = TypeVar("S", bound=Service)
+# The event loop's clock, too.
+now_s = time.monotonic
 
 
 @dataclass
@@ -52,14 +54,8 @@ class Stage(Generic[S]):
         return now_s() - began_s
 
     async def within(self, condition: Callable[[], object], limit_s: float) -> bool:
-        """Poll; whether it came true in time."""
         try:
             await self.wait_until(condition, limit_s, "it")
         except TimeoutError:
             return False
         return True
-
-
-def now_s() -> float:
-    """The event loop's clock, which is the monotonic one."""
-    return time.monotonic()

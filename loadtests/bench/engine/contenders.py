@@ -23,7 +23,6 @@ from serve.pipelines.trajectories import Trajectory
 from serve.variants import Variant
 
 from ...published import PROMPT
-from ...workload import generation
 
 EAGER = Optimisations(
     channels_last=False, attention="default", compile=False, cuda_graphs=False, embedding_cache=0
@@ -40,23 +39,21 @@ class Ours:
     def __init__(self, pipeline: Pipeline, variant: Variant) -> None:
         self.pipeline = pipeline
         self.variant = variant
-        cap, self.call_s = sweep_denoiser(pipeline, self._sweep_job)
+        cap, self.call_s = sweep_denoiser(
+            pipeline, lambda images, steps: variant.generation(PROMPT, range(images), steps)
+        )
         self.settings = Settings(cap=cap)
         # `submit` wants an event loop, as a replica has one.
         self._loop = asyncio.Runner()
         self._engine = Engine(pipeline, self.settings, Pace(self.call_s))
 
-    def generation(self, prompt: str, seeds: Sequence[int], steps: int) -> Generation:
-        """A request with the variant's defaults."""
-        return generation(self.variant, prompt, seeds, steps)
-
     def begin(self, prompt: str, seeds: Sequence[int], steps: int) -> list[Trajectory]:
         """Prompts encoded, noise drawn, without the engine: for stages."""
-        return self.pipeline.begin(self.generation(prompt, seeds, steps))[0]
+        return self.pipeline.begin(self.variant.generation(prompt, seeds, steps))[0]
 
     def draw(self, prompt: str, seeds: Sequence[int], steps: int) -> list[Image.Image]:
         """One request to the engine."""
-        return self._loop.run(self._draw(self.generation(prompt, seeds, steps)))
+        return self._loop.run(self._draw(self.variant.generation(prompt, seeds, steps)))
 
     def close(self) -> None:
         """End the engine's threads."""
@@ -68,9 +65,6 @@ class Ours:
         result = await self._engine.submit(generation).result()
         # All of them: no safety checker was loaded.
         return [Image.fromarray(pixels) for pixels in result.images if pixels is not None]
-
-    def _sweep_job(self, images: int, steps: int) -> Generation:
-        return self.generation(PROMPT, range(images), steps)
 
 
 class Stock:

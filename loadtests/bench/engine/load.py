@@ -67,7 +67,7 @@ def poisson_requests(
 ) -> list[tuple[float, Generation]]:
     """Requests of one image and when they are due: the same for the same seed."""
     return [
-        (at_s, ours.generation(PROMPT, [index], steps))
+        (at_s, ours.variant.generation(PROMPT, [index], steps))
         for index, (at_s, steps) in enumerate(
             zip(poisson_of(requests, rate_per_s, seed), shuffled_steps(requests, seed), strict=True)
         )
@@ -110,9 +110,9 @@ async def capacity_per_s(ours: Ours, settings: Settings, steps: Sequence[int]) -
     engine = Engine(ours.pipeline, settings, Pace(ours.call_s), observer)
     try:
         # While this one is in its only call the others queue up, so that the first batch is full.
-        tickets = [engine.submit(ours.generation(PROMPT, [0], 1))]
+        tickets = [engine.submit(ours.variant.generation(PROMPT, [0], 1))]
         tickets += [
-            engine.submit(ours.generation(PROMPT, [seed], count))
+            engine.submit(ours.variant.generation(PROMPT, [seed], count))
             for seed, count in enumerate(steps)
         ]
         await observer.full.wait()

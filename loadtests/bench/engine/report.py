@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ...markdown import table
-from ...published import FLOP_BOUND, PUBLISHED_MS
+from ...published import published_cells
 from ...rounds import Spread
 from ..output import bars_table
 from .load import POLICIES
@@ -85,16 +85,13 @@ def _seed_workload(result: dict[str, Any]) -> str:
     flop = {name: costs["flop_per_picture"] for name, costs in result["variants"].items()}
     first, rows = next(iter(flop)), []
     for name, ways in result["seed_workload"].items():
-        published = ["-"] * 3
-        if name in PUBLISHED_MS:
-            speed = PUBLISHED_MS["original"] / PUBLISHED_MS[name]
-            published = [f"{PUBLISHED_MS[name]:.1f}", f"{speed:.2f}", f"{FLOP_BOUND[name]:.2f}"]
         cells = [
             text
             for way in ("ours", "stock")
             for text in (_ms(ways[way]["total_s"]), _x(ways[way]["speed_against_original"]))
         ]
-        rows.append([name, *cells, f"{flop[first] / flop[name]:.2f}", *published])
+        flop_ratio = f"{flop[first] / flop[name]:.2f}"
+        rows.append([name, *cells, flop_ratio, *published_cells(name)])
     rounds = result["seed_workload"][first]["ours"]["total_s"]["count"]
     return table(
         f"Seed workload, {rounds} rounds: 3 calls x 4 images x {result['steps']} steps, total ms "

@@ -17,7 +17,6 @@ from serve.variants import Variant
 
 from ...published import CALLS, IMAGES_A_CALL, PROMPT, STEPS
 from ...rounds import Spread
-from ...workload import generation
 from .contenders import Ours, Stock
 from .timing import Clock, alternate
 
@@ -29,7 +28,7 @@ OPTIMISATIONS = Optimisations(embedding_cache=0)
 def flop_per_picture(eager: Pipeline, variant: Variant, steps: int) -> int:
     """Multiplications and additions of one picture, counted as torch runs them on this thread."""
     with FlopCounterMode(display=False) as counter:
-        trajectories, _ = eager.begin(generation(variant, PROMPT, [0], steps))
+        trajectories, _ = eager.begin(variant.generation(PROMPT, [0], steps))
     around = counter.get_total_flops()
     with FlopCounterMode(display=False) as counter:
         eager.step(trajectories)

@@ -19,7 +19,6 @@ from serve.variants import MINIATURE
 from ...fixed_step import FixedStep
 from ...machine import free_port
 from ...published import PROMPT
-from ...workload import generation
 from .apps import VARIANT, PhotoSteps
 
 # Draws picture number so and so, and returns its answer when it is there.
@@ -59,7 +58,7 @@ class EngineAlone:
 
         async def draw(request: int) -> bytes:
             picture = b""
-            ticket = self._engine.submit(generation(variant, PROMPT, [request], work.steps))
+            ticket = self._engine.submit(variant.generation(PROMPT, [request], work.steps))
             async for event in ticket.events():
                 if encode and isinstance(event, Finished) and event.pixels is not None:
                     picture_format = PictureFormat(work.output_format, 90)

@@ -5,8 +5,6 @@ with its text encoder), `unet_distilled` (the student), `vae` and `vae_tiny` (th
 finished folders are in DIR/weights. On a CPU two single-threaded processes share the work.
 """
 
-from __future__ import annotations
-
 import argparse
 import socket
 from pathlib import Path

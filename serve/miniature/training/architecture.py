@@ -6,8 +6,6 @@ its student with one pair in every block and no mid block, PNDM over 1,000 steps
 is wide enough to cost as much beside its UNet as the real one does.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 from diffusers import PNDMScheduler

@@ -4,8 +4,6 @@
 of the training data. Both are quantised to a palette, which suits flat colours.
 """
 
-from __future__ import annotations
-
 import argparse
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Training data, cached on disk: pictures for the decoders, captioned latents for the UNets."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 

@@ -3,8 +3,6 @@
 Everything is drawn four times too large and averaged down, which is what gives smooth edges.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Sequence
 
@@ -74,6 +72,15 @@ def radial(x: float, y: float, radii: Callable[[float], float], points: int = 72
     return [(x + radii(a) * math.sin(a), y - radii(a) * math.cos(a)) for a in angles]
 
 
+def _tips(x: float, y: float, count: int, outer: float, inner: float) -> list[Point]:
+    """Outline of a star, the first tip upwards."""
+
+    def tip_or_notch(angle: float) -> float:
+        return inner if round(angle * count / math.pi) % 2 else outer
+
+    return radial(x, y, tip_or_notch, points=2 * count)
+
+
 # --- simple things: each covers the middle and leaves the top and side edges free ---------------
 
 
@@ -91,12 +98,7 @@ def _triangle(canvas: Canvas, x: float, y: float, r: float, colour: Rgb) -> None
 
 
 def _star(canvas: Canvas, x: float, y: float, r: float, colour: Rgb) -> None:
-    radii = [1.2 * r, 0.55 * r]
-    points = []
-    for i in range(10):
-        angle = math.pi * i / 5
-        points.append((x + radii[i % 2] * math.sin(angle), y + 2 - radii[i % 2] * math.cos(angle)))
-    canvas.polygon(points, colour)
+    canvas.polygon(_tips(x, y + 2, 5, 1.2 * r, 0.55 * r), colour)
 
 
 def _heart(canvas: Canvas, x: float, y: float, r: float, colour: Rgb) -> None:
@@ -207,10 +209,7 @@ def _daisy(canvas: Canvas, x: float, y: float, r: float, colour: Rgb) -> None:
 
 
 def _sunflower(canvas: Canvas, x: float, y: float, r: float, colour: Rgb) -> None:
-    def tip_or_notch(angle: float) -> float:
-        return r * (1.15 if round(angle * 24 / math.tau) % 2 == 0 else 0.72)
-
-    canvas.polygon(radial(x, y, tip_or_notch, points=24), colour)
+    canvas.polygon(_tips(x, y, 12, 1.15 * r, 0.72 * r), colour)
     canvas.ellipse(x, y, 0.56 * r, 0.56 * r, (92, 56, 30))
 
 

@@ -1,7 +1,5 @@
 """Writes trained components as diffusers folders."""
 
-from __future__ import annotations
-
 import copy
 from pathlib import Path
 

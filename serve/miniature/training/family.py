@@ -1,18 +1,14 @@
 """The shipped variants on the server's own pipeline, for measurements and contact sheets."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ...generation import Generation
 from ...http.schemas import GenerationRequest
 from ...pipelines.pipeline import Pipeline
 from ...pipelines.trajectories import Trajectory
 from ...variants import MINIATURE
-from .drawing import SIZE_PX
 
 GUIDANCE_SCALE = MINIATURE.variants["original"].guidance_scale
 STEPS: int = GenerationRequest.model_fields["num_inference_steps"].default
@@ -31,24 +27,11 @@ def denoise(
     guidance_scale: float = GUIDANCE_SCALE,
 ) -> list[Trajectory]:
     """One finished trajectory for each prompt and seed."""
+    asked = MINIATURE.variants[variant].generation
     trajectories: list[Trajectory] = []
     for prompt, seed in zip(prompts, seeds, strict=True):
-        generation = Generation(
-            variant=variant,
-            prompt=prompt,
-            negative_prompt="",
-            seeds=(seed,),
-            width_px=SIZE_PX,
-            height_px=SIZE_PX,
-            default_size_px=SIZE_PX,
-            num_inference_steps=STEPS,
-            guidance_scale=guidance_scale,
-            scheduler="pndm",
-            deadline_at=None,
-            previews=0,
-            warnings=(),
-        )
-        trajectories += pipeline.begin(generation)[0]
+        one_picture = asked(prompt, [seed], STEPS, guidance_scale=guidance_scale)
+        trajectories += pipeline.begin(one_picture)[0]
     for _ in range(trajectories[0].total_steps):
         pipeline.step(trajectories)
     return trajectories

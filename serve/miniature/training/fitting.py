@@ -1,7 +1,5 @@
 """The training loop of every stage: data-parallel, resumable, with a progress bar."""
 
-from __future__ import annotations
-
 import math
 import time
 from collections.abc import Callable
@@ -67,13 +65,9 @@ def fit(
 ) -> None:
     """Train `modules` in place and leave them with their averaged (EMA) weights.
 
-    Args:
-        world: this process.
-        name: of the checkpoint, `<folder>/<name>.pt`, from which an interrupted run continues.
-        modules: what to train; the first process's floating-point buffers win at the end.
-        loss_of: draws a batch with the given generator and returns its loss.
-        budget: steps, batch size (used by `loss_of`), peak learning rate.
-        folder: of the checkpoint.
+    An interrupted run continues from its checkpoint `<folder>/<name>.pt`. `loss_of` draws a batch
+    with the given generator and returns its loss; the first process's floating-point buffers win at
+    the end.
     """
     modules.to(world.device).train()
     parameters = [p for p in modules.parameters() if p.requires_grad]

@@ -4,8 +4,6 @@ The rules rely on the scenes' layout: the background shows along the top and the
 simple thing covers the middle, and a vase stands below its flowers.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 import numpy as np
@@ -63,15 +61,16 @@ def thing_colour(pixels: Pixels) -> str | None:
     apart = np.linalg.norm(colours - _background(pixels), axis=-1) > _UNLIKE_BACKGROUND
     if apart.mean() < 0.1:
         return None
-    votes = np.bincount(_nearest(colours[apart], COLOURS), minlength=len(COLOURS))
-    return list(COLOURS)[int(votes.argmax())]
+    return _most_frequent(colours[apart])
 
 
 def vase_colour(pixels: Pixels) -> str:
     """Name of the most frequent colour where a vase's belly is."""
-    colours = lab(pixels[66:86, 40:56]).reshape(-1, 3)
-    votes = np.bincount(_nearest(colours, COLOURS), minlength=len(COLOURS))
-    return list(COLOURS)[int(votes.argmax())]
+    return _most_frequent(lab(pixels[66:86, 40:56]).reshape(-1, 3))
+
+
+def _most_frequent(colours: Lab) -> str:
+    return list(COLOURS)[int(np.bincount(_nearest(colours, COLOURS)).argmax())]
 
 
 def flower_colours(pixels: Pixels) -> set[str]:

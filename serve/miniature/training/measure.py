@@ -5,8 +5,6 @@ and, last, a line of JSON. The exit status is 1 if a bar is missed. Pictures dep
 only; times are CPU seconds of one thread, with the variants interleaved.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import statistics

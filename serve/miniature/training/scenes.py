@@ -3,8 +3,6 @@
 A scene is either a vase of flowers or a simple thing in a colour, on a background colour.
 """
 
-from __future__ import annotations
-
 import math
 import re
 from collections.abc import Iterable, Sequence

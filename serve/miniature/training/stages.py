@@ -1,7 +1,5 @@
 """The stages of a training run, in one process or several."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, replace
 from pathlib import Path
 

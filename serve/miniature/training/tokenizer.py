@@ -4,25 +4,17 @@ As in CLIP's, every byte is a token, within and at the end of a word, so unseen 
 scripts fall back to bytes; merges make each word of the captions one token.
 """
 
-from __future__ import annotations
-
 import re
 from collections import Counter
 from collections.abc import Iterable
 from itertools import pairwise
 
 from transformers import CLIPTokenizer
+from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 MAX_LENGTH = 77
 _END = "</w>"
 _START_TOKEN, _END_TOKEN = "<|startoftext|>", "<|endoftext|>"
-
-
-def byte_symbols() -> list[str]:
-    """Printable characters for the 256 bytes, in CLIP's (GPT-2's) order."""
-    plain = [*range(ord("!"), ord("~") + 1), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-    hidden = [b for b in range(256) if b not in plain]
-    return [chr(b) for b in plain] + [chr(256 + i) for i in range(len(hidden))]
 
 
 def learn_merges(captions: Iterable[str]) -> list[tuple[str, str]]:
@@ -64,7 +56,7 @@ def _merge(parts: tuple[str, ...], pair: tuple[str, str]) -> tuple[str, ...]:
 def build_tokenizer(captions: Iterable[str]) -> CLIPTokenizer:
     """A CLIPTokenizer over bytes, word-final bytes, merges and two special tokens."""
     merges = learn_merges(captions)
-    symbols = byte_symbols()
+    symbols = bytes_to_unicode().values()  # Printable ones for the 256 bytes, in GPT-2's order.
     tokens = [*symbols, *(s + _END for s in symbols), *(a + b for a, b in merges)]
     tokens = [*dict.fromkeys(tokens), _START_TOKEN, _END_TOKEN]
     return CLIPTokenizer(

@@ -5,8 +5,6 @@ four latent channels mean. All later stages are regressions on these fixed laten
 decoders can be trained independently.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import torch

@@ -1,7 +1,5 @@
 """Stages 2 and 3: the teacher UNet with its text encoder, and the student distilled from it."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Stages 4 and 5: the KL autoencoder, a regression on the fixed latents, then the tiny one."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import torch

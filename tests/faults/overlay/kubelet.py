@@ -41,7 +41,6 @@ def readiness_probe(group: Group) -> Manifest:
 
 
 def raylet_alive(address: str) -> bool:
-    """Whether a pod's raylet says that it is healthy."""
     return "success" in (get(address, AGENT_PORT, "/api/local_raylet_healthz", 2) or "")
 
 

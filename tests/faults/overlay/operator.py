@@ -150,7 +150,6 @@ class Cluster:
         return took_s
 
     def delete_all(self, grace_period_s: float | None = None) -> None:
-        """Delete the whole cluster, all pods at once."""
         with ThreadPoolExecutor() as threads:
             for kubelet in list(self.kubelets):
                 threads.submit(self.delete, kubelet, grace_period_s)
@@ -200,7 +199,6 @@ class Operator(threading.Thread):
         return old
 
     def stop(self) -> None:
-        """End the loop, and all pods."""
         self._stopped.set()
         self.join()
         for cluster in filter(None, (self.active, self.pending)):

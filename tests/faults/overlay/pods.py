@@ -37,7 +37,6 @@ class Network:
         _ip(f"link set {_BRIDGE} up")
 
     def next_address(self) -> str:
-        """An address that was never used."""
         with self._lock:
             self._last += 1
             if self._last > 254:
@@ -105,7 +104,6 @@ class Pod:
 
     @property
     def running(self) -> bool:
-        """Whether the container's process 1 lives."""
         return self._process is not None and self._process.poll() is None
 
     def mount(self, path: str, files: Mapping[str, str]) -> None:
@@ -164,12 +162,10 @@ class Pod:
         return time.monotonic() - began_s
 
     def remove(self) -> None:
-        """End it and free its link."""
         self.kill()
         self._network.remove(self)
 
     def tail(self, lines: int = 20) -> str:
-        """The last lines of what the container printed."""
         log = self.folder / "output.log"
         text = log.read_text(errors="replace") if log.exists() else ""
         return "\n".join(text.splitlines()[-lines:])

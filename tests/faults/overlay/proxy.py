@@ -35,7 +35,6 @@ class Proxy(threading.Thread):
 
     @property
     def url(self) -> str:
-        """Where it listens, once it does."""
         self._listening.wait()
         return f"http://{self._address}:{self._port}"
 

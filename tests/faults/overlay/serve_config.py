@@ -17,7 +17,6 @@ def variants(config: Config) -> list[str]:
 
 
 def options(config: Config) -> dict[str, Config]:
-    """Each deployment's `ray_actor_options`."""
     return {
         deployment["name"]: deployment.get("ray_actor_options", {})
         for app in config["applications"]

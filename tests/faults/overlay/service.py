@@ -51,7 +51,6 @@ class OverlayService:
         self.started_after_s = 0.0
 
     def start(self) -> None:
-        """Start all pods, and wait until every variant is warm."""
         self.operator = Operator(self._overlay, self._network)
         began_s = time.monotonic()
         self.operator.start()
@@ -68,7 +67,6 @@ class OverlayService:
 
     @property
     def cluster(self) -> Cluster:
-        """The active one."""
         return self.operator.active
 
     def ready(self) -> bool:
@@ -85,7 +83,6 @@ class OverlayService:
             return False
 
     def status(self) -> str:
-        """The first application's."""
         apps = self.cluster.details().get("applications") or {}
         return next((str(app["status"]) for app in apps.values()), "")
 
@@ -94,7 +91,6 @@ class OverlayService:
         return _replicas(self.cluster.details())
 
     def replica_ids(self) -> dict[str, set[str]]:
-        """Each deployment's running replicas, by what Serve calls them."""
         found = self.replicas().items()
         return {name: {one["replica_id"] for one in replicas} for name, replicas in found}
 

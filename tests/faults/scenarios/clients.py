@@ -9,11 +9,11 @@ from urllib.parse import urlsplit
 
 import aiohttp
 
-from loadtests.samples import Sample, percentile
+from loadtests.samples import Sample
 
 from ..load import Body, Load
 from ..local import VARIANTS, LocalStage, scrape, sleeping_device
-from ..outcome import Check, Found, none_lost, within
+from ..outcome import Check, Found, none_lost, p95_s, within
 from ..stage import now_s
 
 _SHARE = 0.2
@@ -65,7 +65,6 @@ def _idle() -> bool:
 
 
 async def _draw_s(stage: LocalStage, variant: str, steps: int) -> float:
-    """How long a picture takes now."""
     began_s = now_s()
     await stage.client.draw(_body(variant, steps))
     return now_s() - began_s
@@ -130,7 +129,7 @@ async def slow_clients(stage: LocalStage) -> Found:
                 async with Load(client, requests, _RATE_PER_S, seed=20 + turn) as load:
                     await asyncio.sleep(span_s)
                 beside += load.samples
-    alone_s, beside_s = _p95_s(alone), _p95_s(beside)
+    alone_s, beside_s = p95_s(alone), p95_s(beside)
     refused = statuses.count(b"408")
     return Found(
         [
@@ -140,10 +139,6 @@ async def slow_clients(stage: LocalStage) -> Found:
         ],
         [*alone, *beside],
     )
-
-
-def _p95_s(samples: list[Sample]) -> float:
-    return percentile(sorted(sample.latency_s for sample in samples), 95) or float("inf")
 
 
 @contextlib.asynccontextmanager

@@ -45,7 +45,6 @@ def _limits_s(stage: LocalStage) -> tuple[float, float, float]:
 
 
 async def _stand_still(stage: LocalStage, halt: Callable[[int], object], bound_s: float) -> Found:
-    """Halt one replica and wait until it is gone and another there."""
     async with (
         sleeping_device(stage) as (client, requests),
         Load(client, requests, _RATE_PER_S, seed=7) as slow,

@@ -130,7 +130,6 @@ async def broken_configuration(stage: OverlayStage) -> Found:
 
 
 def _changed(config: Config, change: Callable[[Config], object]) -> Config:
-    """The configuration with its first application changed."""
     changed = deepcopy(config)
     change(changed["applications"][0])
     return changed

@@ -2,11 +2,9 @@
 
 import asyncio
 
-from loadtests.samples import percentile
-
 from ..local import SLO_S, LocalStage
 from ..machine import growth, usage_now
-from ..outcome import Check, Found, none_lost, within
+from ..outcome import Check, Found, none_lost, p95_s, within
 from ..stage import now_s
 
 _SHARE = 0.8
@@ -30,7 +28,6 @@ async def soak(stage: LocalStage) -> Found:
             looks.append(await asyncio.to_thread(usage_now))
             await asyncio.sleep(min(_LOOK_EVERY_S, max(0.0, end_s - now_s())))
     samples = load.samples
-    latencies_s = sorted(sample.latency_s for sample in samples if sample.outcome == "ok")
     refused = load.count(lambda sample: sample.outcome == "rejected")
     few = refused <= _MOST_REFUSED * len(samples)
     grown = growth(looks)
@@ -43,7 +40,7 @@ async def soak(stage: LocalStage) -> Found:
         [
             none_lost(samples),
             Check(f"{refused} refused", f"{_MOST_REFUSED:.0%}", few, timed=True),
-            within("p95", percentile(latencies_s, 95) or float("inf"), SLO_S),
+            within("p95", p95_s(samples), SLO_S),
             Check(
                 f"memory {larger.memory_share:+.1%} ({larger.role}, the most)",
                 f"{_MOST_GROWTH:+.0%}, from {_DECIDING_S / 60:g} minutes on",

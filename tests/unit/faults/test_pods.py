@@ -38,7 +38,6 @@ RUN = "import sys; from loadtests import namespaces; sys.exit(namespaces.run(sys
 
 
 def play(story: str) -> "subprocess.Popen[str]":
-    """Run a story of pods inside namespaces of its own."""
     inside = [sys.executable, "-c", PREAMBLE + textwrap.dedent(story)]
     return subprocess.Popen(
         [sys.executable, "-c", RUN, *inside],

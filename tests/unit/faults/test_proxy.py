@@ -10,8 +10,6 @@ from tests.machine import HANG_S
 
 @asynccontextmanager
 async def server(address: str, port: int) -> AsyncIterator[int]:
-    """Answers every line with its own address."""
-
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while await reader.readline():
             writer.write(f"{address}\n".encode())

@@ -66,28 +66,19 @@ def test_the_fixed_share_is_what_does_not_grow(
 
 
 @pytest.mark.parametrize(
-    ("name", "gflop"), [("unet", 803.3), ("unet_distilled", 510.9)], ids=["original", "distilled"]
+    ("name", "gflop"),
+    [("unet", 803.3), ("unet_distilled", 510.9), ("vae", 2514.5), ("vae_tiny", 141.35)],
 )
-def test_the_counter_counts_the_published_flop_of_a_unet_call(name: str, gflop: float) -> None:
+def test_the_counter_counts_the_published_flop_of_a_unet_call_and_a_decode(
+    name: str, gflop: float
+) -> None:
     component = SD_V1.components(SD_V1.variants)[name]
     with torch.device("meta"):
-        unet = build_model(component, architecture_dir("sd-v1") / name)
-        inputs = torch.randn(1, 4, 64, 64), torch.tensor([1]), torch.randn(1, 77, 768)
-    with FlopCounterMode(display=False) as counter:
-        unet(*inputs)
-    assert counter.get_total_flops() / 1e9 == pytest.approx(gflop, rel=2e-3)
-
-
-@pytest.mark.parametrize(
-    ("name", "gflop"), [("vae", 2514.5), ("vae_tiny", 141.35)], ids=["kl", "tiny"]
-)
-def test_the_counter_counts_the_published_flop_of_a_decode(name: str, gflop: float) -> None:
-    component = SD_V1.components(SD_V1.variants)[name]
-    with torch.device("meta"):
-        vae = build_model(component, architecture_dir("sd-v1") / name)
+        model = build_model(component, architecture_dir("sd-v1") / name)
         latents = torch.randn(1, 4, 64, 64)
+        text = torch.tensor([1]), torch.randn(1, 77, 768)
     with FlopCounterMode(display=False) as counter:
-        vae.decode(latents)
+        model(latents, *text) if name.startswith("unet") else model.decode(latents)
     assert counter.get_total_flops() / 1e9 == pytest.approx(gflop, rel=2e-3)
 
 

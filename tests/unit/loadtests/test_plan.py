@@ -8,7 +8,8 @@ import pytest
 import yaml
 from ray.serve.config import AutoscalingConfig
 
-from loadtests.compare.plan_check import NotAPlan, planned_rates, read_plan
+from loadtests.compare.gate import read_json
+from loadtests.compare.plan_check import planned_rates
 from loadtests.plan import (
     Measured,
     NotPlannable,
@@ -59,16 +60,17 @@ def test_replicas_carry_the_rate_and_no_fewer_would() -> None:
     assert plan.target_ongoing_requests == pytest.approx(20 / 14 * 0.57, abs=0.06)
 
 
-def test_exactly_what_one_replica_carries_takes_one() -> None:
-    plan = planned(1.5, 1.0)
+@pytest.mark.parametrize(
+    ("rate_per_s", "options", "replicas", "devices"),
+    [(1.5, {}, 1, 1), (20, {"devices_per_replica": 0.5, "efficiency": 0.8}, 17, 9)],
+    ids=["exactly-what-one-carries", "fractions-and-lost-efficiency"],
+)
+def test_replicas_and_devices(
+    rate_per_s: float, options: dict[str, float], replicas: int, devices: int
+) -> None:
+    plan = planned(rate_per_s, 1.0, **options)
     assert plan is not None
-    assert plan.replicas == 1
-
-
-def test_fractions_of_a_device_and_lost_efficiency_count() -> None:
-    plan = planned(20, 1.0, devices_per_replica=0.5, efficiency=0.8)
-    assert plan is not None
-    assert (plan.replicas, plan.devices) == (17, 9)
+    assert (plan.replicas, plan.devices) == (replicas, devices)
 
 
 def test_an_slo_that_no_measured_rate_keeps_has_no_plan() -> None:
@@ -138,7 +140,7 @@ def test_the_command_plans_every_variant_and_a_mix(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert "| original | 20 | 20 | 1 | 20 | 1.00 | 30.00 | 0.417 |" in done.stdout
     assert "| in all | 20 | 20 |" in done.stdout
-    written = read_plan(out)
+    written = read_json(out, "plan", "replicas")
     assert written["variants"]["distilled"]["replicas"] == 20
     assert written["mix"]["distilled"]["replicas"] == 10
     # Where fewer replicas run than planned, each is offered its share.
@@ -163,10 +165,3 @@ def test_what_cannot_be_planned_is_one_clear_line(
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1
     assert complaint in done.stderr
-
-
-def test_a_file_that_is_no_plan_is_named(tmp_path: Path) -> None:
-    path = tmp_path / "plan.json"
-    path.write_text('{"plan": "holidays"}')
-    with pytest.raises(NotAPlan, match=r"plan\.json: not a plan"):
-        read_plan(path)

@@ -4,11 +4,11 @@ import base64
 import io
 import itertools
 import json
-import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
@@ -16,11 +16,12 @@ from PIL.PngImagePlugin import PngInfo
 from loadtests import arrivals
 from loadtests.keys import environments_key, without_key
 from loadtests.replies import judge, judge_stream
-from loadtests.samples import Sample, percentile, summarize
+from loadtests.samples import percentile, summarize
 from loadtests.workload import Workload
 from serve.http.schemas import parse_request
 from serve.miniature.training.scenes import parse_caption
 from tests.fake_service import reply_to
+from tests.unit.loadtests.samples import sample
 
 ASKED = {"model": "distilled", "prompt": "x", "seed": 2**32 - 1, "n": 2}
 
@@ -62,11 +63,14 @@ def test_the_miniatures_prompts_lie_within_its_scenes() -> None:
 def test_poisson_arrivals_have_their_rate_and_irregular_gaps() -> None:
     schedule_s = arrivals.poisson(20, 200, seed=3)
     assert len(schedule_s) == pytest.approx(4000, rel=0.05)
-    gaps_s = [after - before for before, after in itertools.pairwise(schedule_s)]
-    mean_s = sum(gaps_s) / len(gaps_s)
-    deviation_s = math.sqrt(sum((gap_s - mean_s) ** 2 for gap_s in gaps_s) / len(gaps_s))
-    assert deviation_s == pytest.approx(mean_s, rel=0.1)  # As exponential gaps have it.
+    exact_s = arrivals.poisson_of(4000, 20, seed=3)
+    assert len(exact_s) == 4000
+    assert 0 <= exact_s[0] <= exact_s[-1] < 200
+    for gaps_s in map(np.diff, (schedule_s, exact_s)):
+        # As exponential gaps have it.
+        assert gaps_s.std() == pytest.approx(gaps_s.mean(), rel=0.1)
     assert schedule_s == arrivals.poisson(20, 200, seed=3) != arrivals.poisson(20, 200, seed=4)
+    assert exact_s == arrivals.poisson_of(4000, 20, seed=3) != arrivals.poisson_of(4000, 20, seed=4)
 
 
 def test_constant_arrivals_are_evenly_spaced() -> None:
@@ -284,21 +288,13 @@ def test_a_percentile_is_one_of_the_values() -> None:
     assert percentile([], 95) is None
 
 
-def _sample(scheduled_s: float, latency_s: float, **fields: Any) -> Sample:
-    values = {"outcome": "ok", "fired_s": scheduled_s, **fields}
-    return Sample(
-        index=0, variant="x", steps=25, scheduled_s=scheduled_s, done_s=scheduled_s + latency_s,
-        **values,
-    )  # fmt: skip
-
-
 def test_latency_counts_from_the_scheduled_instant() -> None:
-    assert _sample(1.0, 0.5, fired_s=1.2).latency_s == 0.5
+    assert sample(0.5, 1.0, fired_s=1.2).latency_s == 0.5
 
 
 def test_a_summary_counts_every_request_once() -> None:
-    samples = [_sample(at_s, 0.1) for at_s in range(8)]
-    samples += [_sample(8, 0.01, outcome="rejected"), _sample(9, 2.0, outcome="failed")]
+    samples = [sample(0.1, at_s) for at_s in range(8)]
+    samples += [sample(0.01, 8, outcome="rejected"), sample(2.0, 9, outcome="failed")]
     summary = summarize(samples, 10, slo_s=0.2)
     assert (summary.ok, summary.rejected, summary.failed, summary.requests) == (8, 1, 1, 10)
     assert summary.offered_per_s == 1
@@ -309,15 +305,15 @@ def test_a_summary_counts_every_request_once() -> None:
 
 @pytest.mark.parametrize(("late", "void"), [(1, False), (2, True)])
 def test_a_run_that_could_not_keep_up_is_void(late: int, void: bool) -> None:
-    samples = [_sample(at_s, 0.1) for at_s in range(100 - late)]
-    samples += [_sample(at_s, 0.1, fired_s=at_s + 0.011) for at_s in range(late)]
+    samples = [sample(0.1, at_s) for at_s in range(100 - late)]
+    samples += [sample(0.1, at_s, fired_s=at_s + 0.011) for at_s in range(late)]
     summary = summarize(samples, 100, None)
     assert summary.late == late
     assert bool(summary.void) == void
 
 
 def test_unsent_requests_make_a_run_void() -> None:
-    assert "1 requests were not sent" in summarize([_sample(0, 0, outcome="unsent")], 1, None).void
+    assert "1 requests were not sent" in summarize([sample(0, outcome="unsent")], 1, None).void
 
 
 @pytest.mark.parametrize(
