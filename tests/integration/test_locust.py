@@ -247,11 +247,11 @@ def test_processes_share_the_load_and_ask_for_different_requests() -> None:
 @pytest.mark.thorough
 def test_a_master_and_a_worker_of_its_own_share_the_statistics() -> None:
     port = free_port()
-    with serving(FakeService()) as service:
-        with started(*command(service, "--worker", f"--master-port={port}", "OriginalUser")):
-            master = ["--master", f"--master-bind-port={port}", "--expect-workers=1"]
-            timed = ["-u", "2", "-r", "2", "-t", "10s", "OriginalUser"]
-            found, _ = run(service, *master, *timed)
+    worker = ["--worker", f"--master-port={port}", "OriginalUser"]
+    master = ["--master", f"--master-bind-port={port}", "--expect-workers=1"]
+    timed = ["-u", "2", "-r", "2", "-t", "10s", "OriginalUser"]
+    with serving(FakeService()) as service, started(*command(service, *worker)):
+        found, _ = run(service, *master, *timed)
     (row,) = found.values()
     assert row["num_requests"] > 0
     assert row["num_failures"] == 0

@@ -105,6 +105,7 @@ def test_on_the_docs_page_only_its_own_script_runs(app: FastAPI) -> None:
     )
     assert policy["script-src"] == f"'self' 'sha256-{digest}'"
     assert policy["connect-src"] == "'self'"
+    assert not re.search("https?://", response.text)
     for source in re.findall(r'(?:src|href)="([^"]+)"', response.text):
         assert call(app, "GET", source).status_code == 200
 

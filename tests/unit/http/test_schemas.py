@@ -3,8 +3,6 @@ import time
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from serve.errors import InvalidRequest, UnknownField
 from serve.http.options import RequestLimits
@@ -201,31 +199,6 @@ def test_png_cannot_be_compressed_with_loss() -> None:
     assert caught.value.param == "output_compression"
     assert parse(output_compression=50, output_format="jpeg").picture_format(None).quality == 50
     assert parse(output_compression=0, output_format="jpeg").picture_format(None).quality == 0
-
-
-_SCALARS = st.none() | st.booleans() | st.integers() | st.floats() | st.text()
-_VALUES = st.recursive(_SCALARS, lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner))
-_FIELDS = st.sampled_from([*GenerationRequest.model_fields, "unknown"])
-
-
-@settings(deadline=None)  # A busy machine proves nothing.
-@given(body=_VALUES | st.dictionaries(_FIELDS, _VALUES).map(lambda one: {"prompt": "x", **one}))
-def test_whatever_the_json_it_is_accepted_or_refused_in_ascii(body: Any) -> None:
-    try:
-        request = parse_request(json.dumps(body).encode())
-    except InvalidRequest as fault:
-        assert fault.message.isascii()
-        assert len(fault.message) < 600
-    else:
-        assert request.prompt.strip()
-
-
-@given(body=st.binary(max_size=200))
-def test_whatever_the_bytes_they_are_accepted_or_refused(body: bytes) -> None:
-    try:
-        parse_request(body)
-    except InvalidRequest as fault:
-        assert fault.status == 400
 
 
 def test_a_deadline_counts_from_now_in_unix_seconds() -> None:
