@@ -100,13 +100,13 @@ class Service:
         self._server = uvicorn.Server(
             uvicorn.Config(self._guarded(app), port=0, log_level="critical", lifespan="off")
         )
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._run)
+        self._thread = threading.Thread(target=self._server.run)
 
     def start(self) -> None:
         self._thread.start()
         wait_for(lambda: self._server.started)
         (listening,) = self._server.servers
+        self._loop = listening.get_loop()
         self.url = f"http://127.0.0.1:{listening.sockets[0].getsockname()[1]}"
 
     def let(self, variant: str, events: int = 1) -> None:
@@ -130,11 +130,6 @@ class Service:
     def await_left(self, variants: list[str]) -> None:
         """Until the streams of these, and of no others, were closed before their end."""
         wait_for(lambda: sorted(self.router.left) == sorted(variants))
-
-    def _run(self) -> None:
-        asyncio.set_event_loop(self._loop)
-        self._loop.run_until_complete(self._server.serve())
-        self._loop.close()
 
     def _guarded(self, app: ASGIApp) -> ASGIApp:
         async def guarded(scope: Scope, receive: Receive, send: Send) -> None:

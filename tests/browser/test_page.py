@@ -548,18 +548,6 @@ def test_nothing_moves_for_whoever_wants_no_motion(page: Page) -> None:
     assert set(page.evaluate(durations)) == {"0s"}
 
 
-@pytest.mark.thorough
-def test_without_scripts_a_sentence_points_to_the_docs(service: Service, open_page: Open) -> None:
-    page = open_page(service.url, java_script_enabled=False)
-    # By its place: searches for text and roles leave <noscript> out.
-    words = page.locator("noscript p")
-    expect(words).to_be_visible()
-    expect(words).to_contain_text("This page needs JavaScript")
-    expect(page.locator("#settings")).to_be_hidden()
-    words.locator("a").click()
-    expect(page).to_have_url(f"{service.url}/docs")
-
-
 def test_the_docs_page_shows_and_asks_the_api_under_its_policy(
     service: Service, open_page: Open
 ) -> None:

@@ -78,9 +78,11 @@ def test_the_page_is_small() -> None:
 
 
 def test_without_scripts_the_page_points_to_the_docs() -> None:
-    (words,) = re.findall(r"<noscript>(.*?)</noscript>", call("GET", "/").text, re.DOTALL)
-    assert "JavaScript" in words
+    page = call("GET", "/").text
+    (words,) = re.findall(r"<noscript>(.*?)</noscript>", page, re.DOTALL)
+    assert "This page needs JavaScript" in words
     assert 'href="docs"' in words
+    assert '<form id="settings" hidden>' in page
 
 
 def test_models_tell_the_bounds_that_requests_are_held_to() -> None:
