@@ -32,7 +32,7 @@ def missing(more_tools: Sequence[str] = ()) -> str:
             return f"needs the command {tool!r} (Debian: iproute2, mount, util-linux)"
     probe = "mount -t tmpfs tmpfs /run && ip link add probe type bridge"
     tried = subprocess.run(
-        _in_namespaces(["sh", "-c", probe]), capture_output=True, text=True, check=False
+        in_namespaces(["sh", "-c", probe]), capture_output=True, text=True, check=False
     )
     if tried.returncode:
         return (
@@ -70,7 +70,7 @@ def run(command: Sequence[str], environment: Mapping[str, str] | None = None) ->
     the terminal. SIGKILL ends all of it.
     """
     variables = [f"{name}={value}" for name, value in (environment or {}).items()]
-    process = subprocess.Popen(_in_namespaces(["env", *variables, *command]))
+    process = subprocess.Popen(in_namespaces(["env", *variables, *command]))
 
     def hand_on(number: int, _: object) -> None:
         children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
@@ -82,7 +82,8 @@ def run(command: Sequence[str], environment: Mapping[str, str] | None = None) ->
     return process.wait()
 
 
-def _in_namespaces(command: Sequence[str]) -> list[str]:
+def in_namespaces(command: Sequence[str]) -> list[str]:
+    """Prefix a command so that it runs as the first process of namespaces of its own."""
     # Without root, in a user namespace, where this user is root.
     user = [] if os.geteuid() == 0 else ["--user", "--map-root-user"]
     own = ["--mount", "--net", "--pid", "--fork", "--kill-child", "--mount-proc"]

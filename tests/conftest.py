@@ -1,5 +1,7 @@
 """Before any test module is imported: switches of Ray and the model libraries, threads, signals."""
 
+import asyncio
+import inspect
 import os
 import signal
 from typing import Any
@@ -30,6 +32,16 @@ CLUSTER = "tests/cluster/"
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Begin with what uses a Ray cluster, which takes longest."""
     items.sort(key=lambda item: not item.nodeid.startswith(CLUSTER))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
+    """Run a coroutine test on an event loop of its own."""
+    if not inspect.iscoroutinefunction(pyfuncitem.obj):
+        return None
+    arguments = {name: pyfuncitem.funcargs[name] for name in pyfuncitem._fixtureinfo.argnames}
+    asyncio.run(pyfuncitem.obj(**arguments))
+    return True
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -2,7 +2,6 @@
 
 import asyncio
 import threading
-import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 
@@ -23,7 +22,7 @@ from serve.generation import (
 from serve.http.api import build_api
 from serve.http.options import HttpOptions
 from serve.replica.encoding import encode
-from tests.machine import HANG_S
+from tests.machine import HANG_S, wait_for
 from tests.unit.http.test_api import FakeRouter
 
 # By variant: none is another's.
@@ -101,13 +100,13 @@ class Service:
         self._server = uvicorn.Server(
             uvicorn.Config(self._guarded(app), port=0, log_level="critical", lifespan="off")
         )
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._run)
+        self._thread = threading.Thread(target=self._server.run)
 
     def start(self) -> None:
         self._thread.start()
-        self._await(lambda: self._server.started)
+        wait_for(lambda: self._server.started)
         (listening,) = self._server.servers
+        self._loop = listening.get_loop()
         self.url = f"http://127.0.0.1:{listening.sockets[0].getsockname()[1]}"
 
     def let(self, variant: str, events: int = 1) -> None:
@@ -130,18 +129,7 @@ class Service:
 
     def await_left(self, variants: list[str]) -> None:
         """Until the streams of these, and of no others, were closed before their end."""
-        self._await(lambda: sorted(self.router.left) == sorted(variants))
-
-    def _await(self, fact: object, deadline_s: float = HANG_S) -> None:
-        end = time.monotonic() + deadline_s
-        while not fact():  # type: ignore[operator]
-            assert time.monotonic() < end
-            time.sleep(0.01)
-
-    def _run(self) -> None:
-        asyncio.set_event_loop(self._loop)
-        self._loop.run_until_complete(self._server.serve())
-        self._loop.close()
+        wait_for(lambda: sorted(self.router.left) == sorted(variants))
 
     def _guarded(self, app: ASGIApp) -> ASGIApp:
         async def guarded(scope: Scope, receive: Receive, send: Send) -> None:

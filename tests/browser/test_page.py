@@ -31,6 +31,11 @@ def service() -> Iterator[Service]:
         yield service
 
 
+@pytest.fixture
+def page(service: Service, open_page: Open) -> Page:
+    return open_page(service.url)
+
+
 def card(page: Page, variant: str) -> Locator:
     return page.locator(f'.card[data-model="{variant}"]')
 
@@ -46,6 +51,10 @@ def expect_states(page: Page, state: str, variants: list[str] = VARIANTS) -> Non
         expect(card(page, variant)).to_have_attribute("data-state", state)
 
 
+def expect_previews(page: Page, variant: str, count: int) -> None:
+    expect(card(page, variant)).to_have_attribute("data-previews", str(count))
+
+
 def pixel(image: Locator) -> tuple[int, ...]:
     """The colour in the middle of what an image element shows."""
     script = """async (image) => {
@@ -57,20 +66,19 @@ def pixel(image: Locator) -> tuple[int, ...]:
     return tuple(image.evaluate(script))
 
 
-def test_every_variant_shows_its_previews_as_they_come(service: Service, open_page: Open) -> None:
+def test_every_variant_shows_its_previews_as_they_come(service: Service, page: Page) -> None:
     service.router.held = True
-    page = open_page(service.url)
     draw(page, prompt="a star", negative_prompt="a moon", seed=7)
     expect_states(page, "waiting")
     for variant in VARIANTS:
         for preview in range(3):
             service.let(variant)
-            expect(card(page, variant)).to_have_attribute("data-previews", str(preview + 1))
+            expect_previews(page, variant, preview + 1)
             assert pixel(card(page, variant).locator("img")) == colour(variant, 7, preview)
-        expect(card(page, variant)).to_have_attribute("data-state", "drawing")
+        expect_states(page, "drawing", [variant])
         expect(card(page, variant).get_by_role("progressbar")).to_have_attribute("value", "0.75")
         for later in VARIANTS[VARIANTS.index(variant) + 1 :]:
-            expect(card(page, later)).to_have_attribute("data-previews", "0")
+            expect_previews(page, later, 0)
     for variant in VARIANTS:
         service.let(variant)
         expect_states(page, "done", [variant])
@@ -86,9 +94,8 @@ def test_every_variant_shows_its_previews_as_they_come(service: Service, open_pa
 
 
 @pytest.mark.thorough
-def test_cards_tell_times_size_bytes_and_warnings(service: Service, open_page: Open) -> None:
+def test_cards_tell_times_size_bytes_and_warnings(service: Service, page: Page) -> None:
     service.router.warnings = ("prompt: 90 tokens, cut to the first 77",)
-    page = open_page(service.url)
     draw(page, width=72, height=64)
     expect_states(page, "done")
     for variant in VARIANTS:
@@ -142,14 +149,13 @@ def test_defaults_and_bounds_are_the_services(service: Service, open_page: Open)
 
 
 @pytest.mark.thorough
-def test_in_turn_each_waits_for_the_one_before(service: Service, open_page: Open) -> None:
+def test_in_turn_each_waits_for_the_one_before(service: Service, page: Page) -> None:
     service.router.held = True
-    page = open_page(service.url)
     page.get_by_label("One after another").check()
     draw(page)
     for position, variant in enumerate(VARIANTS):
         service.let(variant)
-        expect(card(page, variant)).to_have_attribute("data-previews", "1")
+        expect_previews(page, variant, 1)
         assert [name for name, *_ in service.router.asked] == VARIANTS[: position + 1]
         service.let(variant, 3)
         expect_states(page, "done", [variant])
@@ -158,13 +164,12 @@ def test_in_turn_each_waits_for_the_one_before(service: Service, open_page: Open
 
 @pytest.mark.thorough
 def test_stop_ends_the_work_on_the_server_and_a_retry_begins_anew(
-    service: Service, open_page: Open
+    service: Service, page: Page
 ) -> None:
     service.router.held = True
-    page = open_page(service.url)
     draw(page)
     service.let("original")
-    expect(card(page, "original")).to_have_attribute("data-previews", "1")
+    expect_previews(page, "original", 1)
     page.get_by_role("button", name="Stop").click()
     expect_states(page, "stopped")
     service.await_left(VARIANTS)
@@ -176,10 +181,7 @@ def test_stop_ends_the_work_on_the_server_and_a_retry_begins_anew(
 
 
 @pytest.mark.thorough
-def test_two_pictures_lie_over_each_other_and_arrow_keys_move_the_divider(
-    service: Service, open_page: Open
-) -> None:
-    page = open_page(service.url)
+def test_two_pictures_lie_over_each_other_and_arrow_keys_move_the_divider(page: Page) -> None:
     draw(page, seed=9)
     expect_states(page, "done")
     divider = page.get_by_role("slider")
@@ -212,11 +214,8 @@ def test_two_pictures_lie_over_each_other_and_arrow_keys_move_the_divider(
 
 
 @pytest.mark.thorough
-def test_a_full_queue_is_told_with_its_wait_and_tried_again(
-    service: Service, open_page: Open
-) -> None:
+def test_a_full_queue_is_told_with_its_wait_and_tried_again(service: Service, page: Page) -> None:
     service.router.faults = {"original": Overloaded("33 requests wait for original", 2.5)}
-    page = open_page(service.url)
     draw(page)
     state = card(page, "original").locator(".state")
     expect(state).to_have_text(
@@ -246,9 +245,8 @@ def test_a_full_queue_is_told_with_its_wait_and_tried_again(
     ],
 )
 def test_a_refused_value_is_told_at_its_field(
-    service: Service, open_page: Open, fields: dict[str, Any], label: str, words: str
+    service: Service, page: Page, fields: dict[str, Any], label: str, words: str
 ) -> None:
-    page = open_page(service.url)
     draw(page, **fields)
     expect_states(page, "refused")
     field = page.get_by_label(label, exact=True)
@@ -262,15 +260,12 @@ def test_a_refused_value_is_told_at_its_field(
     expect(field).not_to_have_attribute("aria-invalid", "true")
 
 
-def test_a_lost_connection_is_told_and_can_be_tried_again(
-    service: Service, open_page: Open
-) -> None:
+def test_a_lost_connection_is_told_and_can_be_tried_again(service: Service, page: Page) -> None:
     service.router.held = True
-    page = open_page(service.url)
     draw(page)
     for variant in VARIANTS:
         service.let(variant)
-        expect(card(page, variant)).to_have_attribute("data-previews", "1")
+        expect_previews(page, variant, 1)
     service.cut()
     expect_states(page, "failed")
     for variant in VARIANTS:
@@ -285,8 +280,7 @@ def test_a_lost_connection_is_told_and_can_be_tried_again(
 
 
 @pytest.mark.thorough
-def test_a_server_that_falls_silent_is_given_up(service: Service, open_page: Open) -> None:
-    page = open_page(service.url)
+def test_a_server_that_falls_silent_is_given_up(page: Page) -> None:
     page.clock.install()
     # Never answered: as a network that drops packets looks from here.
     page.route("**/v1/images/generations", lambda _: None)
@@ -301,9 +295,8 @@ def test_a_server_that_falls_silent_is_given_up(service: Service, open_page: Ope
 
 
 @pytest.mark.thorough
-def test_an_error_in_the_stream_is_told(service: Service, open_page: Open) -> None:
+def test_an_error_in_the_stream_is_told(service: Service, page: Page) -> None:
     service.router.late_faults = {"distilled": VariantUnavailable("its replicas died twice", 3)}
-    page = open_page(service.url)
     draw(page)
     expect_states(page, "failed", ["distilled"])
     expect(card(page, "distilled")).to_contain_text("broke off. its replicas died twice")
@@ -394,9 +387,8 @@ def test_the_commands_shown_draw_the_very_picture(
 
 @pytest.mark.thorough
 def test_the_history_survives_a_reload_and_brings_settings_and_pictures_back(
-    service: Service, open_page: Open
+    service: Service, page: Page
 ) -> None:
-    page = open_page(service.url)
     expect(page.locator("#history-hint")).to_contain_text("Empty.")
     draw(page, prompt="first", seed=11, num_inference_steps=5, width=64)
     expect_states(page, "done")
@@ -451,9 +443,8 @@ FAILING = {
     ],
 )
 def test_the_page_says_what_is_not_kept_and_opens_a_closed_database_again(
-    service: Service, open_page: Open, fault: str, hint: str, kept: int
+    page: Page, fault: str, hint: str, kept: int
 ) -> None:
-    page = open_page(service.url)
     expect(page.locator("#history-hint")).to_contain_text("Empty.")
     if fault == "open":
         page.add_init_script(FAILING[fault])
@@ -467,8 +458,7 @@ def test_the_page_says_what_is_not_kept_and_opens_a_closed_database_again(
 
 
 @pytest.mark.thorough
-def test_the_history_is_bounded(service: Service, open_page: Open) -> None:
-    page = open_page(service.url)
+def test_the_history_is_bounded(page: Page) -> None:
     ids = page.evaluate(
         """async () => {
             const history = await import("/playground/history.js");
@@ -480,10 +470,7 @@ def test_the_history_is_bounded(service: Service, open_page: Open) -> None:
 
 
 @pytest.mark.thorough
-def test_the_keyboard_reaches_everything_in_order_and_sees_where_it_is(
-    service: Service, open_page: Open
-) -> None:
-    page = open_page(service.url)
+def test_the_keyboard_reaches_everything_in_order_and_sees_where_it_is(page: Page) -> None:
     expect(page.locator("#settings")).to_be_visible()
     reached = []
     for _ in range(11):
@@ -551,8 +538,7 @@ def test_it_fits_every_width_and_can_be_read_in_light_and_dark(
 
 
 @pytest.mark.thorough
-def test_nothing_moves_for_whoever_wants_no_motion(service: Service, open_page: Open) -> None:
-    page = open_page(service.url)
+def test_nothing_moves_for_whoever_wants_no_motion(page: Page) -> None:
     draw(page)
     durations = """() => [...document.querySelectorAll("*")]
         .flatMap((one) => getComputedStyle(one).transitionDuration.split(", "))"""
@@ -560,18 +546,6 @@ def test_nothing_moves_for_whoever_wants_no_motion(service: Service, open_page: 
     assert set(page.evaluate(durations)) == {"0s", "0.3s"}
     page.emulate_media(reduced_motion="reduce")
     assert set(page.evaluate(durations)) == {"0s"}
-
-
-@pytest.mark.thorough
-def test_without_scripts_a_sentence_points_to_the_docs(service: Service, open_page: Open) -> None:
-    page = open_page(service.url, java_script_enabled=False)
-    # By its place: searches for text and roles leave <noscript> out.
-    words = page.locator("noscript p")
-    expect(words).to_be_visible()
-    expect(words).to_contain_text("This page needs JavaScript")
-    expect(page.locator("#settings")).to_be_hidden()
-    words.locator("a").click()
-    expect(page).to_have_url(f"{service.url}/docs")
 
 
 def test_the_docs_page_shows_and_asks_the_api_under_its_policy(

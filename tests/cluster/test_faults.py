@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 
-from tests.cluster.conftest import Cluster, Fake, StartFake
+from tests.cluster.conftest import Cluster, Fake, StartFake, wait_until_ready
 from tests.machine import HANG_S, wait_for
 
 # So many take 15 s, in which the first few are left.
@@ -117,7 +117,7 @@ def test_a_replica_that_dies_after_the_first_event_ends_the_stream(fake: Fake) -
 
 @pytest.mark.thorough
 def test_a_stream_whose_replica_dies_before_the_first_event_is_tried_again(fake: Fake) -> None:
-    wait_for(lambda: httpx.get(f"{fake.url}/readyz", timeout=HANG_S).status_code == 200)
+    wait_until_ready(fake.url)
     asked = {"prompt": "hold after 5: again", "num_inference_steps": 9}
     with concurrent.futures.ThreadPoolExecutor() as pool:
         before = fake.steps()
@@ -126,24 +126,6 @@ def test_a_stream_whose_replica_dies_before_the_first_event_is_tried_again(fake:
         kill_replica(fake)
         fake.let_go("again")
         assert kinds(again.result()) == ["completed"]
-
-
-@pytest.mark.thorough
-def test_a_request_that_kills_two_replicas_gets_503_with_retry_after(fake: Fake) -> None:
-    wait_for(lambda: httpx.get(f"{fake.url}/readyz", timeout=HANG_S).status_code == 200)
-    with concurrent.futures.ThreadPoolExecutor() as pool:
-        reply = pool.submit(fake.ask, num_inference_steps=MANY_STEPS)
-        for _ in range(2):
-            (fake.folder / "original").unlink()
-            # The next one takes eight steps to warm up; then it draws.
-            wait_for(lambda: fake.steps() > 10)
-            kill_replica(fake)
-        assert reply.result().status_code == 503
-        assert reply.result().json()["error"]["code"] == "variant_unavailable"
-        assert int(reply.result().headers["retry-after"]) >= 1
-    # Not ready until the replica is back.
-    wait_for(lambda: httpx.get(f"{fake.url}/readyz", timeout=HANG_S).status_code == 200)
-    assert fake.ask().status_code == 200
 
 
 @pytest.mark.thorough

@@ -4,7 +4,6 @@ import re
 import time
 from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
 
 import httpx
 import pytest
@@ -12,12 +11,10 @@ import ray
 from ray import serve
 from ray.autoscaler._private.prom_metrics import AutoscalerPrometheusMetrics
 from ray.dashboard.modules.reporter.reporter_agent import METRICS_GAUGES
-from ray.util.metrics import Counter, Metric
 
-from serve.metrics import ReplicaMetrics, RouterMetrics
 from tests.cluster.conftest import Start, StartFake
 from tests.machine import HANG_S, ROOT, wait_for
-from tests.manifests.monitoring import metrics
+from tests.manifests.monitoring import metrics, own_metrics
 
 # A machine without a GPU reports none of these; they are held to Ray's own list instead.
 OF_GPUS = {"ray_node_gpus_utilization", "ray_node_gram_used", "ray_node_gram_available"}
@@ -29,13 +26,8 @@ OF_THE_OPERATOR = {
     "kuberay_service_condition_upgrade_in_progress",
 }
 
-TABLE = dict(
-    re.findall(
-        r"^\| `(ray_dsd_\w+)` \| (\w+) \|",
-        (ROOT / "docs" / "metrics.md").read_text(),
-        re.MULTILINE,
-    )
-)
+_DOCUMENT = (ROOT / "docs" / "metrics.md").read_text()
+TABLE = dict(re.findall(r"^\| `(ray_dsd_\w+)` \| (\w+) \|", _DOCUMENT, re.MULTILINE))
 # Series that begin when something goes wrong, or when a second variant is drawn to compare.
 OF_TROUBLE = {
     "ray_dsd_flagged_images_total",
@@ -80,13 +72,9 @@ def wait_until_scraped(wanted: set[str]) -> set[str]:
 def busy(start: Start, start_fake: StartFake) -> None:
     """Some series begin with the first request, error or scaling of their kind."""
     fake = start_fake("metrics", 0.01)
-    bodies: list[dict[str, Any]] = [
-        {},
-        {"model": "nope"},
-        {"model": "auto"},
-    ]
-    for body in bodies:
-        fake.ask(**body)
+    fake.ask()
+    fake.ask(model="nope")
+    fake.ask(model="auto")
     # Behind a long request a deadline is out of reach that it would keep alone.
     with ThreadPoolExecutor() as pool:
         steps = fake.steps()
@@ -113,11 +101,7 @@ def test_every_metric_of_the_table_is_in_a_live_scrape() -> None:
 
 
 def test_the_table_of_metrics_lists_what_a_replica_has() -> None:
-    own = {
-        f"ray_{metric.info['name']}" + ("_total" if isinstance(metric, Counter) else "")
-        for metric in [*vars(ReplicaMetrics()).values(), *vars(RouterMetrics()).values()]
-        if isinstance(metric, Metric)
-    }
+    own = {re.sub("_(bucket|sum|count)$", "", name) for name in own_metrics()}
     assert own == set(TABLE)
 
 

@@ -46,3 +46,6 @@ def hold(response: httpx.Response, asked: Refused, statuses: set[int]) -> None:
     error = fault_of(response, asked.body[:200].decode("latin-1"))
     assert response.status_code in statuses
     assert (response.status_code, error["param"]) == (asked.status, asked.param), error
+    if asked.status == 400 and asked.param is None:
+        assert error["code"] == "malformed_body"
+        assert error["message"].startswith("body: ")

@@ -4,7 +4,6 @@ import contextlib
 import re
 import socket
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ import uvicorn
 from serve.http.api import build_api
 from serve.http.options import HttpOptions
 from tests.fuzz.corpus import Raw
-from tests.machine import HANG_S
+from tests.machine import HANG_S, wait_for
 from tests.unit.http.test_api import FakeRouter
 
 
@@ -37,10 +36,7 @@ def serving() -> Iterator[tuple[str, FakeRouter]]:
     thread = threading.Thread(target=server.run)
     thread.start()
     try:
-        end = time.monotonic() + HANG_S
-        while not server.started:
-            assert time.monotonic() < end
-            time.sleep(0.01)
+        wait_for(lambda: server.started)
         (listening,) = server.servers
         yield f"http://127.0.0.1:{listening.sockets[0].getsockname()[1]}", router
     finally:

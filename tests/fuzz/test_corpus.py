@@ -1,6 +1,5 @@
 """The corpus over a fake router: each request is answered as it says, and nothing is drawn."""
 
-import asyncio
 from collections import Counter
 from collections.abc import Mapping
 
@@ -10,6 +9,7 @@ from fastapi import FastAPI
 
 from serve.http.api import build_api
 from serve.http.options import HttpOptions
+from tests.asgi import call
 from tests.fuzz.answers import URL, documented_statuses, hold
 from tests.fuzz.corpus import DRAWN, JSON, REFUSED, Refused
 from tests.unit.http.test_api import FakeRouter
@@ -27,13 +27,7 @@ def app(router: FakeRouter) -> FastAPI:
 
 def post(app: FastAPI, body: bytes, headers: Mapping[str, str]) -> httpx.Response:
     raw = [(name.encode(), value.encode("latin-1")) for name, value in headers.items()]
-
-    async def request() -> httpx.Response:
-        transport = httpx.ASGITransport(app)
-        async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
-            return await client.post(URL, content=body, headers=raw)
-
-    return asyncio.run(request())
+    return call(app, "POST", URL, content=body, headers=raw)
 
 
 @pytest.mark.parametrize("asked", REFUSED, ids=lambda one: ascii(one.name)[1:-1])

@@ -29,6 +29,9 @@ CASES = settings().max_examples
 OPEN_CASES = 8 * CASES if CASES > 100 else CASES
 # What keys change is little.
 GUARDED_CASES = CASES if CASES > 100 else CASES // 4
+UNHURRIED = settings(
+    deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much]
+)
 
 
 def guarded() -> FastAPI:
@@ -52,21 +55,13 @@ CHECKS = [
 
 
 @schema.parametrize()
-@settings(
-    max_examples=OPEN_CASES,
-    deadline=None,
-    suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
-)
+@settings(max_examples=OPEN_CASES, parent=UNHURRIED)
 def test_every_answer_is_documented_and_none_is_a_servers_error(case: schemathesis.Case) -> None:
     case.call_and_validate(checks=CHECKS)
 
 
 @guarded_schema.parametrize()
-@settings(
-    max_examples=GUARDED_CASES,
-    deadline=None,
-    suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
-)
+@settings(max_examples=GUARDED_CASES, parent=UNHURRIED)
 def test_so_it_is_where_keys_are_needed(case: schemathesis.Case) -> None:
     case.call_and_validate(checks=CHECKS)
     case.call_and_validate(checks=CHECKS, headers={"Authorization": f"Bearer {KEY}"})

@@ -10,6 +10,7 @@ from email.message import Message
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -21,7 +22,7 @@ from loadtests.openloop import _steps
 from loadtests.plan import NotPlannable, _mix
 from loadtests.replies import judge, judge_stream
 from serve.errors import InvalidRequest, KeysError, NotAcceptable, WeightsError
-from serve.generation import infotext
+from serve.generation import PictureFormat, infotext
 from serve.http.gate import _authenticated
 from serve.http.negotiation import Answer, negotiate
 from serve.http.options import RequestLimits
@@ -99,6 +100,20 @@ def test_a_size_is_refused_or_within_the_variants_bounds(size: str) -> None:
 
 
 NAMES = st.sampled_from([*GenerationRequest.model_fields, "x"])
+BODIES = JSON | st.dictionaries(NAMES, JSON).map(lambda fields: {"prompt": "x", **fields})
+
+
+@unhurried
+@given(body=BODIES.map(lambda body: json.dumps(body).encode()) | st.binary(max_size=200))
+def test_whatever_the_body_it_is_accepted_or_refused_in_ascii(body: bytes) -> None:
+    try:
+        request = parse_request(body)
+    except InvalidRequest as fault:
+        assert fault.status == 400
+        assert fault.message.isascii()
+        assert len(fault.message) < 600
+    else:
+        assert request.prompt.strip()
 
 
 @unhurried
@@ -137,10 +152,6 @@ def test_whatever_a_prompt_says_a_pictures_last_line_is_its_parameters(
 @given(prompt=TEXT)
 @settings(max_examples=30, deadline=None)
 def test_parameters_come_out_of_a_picture_as_they_went_in(prompt: str) -> None:
-    import numpy as np
-
-    from serve.generation import PictureFormat
-
     text = infotext(generation(prompt=prompt), 0)
     png = encode(np.zeros((8, 8, 3), np.uint8), PictureFormat("png", 100), parameters=text)
     assert Image.open(io.BytesIO(png)).info["parameters"] == text

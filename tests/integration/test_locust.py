@@ -4,7 +4,8 @@ import json
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,19 @@ def run(
         process.kill()
     assert "Traceback" not in words, words
     return {row["name"]: row for row in json.loads(found)}, words
+
+
+@contextmanager
+def started(*command: str) -> Iterator[None]:
+    """A process beside the test, ended with it."""
+    process = subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    try:
+        yield
+    finally:
+        process.terminate()
+        process.wait(HANG_S)
 
 
 def users(count: int) -> list[str]:
@@ -176,16 +190,29 @@ def test_tags_choose_a_variant(tags: list[str]) -> None:
     assert {body["model"] for body in service.asked} == {"original"}
 
 
-def test_bad_arguments_are_refused_by_name() -> None:
+@pytest.mark.parametrize(
+    ("files", "arguments", "complaint"),
+    [
+        pytest.param(LOCUSTFILE, ["--slo", "x"], "argument --slo", id="slo"),
+        pytest.param(
+            REPLAY, ["--trace", "/nowhere.csv"], "distilled-sd-serve: trace: ", id="trace"
+        ),
+    ],
+)
+def test_bad_arguments_are_refused_by_name(
+    files: str, arguments: list[str], complaint: str
+) -> None:
+    nowhere = FakeService(url="http://127.0.0.1:9")
     done = subprocess.run(
-        command(FakeService(url="http://127.0.0.1:9"), "--headless", "--slo", "x"),
+        command(nowhere, "--headless", *arguments, files=files),
         cwd=ROOT,
         capture_output=True,
         text=True,
         timeout=HANG_S,
     )
     assert done.returncode != 0
-    assert "argument --slo" in done.stderr
+    assert complaint in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_a_trace_is_fired_as_it_is_whatever_has_come_back(tmp_path: Path) -> None:
@@ -204,36 +231,14 @@ def test_a_trace_is_fired_as_it_is_whatever_has_come_back(tmp_path: Path) -> Non
         assert arrived_s - service.arrived_s[0] > offset_s - 0.1
 
 
-def test_a_trace_that_is_none_is_one_clear_line() -> None:
-    arguments = ["--headless", "--trace", "/nowhere.csv"]
-    done = subprocess.run(
-        command(FakeService(url="http://127.0.0.1:9"), *arguments, files=REPLAY),
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=HANG_S,
-    )
-    assert done.returncode != 0
-    assert "distilled-sd-serve: trace: " in done.stderr
-    assert "Traceback" not in done.stderr
-
-
 @pytest.mark.thorough
 def test_processes_share_the_load_and_ask_for_different_requests() -> None:
     port = free_port()
     ports = [f"--master-bind-port={port}", f"--master-port={port}"]
     with serving(FakeService()) as service:
-        process = subprocess.Popen(
-            command(service, "--headless", *users(2), "--processes", "2", *ports, "OriginalUser"),
-            cwd=ROOT,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
-        try:
+        arguments = ["--headless", *users(2), "--processes", "2", *ports, "OriginalUser"]
+        with started(*command(service, *arguments)):
             wait_for(lambda: len(service.asked) > 20)
-        finally:
-            process.terminate()
-            process.wait(HANG_S)
     assert service.most_at_once == 2
     seeds = [body["seed"] for body in service.asked]
     assert len(seeds) == len(set(seeds))
@@ -242,20 +247,11 @@ def test_processes_share_the_load_and_ask_for_different_requests() -> None:
 @pytest.mark.thorough
 def test_a_master_and_a_worker_of_its_own_share_the_statistics() -> None:
     port = free_port()
-    with serving(FakeService()) as service:
-        worker = subprocess.Popen(
-            command(service, "--worker", f"--master-port={port}", "OriginalUser"),
-            cwd=ROOT,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
-        try:
-            master = ["--master", f"--master-bind-port={port}", "--expect-workers=1"]
-            timed = ["-u", "2", "-r", "2", "-t", "10s", "OriginalUser"]
-            found, _ = run(service, *master, *timed)
-        finally:
-            worker.terminate()
-            worker.wait(HANG_S)
+    worker = ["--worker", f"--master-port={port}", "OriginalUser"]
+    master = ["--master", f"--master-bind-port={port}", "--expect-workers=1"]
+    timed = ["-u", "2", "-r", "2", "-t", "10s", "OriginalUser"]
+    with serving(FakeService()) as service, started(*command(service, *worker)):
+        found, _ = run(service, *master, *timed)
     (row,) = found.values()
     assert row["num_requests"] > 0
     assert row["num_failures"] == 0
@@ -273,21 +269,13 @@ def test_a_shape_decides_users_and_end() -> None:
 @pytest.mark.thorough
 def test_the_web_page_starts() -> None:
     port = free_port()
-    with serving(FakeService()) as service:
-        process = subprocess.Popen(
-            command(service, "--web-host", "127.0.0.1", "--web-port", str(port)),
-            cwd=ROOT,
-            stderr=subprocess.DEVNULL,
-        )
 
-        def answered() -> bool:
-            try:
-                return httpx.get(f"http://127.0.0.1:{port}/").status_code == 200
-            except httpx.ConnectError:
-                return False
-
+    def answered() -> bool:
         try:
-            wait_for(answered)
-        finally:
-            process.terminate()
-            process.wait(HANG_S)
+            return httpx.get(f"http://127.0.0.1:{port}/").status_code == 200
+        except httpx.ConnectError:
+            return False
+
+    web = ["--web-host", "127.0.0.1", "--web-port", str(port)]
+    with serving(FakeService()) as service, started(*command(service, *web)):
+        wait_for(answered)

@@ -1,8 +1,6 @@
 """No path leads out of the folders whose files are served."""
 
-import asyncio
 from pathlib import Path
-from typing import Any
 from urllib.parse import unquote
 
 import fastapi_offline
@@ -12,6 +10,7 @@ import pytest
 from serve.http import playground
 from serve.http.api import build_api
 from serve.http.options import HttpOptions
+from tests.asgi import call, with_scope
 from tests.unit.http.test_api import FakeRouter
 
 APP = build_api(FakeRouter(), HttpOptions())
@@ -29,16 +28,7 @@ TARGETS = ["api.py", "core.py", "__init__.py", "etc/passwd", "proc/self/environ"
 
 def get(path: str) -> httpx.Response:
     """The path as a client spells it: unquoted once, as servers do, and not tidied up."""
-
-    async def spelt(scope: Any, receive: Any, send: Any) -> None:
-        await APP({**scope, "path": unquote(path), "raw_path": path.encode()}, receive, send)
-
-    async def request() -> httpx.Response:
-        transport = httpx.ASGITransport(spelt)
-        async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
-            return await client.get("/")
-
-    return asyncio.run(request())
+    return call(with_scope(APP, {"path": unquote(path), "raw_path": path.encode()}), "GET", "/")
 
 
 @pytest.mark.parametrize("up", UP)

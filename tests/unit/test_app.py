@@ -1,6 +1,5 @@
 """The composition root: which deployments and routes the arguments make, without Ray running."""
 
-import asyncio
 import time
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from serve.keys import new_key
 from serve.miniature import WEIGHTS_DIR
 from serve.routing.least_work import LeastWork
 from serve.weights.manifest import read_manifest
+from tests.asgi import call
 from tests.unit.routing.test_router import DRAWING, Handle
 
 
@@ -63,17 +63,11 @@ def asked_of(handle: Handle, body: dict[str, Any], **args: Any) -> tuple[httpx.R
     served = AppArgs.model_validate({"variants": "distilled", **args})
     ingress = Ingress(served, read_manifest(WEIGHTS_DIR), {"distilled": handle})  # type: ignore[dict-item]
     app = ingress.__serve_build_asgi_app__()
-
-    async def ask() -> tuple[httpx.Response, ...]:
-        transport = httpx.ASGITransport(app)
-        async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
-            return (
-                await client.post("/v1/images/generations", json={"prompt": "x", **body}),
-                await client.get("/"),
-                await client.get("/sdapi/v1/samplers"),
-            )
-
-    return asyncio.run(ask())
+    return (
+        call(app, "POST", "/v1/images/generations", json={"prompt": "x", **body}),
+        call(app, "GET", "/"),
+        call(app, "GET", "/sdapi/v1/samplers"),
+    )
 
 
 def test_the_routes_are_held_to_what_is_configured(tmp_path: Path) -> None:

@@ -12,10 +12,10 @@ import pytest
 SCRIPT = Path(__file__).parents[2] / "deploy" / "image.py"
 
 
-def run(action: str, path: Path) -> subprocess.CompletedProcess[str]:
+def run(path: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, str(SCRIPT), action],
-        env={**os.environ, "PATH": str(path)},
+        [sys.executable, str(SCRIPT), *arguments],
+        env={**os.environ, "PATH": str(path), **environment},
         capture_output=True,
         text=True,
         check=False,
@@ -28,19 +28,19 @@ def tool(folder: Path, name: str, script: str) -> None:
 
 
 def test_without_a_tool_the_quick_test_is_skipped_and_says_so(tmp_path: Path) -> None:
-    done = run("quick", tmp_path)
+    done = run(tmp_path, "quick")
     assert done.returncode == 77
     assert done.stderr == "The image's test skipped: none of podman, docker works here\n"
 
 
 @pytest.mark.parametrize("action", ["build", "test"])
 def test_without_a_tool_what_was_asked_for_fails(action: str, tmp_path: Path) -> None:
-    assert run(action, tmp_path).returncode == 1
+    assert run(tmp_path, action).returncode == 1
 
 
 def test_a_client_without_its_engine_is_no_tool(tmp_path: Path) -> None:
     tool(tmp_path, "podman", "exit 125")
-    assert run("quick", tmp_path).returncode == 77
+    assert run(tmp_path, "quick").returncode == 77
 
 
 def test_without_any_base_the_quick_test_is_skipped_and_says_what_is_missing(
@@ -48,13 +48,7 @@ def test_without_any_base_the_quick_test_is_skipped_and_says_what_is_missing(
 ) -> None:
     tool(tmp_path, "podman", "case $1 in info) ;; *) exit 1 ;; esac")
     # Nothing listens there, so that no registry is reached.
-    done = subprocess.run(
-        [sys.executable, str(SCRIPT), "quick"],
-        env={"PATH": str(tmp_path), "https_proxy": "http://127.0.0.1:9"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = run(tmp_path, "quick", https_proxy="http://127.0.0.1:9", no_proxy="")
     assert done.returncode == 77
     assert "debootstrap" in done.stderr
 
@@ -63,7 +57,7 @@ def test_where_the_engine_can_start_no_container_the_quick_test_is_skipped_and_s
     tmp_path: Path,
 ) -> None:
     tool(tmp_path, "podman", 'case $1 in run) echo "no cgroups" >&2; exit 126 ;; esac')
-    done = run("quick", tmp_path)
+    done = run(tmp_path, "quick")
     assert done.returncode == 77
     assert done.stderr == (
         "The image's test skipped: podman can't run a container here: no cgroups\n"
@@ -71,13 +65,9 @@ def test_where_the_engine_can_start_no_container_the_quick_test_is_skipped_and_s
 
 
 def test_a_build_that_fails_is_no_skip_and_leaves_no_image(tmp_path: Path) -> None:
-    tool(
-        tmp_path,
-        "podman",
-        f'echo "$@" >> {tmp_path}/calls; case $1 in build) exit 1 ;; esac',
-    )
+    tool(tmp_path, "podman", f'echo "$@" >> {tmp_path}/calls; case $1 in build) exit 1 ;; esac')
     tool(tmp_path, "git", "echo revision")
-    done = run("quick", tmp_path)
+    done = run(tmp_path, "quick")
     assert done.returncode == 1
     assert "NOT BUILT" in done.stderr
     calls = (tmp_path / "calls").read_text().splitlines()
@@ -87,7 +77,7 @@ def test_a_build_that_fails_is_no_skip_and_leaves_no_image(tmp_path: Path) -> No
 def test_a_container_that_cannot_start_is_removed_and_the_reason_told(tmp_path: Path) -> None:
     script = 'case "$1 $2" in "run --detach") echo "no port" >&2; exit 126 ;; esac'
     tool(tmp_path, "podman", f'echo "$@" >> {tmp_path}/calls; {script}')
-    done = run("test", tmp_path)
+    done = run(tmp_path, "test")
     assert done.returncode == 1
     assert "no port" in done.stderr
     calls = (tmp_path / "calls").read_text().splitlines()
@@ -123,13 +113,7 @@ def test_the_sbom_is_written_beside_the_image_or_the_build_fails(
 ) -> None:
     tool(tmp_path, "podman", PODMAN)
     tool(tmp_path, "git", "echo revision")
-    done = subprocess.run(
-        [sys.executable, str(SCRIPT), "build", "--sbom-dir", str(tmp_path / "sbom")],
-        env={"PATH": f"{tmp_path}", "SBOM": content},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = run(tmp_path, "build", "--sbom-dir", str(tmp_path / "sbom"), SBOM=content)
     assert done.returncode == (1 if complaint else 0), done.stderr
     assert complaint in done.stderr
     (path,) = (tmp_path / "sbom").iterdir()

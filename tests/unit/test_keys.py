@@ -71,11 +71,6 @@ def test_a_malformed_line_is_refused_by_its_number_and_nothing_of_it_is_told(
     assert not re.search(r"[0-9a-f]{12}|bob|the-key-itself|orginal", message)
 
 
-def test_a_missing_file_refuses_to_start(path: Path) -> None:
-    with pytest.raises(KeysError, match=r"api_keys_file: .*keys' can't be read: No such file"):
-        KeyFile(path, VARIANTS)
-
-
 def test_a_file_that_is_no_list_of_keys_is_refused(path: Path) -> None:
     path.write_bytes(b"#" * (1024**2 + 1))
     with pytest.raises(KeysError, match="over 1048576 bytes"):
@@ -172,6 +167,10 @@ def test_a_changed_file_is_read_again_after_a_second(
     clock.now_s = 1.0
     assert not keys.find(b"a")
     assert keys.find(b"b")
+    # The last key can be revoked, too.
+    write(path, "")
+    clock.now_s = 2.0
+    assert not keys.find(b"b")
 
 
 @pytest.mark.parametrize(
@@ -199,15 +198,6 @@ def test_a_broken_new_file_keeps_the_old_keys_and_is_logged_once(
         assert keys.find(b"b")
     assert caplog.records[-1].message == "API keys read again: 1"
     assert sha256("b") not in caplog.text
-
-
-def test_the_last_key_can_be_revoked(path: Path) -> None:
-    clock = Clock()
-    path.write_text(f"alice {sha256('a')}\n")
-    keys = KeyFile(path, VARIANTS, clock)
-    path.write_text("")
-    clock.now_s = 1.0
-    assert keys.find(b"a") is None
 
 
 def test_the_command_makes_a_key_and_the_line_that_lets_it_in(

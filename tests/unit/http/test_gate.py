@@ -4,8 +4,7 @@ import asyncio
 import hashlib
 import io
 import json
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,8 @@ from serve.http.gate import MAX_HEADER_BYTES, MAX_HEADERS, Gate
 from serve.http.options import HttpOptions
 from serve.keys import KeyFile, new_key
 from serve.variants import MINIATURE
-from tests.machine import HANG_S, until
+from tests.asgi import call, client_of, with_scope
+from tests.machine import until
 from tests.unit.http.test_api import JSON, URL, FakeRouter, assert_openai_error
 
 ALICE, ALICES_LINE = new_key("alice")
@@ -73,23 +73,6 @@ def guarded(router: FakeRouter, keys: KeyFile) -> FastAPI:
 @pytest.fixture
 def unguarded(router: FakeRouter) -> FastAPI:
     return build_api(router, HttpOptions())
-
-
-@asynccontextmanager
-async def client_of(app: Any, key: str | None = None) -> AsyncIterator[httpx.AsyncClient]:
-    headers = {} if key is None else {"Authorization": f"Bearer {key}"}
-    async with httpx.AsyncClient(
-        transport=httpx.ASGITransport(app), base_url="http://test", headers=headers
-    ) as client:
-        yield client
-
-
-def call(app: Any, method: str, url: str, key: str | None = None, **args: Any) -> httpx.Response:
-    async def request() -> httpx.Response:
-        async with client_of(app, key) as client:
-            return await client.request(method, url, **args)
-
-    return asyncio.run(request())
 
 
 # Keys ------------------------------------------------------------------------------------------
@@ -150,9 +133,7 @@ def test_a_known_key_is_let_in(guarded: FastAPI, scheme: str) -> None:
 )
 @pytest.mark.parametrize("mounted_at", ["", "/sd"])
 def test_health_docs_and_the_page_stay_open(guarded: FastAPI, path: str, mounted_at: str) -> None:
-    async def mounted(scope: Any, receive: Any, send: Any) -> None:
-        await guarded({**scope, "root_path": mounted_at}, receive, send)
-
+    mounted = with_scope(guarded, {"root_path": mounted_at})
     assert call(mounted, "GET", mounted_at + path).status_code == 200
     refused = call(mounted, "GET", f"{mounted_at}/v1/models")
     assert_openai_error(refused, 401, "invalid_api_key")
@@ -164,18 +145,10 @@ def test_health_docs_and_the_page_stay_open(guarded: FastAPI, path: str, mounted
     ["/healthz/../v1/models", "/docs/../v1/models", "//v1/models", "/V1/models", "/v1/models/"],
 )
 def test_no_other_spelling_of_a_path_goes_round_the_gate(guarded: FastAPI, path: str) -> None:
-    async def spelt(scope: Any, receive: Any, send: Any) -> None:
-        await guarded({**scope, "path": path, "raw_path": path.encode()}, receive, send)
-
+    spelt = with_scope(guarded, {"path": path, "raw_path": path.encode()})
     response = call(spelt, "GET", "/")
     assert response.status_code in (401, 404)
     assert "data" not in response.json()
-
-
-def test_metrics_are_not_on_the_public_port(guarded: FastAPI, unguarded: FastAPI) -> None:
-    for path in ("/metrics", "/v1/metrics", "/-/metrics"):
-        assert_openai_error(call(guarded, "GET", path, ALICE), 404, "route_not_found")
-        assert_openai_error(call(unguarded, "GET", path), 404, "route_not_found")
 
 
 def test_a_key_is_held_to_its_variants(guarded: FastAPI, router: FakeRouter) -> None:
@@ -244,19 +217,15 @@ def test_neither_keys_nor_hashes_are_told_or_logged(
             assert secret.encode() not in told
 
 
-def test_the_key_goes_no_further_than_the_gate(keys: KeyFile) -> None:
+async def test_the_key_goes_no_further_than_the_gate(keys: KeyFile) -> None:
     seen: list[Any] = []
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
         seen.append(scope)
 
-    async def ask() -> None:
-        scope = {"type": "http", "path": "/v1/models", "headers": [
-            (b"accept", b"*/*"), (b"authorization", f"Bearer {ALICE}".encode()),
-        ]}  # fmt: skip
-        await Gate(app, lambda fault: app, HttpOptions(), keys)(scope, None, None)
-
-    asyncio.run(ask())
+    headers = [(b"accept", b"*/*"), (b"authorization", f"Bearer {ALICE}".encode())]
+    scope = {"type": "http", "path": "/v1/models", "headers": headers}
+    await Gate(app, lambda fault: app, HttpOptions(), keys)(scope, None, None)
     assert seen[0]["headers"] == [(b"accept", b"*/*")]
     assert ALICE not in repr(seen)
 
@@ -268,43 +237,34 @@ def test_a_picture_says_nothing_of_its_key(guarded: FastAPI) -> None:
 
 # Places ----------------------------------------------------------------------------------------
 
-Scenario = Callable[[SlowRouter, FastAPI], Coroutine[Any, Any, None]]
+
+@pytest.fixture
+def slow() -> SlowRouter:
+    return SlowRouter()
 
 
 @pytest.fixture
-def play(keys: KeyFile) -> Callable[[Scenario], None]:
-    """Play a scenario where a key may have two requests at once."""
-
-    def run(scenario: Scenario) -> None:
-        async def playing() -> None:
-            router = SlowRouter()
-            options = HttpOptions(max_requests_per_key=2, retry_after_s=3)
-            await scenario(router, build_api(router, options, keys))
-
-        asyncio.run(asyncio.wait_for(playing(), HANG_S))
-
-    return run
+def app(slow: SlowRouter, keys: KeyFile) -> FastAPI:
+    """A key may have two requests at once."""
+    return build_api(slow, HttpOptions(max_requests_per_key=2, retry_after_s=3), keys)
 
 
-def test_a_key_has_so_many_requests_at_once_and_no_other_keys(
-    play: Callable[[Scenario], None],
+async def test_a_key_has_so_many_requests_at_once_and_no_other_keys(
+    slow: SlowRouter, app: FastAPI
 ) -> None:
-    async def scenario(router: SlowRouter, app: FastAPI) -> None:
-        async with client_of(app, ALICE) as alice, client_of(app, BATCH) as batch:
-            first = [asyncio.create_task(alice.post(URL, json=BODY)) for _ in range(2)]
-            await until(lambda: router.drawing == 2)
-            refused = await alice.post(URL, json=BODY)
-            error = assert_openai_error(refused, 429, "too_many_requests")
-            assert error["type"] == "rate_limit_error"
-            assert refused.headers["retry-after"] == "3"
-            other = asyncio.create_task(batch.post(URL, json={**BODY, "model": "distilled"}))
-            await until(lambda: router.drawing == 3)
-            assert (await alice.get("/healthz")).status_code == 200
-            router.may_draw.set()
-            assert [(await one).status_code for one in (*first, other)] == [200] * 3
-            assert (await alice.post(URL, json=BODY)).status_code == 200
-
-    play(scenario)
+    async with client_of(app, ALICE) as alice, client_of(app, BATCH) as batch:
+        first = [asyncio.create_task(alice.post(URL, json=BODY)) for _ in range(2)]
+        await until(lambda: slow.drawing == 2)
+        refused = await alice.post(URL, json=BODY)
+        error = assert_openai_error(refused, 429, "too_many_requests")
+        assert error["type"] == "rate_limit_error"
+        assert refused.headers["retry-after"] == "3"
+        other = asyncio.create_task(batch.post(URL, json={**BODY, "model": "distilled"}))
+        await until(lambda: slow.drawing == 3)
+        assert (await alice.get("/healthz")).status_code == 200
+        slow.may_draw.set()
+        assert [(await task).status_code for task in (*first, other)] == [200] * 3
+        assert (await alice.post(URL, json=BODY)).status_code == 200
 
 
 @pytest.mark.parametrize(
@@ -314,57 +274,51 @@ def test_a_key_has_so_many_requests_at_once_and_no_other_keys(
         pytest.param(lambda router, task: task.cancel(), id="its-client-leaves"),
     ],
 )
-def test_a_stream_holds_its_place_until(
-    play: Callable[[Scenario], None], end: Callable[[SlowRouter, Any], object]
+async def test_a_stream_holds_its_place_until(
+    slow: SlowRouter, app: FastAPI, end: Callable[[SlowRouter, Any], object]
 ) -> None:
-    async def scenario(router: SlowRouter, app: FastAPI) -> None:
-        parts = 0
-        body = json.dumps({**BODY, "stream": True, "partial_images": 1}).encode()
+    parts = 0
+    body = json.dumps({**BODY, "stream": True, "partial_images": 1}).encode()
 
-        async def stream() -> None:
-            messages: Iterator[Any] = iter([{"type": "http.request", "body": body}])
+    async def stream() -> None:
+        messages: Iterator[Any] = iter([{"type": "http.request", "body": body}])
 
-            async def receive() -> Any:
-                for message in messages:
-                    return message
-                await asyncio.Event().wait()
+        async def receive() -> Any:
+            for message in messages:
+                return message
+            await asyncio.Event().wait()
 
-            async def send(message: Any) -> None:
-                nonlocal parts
-                parts += message["type"] == "http.response.body"
+        async def send(message: Any) -> None:
+            nonlocal parts
+            parts += message["type"] == "http.response.body"
 
-            scope = {
-                "type": "http", "asgi": {"version": "3.0"}, "method": "POST", "path": URL,
-                "query_string": b"", "headers": [
-                    (b"content-type", b"application/json"),
-                    (b"authorization", f"Bearer {ALICE}".encode()),
-                ],
-            }  # fmt: skip
-            await app(scope, receive, send)
+        scope = {
+            "type": "http", "asgi": {"version": "3.0"}, "method": "POST", "path": URL,
+            "query_string": b"", "headers": [
+                (b"content-type", b"application/json"),
+                (b"authorization", f"Bearer {ALICE}".encode()),
+            ],
+        }  # fmt: skip
+        await app(scope, receive, send)
 
-        streams = [asyncio.create_task(stream()) for _ in range(2)]
-        # Each has sent a preview.
-        await until(lambda: parts == 2 and router.drawing == 2)
-        async with client_of(app, ALICE) as alice:
-            assert_openai_error(await alice.get("/v1/models"), 429, "too_many_requests")
-            for one in streams:
-                end(router, one)
-            await asyncio.gather(*streams, return_exceptions=True)
-            assert (await alice.get("/v1/models")).status_code == 200
-
-    play(scenario)
+    streams = [asyncio.create_task(stream()) for _ in range(2)]
+    # Each has sent a preview.
+    await until(lambda: parts == 2 and slow.drawing == 2)
+    async with client_of(app, ALICE) as alice:
+        assert_openai_error(await alice.get("/v1/models"), 429, "too_many_requests")
+        for task in streams:
+            end(slow, task)
+        await asyncio.gather(*streams, return_exceptions=True)
+        assert (await alice.get("/v1/models")).status_code == 200
 
 
-def test_a_request_that_fails_gives_its_place_back(play: Callable[[Scenario], None]) -> None:
-    async def scenario(router: SlowRouter, app: FastAPI) -> None:
-        router.may_draw.set()
-        router.fault = RuntimeError("x")
-        async with client_of(app, ALICE) as alice:
-            for _ in range(5):
-                assert (await alice.post(URL, json=BODY)).status_code == 500
-                assert (await alice.post(URL, content=b"{", headers=JSON)).status_code == 400
-
-    play(scenario)
+async def test_a_request_that_fails_gives_its_place_back(slow: SlowRouter, app: FastAPI) -> None:
+    slow.may_draw.set()
+    slow.fault = RuntimeError("x")
+    async with client_of(app, ALICE) as alice:
+        for _ in range(5):
+            assert (await alice.post(URL, json=BODY)).status_code == 500
+            assert (await alice.post(URL, content=b"{", headers=JSON)).status_code == 400
 
 
 def test_counting_keys_needs_keys(tmp_path: Path) -> None:
@@ -398,17 +352,11 @@ def test_headers_that_lift_serves_limits_are_refused_by_name(
 
 
 def test_a_hundred_headers_are_allowed_and_one_more_is_not(unguarded: FastAPI) -> None:
-    async def ask(count: int) -> httpx.Response:
-        headers = [(b"x", b"y")] * count
+    def ask(count: int) -> httpx.Response:
+        return call(with_scope(unguarded, {"headers": [(b"x", b"y")] * count}), "GET", "/healthz")
 
-        async def app(scope: Any, receive: Any, send: Any) -> None:
-            await unguarded({**scope, "headers": headers}, receive, send)
-
-        async with client_of(app) as client:
-            return await client.get("/healthz")
-
-    assert asyncio.run(ask(MAX_HEADERS)).status_code == 200
-    refused = asyncio.run(ask(MAX_HEADERS + 1))
+    assert ask(MAX_HEADERS).status_code == 200
+    refused = ask(MAX_HEADERS + 1)
     assert_openai_error(refused, 431, "headers_too_large")
     assert refused.headers["connection"] == "close"
 
@@ -421,16 +369,12 @@ def test_headers_of_over_16_kib_are_refused(unguarded: FastAPI) -> None:
 
 
 def test_a_body_that_does_not_arrive_in_time_is_refused(router: FakeRouter) -> None:
-    async def ask() -> httpx.Response:
-        async def dripping() -> AsyncIterator[bytes]:
-            yield b"{"
-            await asyncio.Event().wait()
+    async def dripping() -> AsyncIterator[bytes]:
+        yield b"{"
+        await asyncio.Event().wait()
 
-        app = build_api(router, HttpOptions(body_timeout_s=1))
-        async with client_of(app) as client:
-            return await client.post(URL, content=dripping(), headers=JSON)
-
-    response = asyncio.run(ask())
+    app = build_api(router, HttpOptions(body_timeout_s=1))
+    response = call(app, "POST", URL, content=dripping(), headers=JSON)
     error = assert_openai_error(response, 408, RequestTimeout.code)
     assert error["message"].startswith("body: 1 bytes came in 1 s")
     assert response.headers["connection"] == "close"

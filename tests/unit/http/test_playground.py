@@ -1,6 +1,5 @@
 """The page's files: what they are served with, and what they may reach."""
 
-import asyncio
 import re
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from serve.http import playground
 from serve.http.api import build_api
 from serve.http.options import HttpOptions
 from serve.http.schemas import GenerationRequest
+from tests import asgi
 from tests.unit.http.test_api import FakeRouter
 
 FOLDER = Path(playground.__file__).parent
@@ -22,13 +22,7 @@ URLS = ["/", *(f"/playground/{path.name}" for path in FILES if path.name != "ind
 
 def call(method: str, url: str, served: bool = True, **arguments: Any) -> httpx.Response:
     app = build_api(FakeRouter(), HttpOptions(playground=served))
-
-    async def request() -> httpx.Response:
-        transport = httpx.ASGITransport(app)
-        async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
-            return await client.request(method, url, **arguments)
-
-    return asyncio.run(request())
+    return asgi.call(app, method, url, **arguments)
 
 
 @pytest.mark.parametrize("url", URLS)
@@ -58,10 +52,6 @@ def test_a_browser_that_has_a_file_is_told_so() -> None:
     assert len({call("GET", url).headers["etag"] for url in URLS}) == len(URLS)
 
 
-def test_head_is_answered_too() -> None:
-    assert call("HEAD", "/").status_code == 200
-
-
 @pytest.mark.parametrize(
     "url", ["/playground/__init__.py", "/playground/", "/playground/../api.py"]
 )
@@ -88,9 +78,11 @@ def test_the_page_is_small() -> None:
 
 
 def test_without_scripts_the_page_points_to_the_docs() -> None:
-    (words,) = re.findall(r"<noscript>(.*?)</noscript>", call("GET", "/").text, re.DOTALL)
-    assert "JavaScript" in words
+    page = call("GET", "/").text
+    (words,) = re.findall(r"<noscript>(.*?)</noscript>", page, re.DOTALL)
+    assert "This page needs JavaScript" in words
     assert 'href="docs"' in words
+    assert '<form id="settings" hidden>' in page
 
 
 def test_models_tell_the_bounds_that_requests_are_held_to() -> None:

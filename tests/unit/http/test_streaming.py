@@ -27,48 +27,39 @@ class Events:
             self.closed = True
 
 
-def test_events_come_when_they_are_made_with_heartbeats_between_them() -> None:
-    async def scenario() -> None:
-        events = Events()
-        stream = with_heartbeats(events(), first_s=0.01, then_s=0.01)
-        assert await anext(stream) is None
-        events.gates[0].set()
-        while (first := await anext(stream)) is None:
-            pass
-        assert first == event(0)
-        assert await anext(stream) is None
-        for gate in events.gates:
-            gate.set()
-        rest = [one async for one in stream if one is not None]
-        assert rest == [event(1), event(2)]
-        assert events.closed
-
-    asyncio.run(scenario())
+async def test_events_come_when_they_are_made_with_heartbeats_between_them() -> None:
+    events = Events()
+    stream = with_heartbeats(events(), first_s=0.01, then_s=0.01)
+    assert await anext(stream) is None
+    events.gates[0].set()
+    while (first := await anext(stream)) is None:
+        pass
+    assert first == event(0)
+    assert await anext(stream) is None
+    for gate in events.gates:
+        gate.set()
+    rest = [one async for one in stream if one is not None]
+    assert rest == [event(1), event(2)]
+    assert events.closed
 
 
 @pytest.mark.parametrize("waits", [True, False], ids=["waiting-for-an-event", "between-events"])
-def test_closing_the_stream_closes_where_the_events_come_from(waits: bool) -> None:
-    async def scenario() -> None:
-        events = Events()
-        stream = with_heartbeats(events(), first_s=0.01, then_s=0.01)
-        if not waits:
-            events.gates[0].set()
-        await anext(stream)
-        await stream.aclose()
-        assert events.closed
-
-    asyncio.run(scenario())
+async def test_closing_the_stream_closes_where_the_events_come_from(waits: bool) -> None:
+    events = Events()
+    stream = with_heartbeats(events(), first_s=0.01, then_s=0.01)
+    if not waits:
+        events.gates[0].set()
+    await anext(stream)
+    await stream.aclose()
+    assert events.closed
 
 
-def test_an_error_passes_through() -> None:
+async def test_an_error_passes_through() -> None:
     async def failing() -> AsyncIterator[PictureEvent]:
         yield event(0)
         raise ValueError("gone")
 
-    async def scenario() -> None:
-        stream = with_heartbeats(failing())
-        assert await anext(stream) == event(0)
-        with pytest.raises(ValueError, match="gone"):
-            await anext(stream)
-
-    asyncio.run(scenario())
+    stream = with_heartbeats(failing())
+    assert await anext(stream) == event(0)
+    with pytest.raises(ValueError, match="gone"):
+        await anext(stream)

@@ -54,84 +54,69 @@ def events(ticket: FakeTicket, encode: Any = encode, *, hold_back: bool = False)
     return picture_events(ticket, encode, "random weights", hold_back=hold_back)  # type: ignore[arg-type]
 
 
-def test_pictures_are_encoded_side_by_side_and_come_in_order() -> None:
-    async def scenario() -> None:
-        second_has_begun = asyncio.Event()
+async def test_pictures_are_encoded_side_by_side_and_come_in_order() -> None:
+    second_has_begun = asyncio.Event()
 
-        async def first_last(image: int, pixels: NDArray[np.uint8]) -> bytes:
-            if image == 0:
-                await asyncio.wait_for(second_has_begun.wait(), HANG_S)
-            else:
-                second_has_begun.set()
-            return await encode(image, pixels)
+    async def first_last(image: int, pixels: NDArray[np.uint8]) -> bytes:
+        if image == 0:
+            await asyncio.wait_for(second_has_begun.wait(), HANG_S)
+        else:
+            second_has_begun.set()
+        return await encode(image, pixels)
 
-        ticket = FakeTicket(finished(0), finished(1))
-        found = [event async for event in events(ticket, first_last)]
-        assert [event.picture for event in found] == [b"picture 0", b"picture 1"]
-
-    asyncio.run(scenario())
+    ticket = FakeTicket(finished(0), finished(1))
+    found = [event async for event in events(ticket, first_last)]
+    assert [event.picture for event in found] == [b"picture 0", b"picture 1"]
 
 
-def test_previews_are_counted_from_the_first_that_was_planned() -> None:
-    async def scenario() -> None:
-        ticket = FakeTicket(Preview(0, 4, PIXELS), finished(0))
-        first, second = [event async for event in events(ticket)]
-        assert first == PartialPicture(0, 1, b"picture 0")
-        assert isinstance(second, FinishedPicture)
-
-    asyncio.run(scenario())
+async def test_previews_are_counted_from_the_first_that_was_planned() -> None:
+    ticket = FakeTicket(Preview(0, 4, PIXELS), finished(0))
+    first, second = [event async for event in events(ticket)]
+    assert first == PartialPicture(0, 1, b"picture 0")
+    assert isinstance(second, FinishedPicture)
 
 
-def test_the_last_picture_knows_of_all_that_were_flagged() -> None:
-    async def scenario() -> None:
-        ticket = FakeTicket(finished(0), finished(1), finished(2, pixels=None))
-        drawing = await collect(events(ticket, hold_back=True), 3)
-        assert drawing.pictures == (b"picture 0", b"picture 1", None)
-        assert drawing.warnings == (
-            "a cut prompt",
-            "image 2 (seed 7): flagged by the safety checker, and left out",
-            "random weights",
-        )
-
-    asyncio.run(scenario())
+async def test_the_last_picture_knows_of_all_that_were_flagged() -> None:
+    ticket = FakeTicket(finished(0), finished(1), finished(2, pixels=None))
+    drawing = await collect(events(ticket, hold_back=True), 3)
+    assert drawing.pictures == (b"picture 0", b"picture 1", None)
+    assert drawing.warnings == (
+        "a cut prompt",
+        "image 2 (seed 7): flagged by the safety checker, and left out",
+        "random weights",
+    )
 
 
-def test_closing_it_cancels_the_job_and_what_is_being_encoded() -> None:
-    async def scenario() -> None:
-        begun, cancelled = asyncio.Event(), asyncio.Event()
+async def test_closing_it_cancels_the_job_and_what_is_being_encoded() -> None:
+    begun, cancelled = asyncio.Event(), asyncio.Event()
 
-        async def hanging(image: int, pixels: NDArray[np.uint8]) -> bytes:
-            if image == 0:
-                await begun.wait()
-                return b"picture 0"
-            begun.set()
-            try:
-                await asyncio.Event().wait()
-            finally:
-                cancelled.set()
-            return b""
+    async def hanging(image: int, pixels: NDArray[np.uint8]) -> bytes:
+        if image == 0:
+            await begun.wait()
+            return b"picture 0"
+        begun.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            cancelled.set()
+        return b""
 
-        ticket = FakeTicket(finished(0), finished(1))
-        stream = events(ticket, hanging)
-        await anext(stream)
-        await stream.aclose()
-        await asyncio.wait_for(cancelled.wait(), HANG_S)
-        assert ticket.cancelled
-
-    asyncio.run(scenario())
+    ticket = FakeTicket(finished(0), finished(1))
+    stream = events(ticket, hanging)
+    await anext(stream)
+    await stream.aclose()
+    await asyncio.wait_for(cancelled.wait(), HANG_S)
+    assert ticket.cancelled
 
 
-def test_an_encoding_that_fails_ends_the_stream_with_its_error() -> None:
-    async def scenario() -> None:
-        async def failing(image: int, pixels: NDArray[np.uint8]) -> bytes:
-            raise OSError("no memory for the buffer")
+async def test_an_encoding_that_fails_ends_the_stream_with_its_error() -> None:
+    async def failing(image: int, pixels: NDArray[np.uint8]) -> bytes:
+        raise OSError("no memory for the buffer")
 
-        ticket = FakeTicket(finished(0))
-        with pytest.raises(OSError, match="no memory"):
-            [event async for event in events(ticket, failing)]
-        assert ticket.cancelled
-
-    asyncio.run(scenario())
+    ticket = FakeTicket(finished(0))
+    with pytest.raises(OSError, match="no memory"):
+        [event async for event in events(ticket, failing)]
+    assert ticket.cancelled
 
 
 @pytest.mark.parametrize(

@@ -48,13 +48,10 @@ def test_parameters_travel_in_a_png_and_in_nothing_else() -> None:
         assert encode(PIXELS, form, None, "Steps: 2") == encode(PIXELS, form)
 
 
-def test_pictures_are_encoded_side_by_side() -> None:
-    async def scenario() -> None:
-        encoder = Encoder(threads=4)
-        images = [np.full((8 * side, 8 * side, 3), side, np.uint8) for side in range(40, 0, -1)]
-        form = PictureFormat("png", 90)
-        pictures = await asyncio.gather(*(encoder.encode(one, form) for one in images))
-        assert [int(decode(one)[0, 0, 0]) for one in pictures] == list(range(40, 0, -1))
-        encoder.close()
-
-    asyncio.run(scenario())
+async def test_pictures_are_encoded_side_by_side() -> None:
+    encoder = Encoder(threads=4)
+    images = [np.full((8 * side, 8 * side, 3), side, np.uint8) for side in range(40, 0, -1)]
+    form = PictureFormat("png", 90)
+    pictures = await asyncio.gather(*(encoder.encode(one, form) for one in images))
+    assert [int(decode(one)[0, 0, 0]) for one in pictures] == list(range(40, 0, -1))
+    encoder.close()

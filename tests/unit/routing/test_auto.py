@@ -31,15 +31,21 @@ def test_a_weight_of_nothing_gets_nothing() -> None:
     assert {weighted.candidates(str(index)) for index in range(500)} == {("distilled",)}
 
 
-def test_the_best_variant_answers_while_it_is_in_time() -> None:
-    decision = policy().decide(times(4, 3, 2), None, now=0)
-    assert (decision.variant, decision.reason) == ("original", "the best, in time")
-
-
-def test_under_load_it_goes_down_as_far_as_it_must() -> None:
-    assert policy().decide(times(6, 4, 2), None, 0).variant == "distilled"
-    decision = policy().decide(times(9, 8, 4), None, 0)
-    assert (decision.variant, decision.reason) == ("distilled-tiny-vae", "degraded under load")
+@pytest.mark.parametrize(
+    ("finish_s", "variant", "reason"),
+    [
+        pytest.param((4, 3, 2), "original", "the best, in time", id="calm"),
+        pytest.param((6, 4, 2), "distilled", "degraded under load", id="busy"),
+        pytest.param((9, 8, 4), "distilled-tiny-vae", "degraded under load", id="very-busy"),
+        pytest.param((9, 7, 8), "distilled", "none in time, the fastest", id="too-busy"),
+        pytest.param((math.inf, 4, 2), "distilled", "degraded under load", id="cannot-answer"),
+    ],
+)
+def test_the_best_variant_that_is_in_time_answers_else_the_fastest(
+    finish_s: tuple[float, ...], variant: str, reason: str
+) -> None:
+    decision = policy().decide(times(*finish_s), None, now=0)
+    assert (decision.variant, decision.reason) == (variant, reason)
 
 
 def test_it_comes_back_only_when_it_has_been_well_in_time_for_long() -> None:
@@ -75,12 +81,3 @@ def test_a_short_deadline_takes_nobody_else_along() -> None:
     decision = rule.decide(times(4, 3, 2), deadline_s=3.5, now=0)
     assert (decision.variant, decision.reason) == ("distilled", "the best for its deadline")
     assert rule.decide(times(4, 3, 2), None, 1).variant == "original"
-
-
-def test_where_none_is_in_time_the_fastest_draws() -> None:
-    decision = policy().decide(times(9, 7, 8), None, 0)
-    assert (decision.variant, decision.reason) == ("distilled", "none in time, the fastest")
-
-
-def test_a_variant_that_cannot_answer_is_passed_over() -> None:
-    assert policy().decide(times(math.inf, 4, 2), None, 0).variant == "distilled"

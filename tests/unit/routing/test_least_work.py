@@ -1,6 +1,5 @@
 """Which replica a request is offered to first; Serve runs this in the router's handle."""
 
-import asyncio
 import time
 from types import SimpleNamespace
 from typing import Any
@@ -19,9 +18,15 @@ def router() -> LeastWork:
     return made
 
 
-def replica(name: str, ahead_s: float, told_at: float) -> Any:
-    stats = {"at": told_at, "ahead_s": ahead_s, "image_step_s": 0.1}
-    return SimpleNamespace(replica_id=name, routing_stats=stats)
+def two_replicas(ahead_s: float, told_at: float | None = None) -> list[Any]:
+    """`a`, which has nothing to do, and `b`, which has so much."""
+    told_at = time.time() if told_at is None else told_at
+    return [
+        SimpleNamespace(
+            replica_id=name, routing_stats={"at": told_at, "ahead_s": work_s, "image_step_s": 0.1}
+        )
+        for name, work_s in (("a", 0.0), ("b", ahead_s))
+    ]
 
 
 def request(name: str, method: str = "draw", steps: int = 10, **changes: object) -> PendingRequest:
@@ -35,77 +40,55 @@ async def first_choices(made: LeastWork, replicas: list[Any], *requests: Pending
     return "".join(chosen)
 
 
-def test_a_burst_is_spread_before_any_replica_has_told_of_it() -> None:
-    async def scenario() -> None:
-        now = time.time()
-        replicas = [replica("a", 0.0, now), replica("b", 0.5, now)]
-        # A second of work each.
-        burst = [request(str(number)) for number in range(4)]
-        assert await first_choices(router(), replicas, *burst) == "abab"
-
-    asyncio.run(scenario())
+async def test_a_burst_is_spread_before_any_replica_has_told_of_it() -> None:
+    replicas = two_replicas(0.5)
+    # A second of work each.
+    burst = [request(str(number)) for number in range(4)]
+    assert await first_choices(router(), replicas, *burst) == "abab"
 
 
-def test_a_larger_picture_is_more_work() -> None:
-    async def scenario() -> None:
-        now = time.time()
-        replicas = [replica("a", 0.0, now), replica("b", 0.5, now)]
-        # Four seconds of work, then one each.
-        large = request("large", width_px=128, height_px=128)
-        small = [request(str(number)) for number in range(4)]
-        assert await first_choices(router(), replicas, large, *small) == "abbbb"
-
-    asyncio.run(scenario())
+async def test_a_larger_picture_is_more_work() -> None:
+    replicas = two_replicas(0.5)
+    # Four seconds of work, then one each.
+    large = request("large", width_px=128, height_px=128)
+    small = [request(str(number)) for number in range(4)]
+    assert await first_choices(router(), replicas, large, *small) == "abbbb"
 
 
-def test_a_request_that_another_replica_took_counts_there() -> None:
-    async def scenario() -> None:
-        made, now = router(), time.time()
-        replicas = [replica("a", 0.0, now), replica("b", 0.5, now)]
-        asked = request("1")
-        assert await first_choices(made, replicas, asked) == "a"
-        made.on_request_routed(asked, "b", None)
-        assert await first_choices(made, replicas, request("2"), request("3")) == "aa"
-
-    asyncio.run(scenario())
+async def test_a_request_that_another_replica_took_counts_there() -> None:
+    made, replicas = router(), two_replicas(0.5)
+    asked = request("1")
+    assert await first_choices(made, replicas, asked) == "a"
+    made.on_request_routed(asked, "b", None)
+    assert await first_choices(made, replicas, request("2"), request("3")) == "aa"
 
 
-def test_what_a_replica_has_told_of_counts_once_however_late_it_says_that_it_took_it() -> None:
-    async def scenario() -> None:
-        made, now = router(), time.time()
-        asked = request("1", steps=150)
-        assert await first_choices(made, [replica("a", 0, now), replica("b", 1, now)], asked) == "a"
-        # Over gRPC the replica's word comes with its answer; by then it has no work left.
-        later = [replica("a", 0, time.time()), replica("b", 1, time.time())]
-        assert await first_choices(made, later, request("2", steps=1)) == "a"
-        made.on_request_routed(asked, "a", None)
-        assert await first_choices(made, later, request("3", steps=1)) == "a"
-
-    asyncio.run(scenario())
+async def test_what_a_replica_has_told_of_counts_once_however_late_it_says_that_it_took_it() -> (
+    None
+):
+    made, asked = router(), request("1", steps=150)
+    assert await first_choices(made, two_replicas(1), asked) == "a"
+    # Over gRPC the replica's word comes with its answer; by then it has no work left.
+    later = two_replicas(1)
+    assert await first_choices(made, later, request("2", steps=1)) == "a"
+    made.on_request_routed(asked, "a", None)
+    assert await first_choices(made, later, request("3", steps=1)) == "a"
 
 
-def test_a_question_is_no_work() -> None:
-    async def scenario() -> None:
-        now = time.time()
-        replicas = [replica("a", 0.0, now), replica("b", 0.5, now)]
-        asked = [request(str(number), "forecast") for number in range(3)]
-        assert await first_choices(router(), replicas, *asked) == "aaa"
-
-    asyncio.run(scenario())
+async def test_a_question_is_no_work() -> None:
+    replicas = two_replicas(0.5)
+    asked = [request(str(number), "forecast") for number in range(3)]
+    assert await first_choices(router(), replicas, *asked) == "aaa"
 
 
-def test_a_clock_that_is_put_back_does_not_leave_a_replica_loaded_for_hours(
+async def test_a_clock_that_is_put_back_does_not_leave_a_replica_loaded_for_hours(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    async def scenario() -> None:
-        made, now = router(), 1_000_000.0
-        replicas = [replica("a", 0, now), replica("b", 1, now)]
-        monkeypatch.setattr(routing, "time", SimpleNamespace(time=lambda: now + 0.5))
-        assert await first_choices(made, replicas, request("1", steps=150)) == "a"
-        put_back = now - 7200
-        monkeypatch.setattr(routing, "time", SimpleNamespace(time=lambda: put_back))
-        # Both have told since, that they have nothing to do but this.
-        replicas = [replica("a", 0, put_back), replica("b", 1, put_back)]
-        assert await first_choices(made, replicas, request("2", steps=1)) == "a"
-
-    asyncio.run(scenario())
+    made, now = router(), 1_000_000.0
+    replicas = two_replicas(1, now)
+    monkeypatch.setattr(routing, "time", SimpleNamespace(time=lambda: now + 0.5))
+    assert await first_choices(made, replicas, request("1", steps=150)) == "a"
+    put_back = now - 7200
+    monkeypatch.setattr(routing, "time", SimpleNamespace(time=lambda: put_back))
+    # Both have told since, that they have nothing to do but this.
+    assert await first_choices(made, two_replicas(1, put_back), request("2", steps=1)) == "a"
