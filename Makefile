@@ -15,9 +15,10 @@ BIN := .venv/bin
 # tests/conftest.py says which worker runs what.
 PYTEST = $(BIN)/python -m pytest -n 2 --no-loadscope-reorder --durations 10
 PIP_INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check
-# uvicorn would use this parser, with which it loses the body of a request that offers an upgrade, as
-# curl's --http2 and Java's HttpClient do by default; its other one, h11, doesn't.
-WITHOUT_HTTPTOOLS = $(BIN)/python -m pip uninstall --quiet --yes httptools
+# With httptools uvicorn loses the body of a request that offers an upgrade, as curl's --http2 and
+# Java's HttpClient do by default; with h11, its other parser, it doesn't. With websockets it lets a
+# POST that offers that upgrade wait for ever.
+WITHOUT_UPGRADES = $(BIN)/python -m pip uninstall --quiet --yes httptools websockets
 
 .DEFAULT_GOAL := help
 .PHONY: help serve test thorough browser-test fuzz audit screenshots lint format weights bench overhead loadtest faults miniature measure image image-test clean
@@ -103,17 +104,17 @@ clean:  ## remove the virtual environment and caches
 	@$(PIP_INSTALL) $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) -c constraints.txt torch
 	@echo "Installing the other dependencies ..."
 	@$(PIP_INSTALL) -c constraints.txt -e .
-	@$(WITHOUT_HTTPTOOLS)
+	@$(WITHOUT_UPGRADES)
 	@touch $@
 
 .venv/.loadtest: .venv/.serve
 	@echo "Installing what load tests need ..."
 	@$(PIP_INSTALL) -c constraints.txt -e '.[loadtest]'
-	@$(WITHOUT_HTTPTOOLS)
+	@$(WITHOUT_UPGRADES)
 	@touch $@
 
 .venv/.dev: .venv/.serve
 	@echo "Installing the development dependencies ..."
 	@$(PIP_INSTALL) -c constraints.txt -e '.[dev]'
-	@$(WITHOUT_HTTPTOOLS)
+	@$(WITHOUT_UPGRADES)
 	@touch $@

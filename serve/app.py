@@ -36,6 +36,8 @@ _log = logging.getLogger("ray.serve")
 PACKED = "packed"
 # How often a replica tells its work; in between a router counts what it sends itself.
 _STATS_PERIOD_S = 1.0
+# How long a router waits at most before it asks full replicas again.
+_MAX_BACKOFF_S = 0.1
 
 
 class Ingress(Router):
@@ -101,7 +103,9 @@ def compose(args: AppArgs, manifest: Manifest, load: LoadDenoiser) -> Applicatio
                 status_code=429, retry_after_s=args.retry_after_s
             ),
             request_router_config=RequestRouterConfig(
-                request_router_class=LeastWork, request_routing_stats_period_s=_STATS_PERIOD_S
+                request_router_class=LeastWork,
+                request_routing_stats_period_s=_STATS_PERIOD_S,
+                max_backoff_s=_MAX_BACKOFF_S,
             ),
             graceful_shutdown_timeout_s=args.graceful_shutdown_timeout_s,
             # What fails to load fails again; Serve's 20 tries would hide that for minutes.

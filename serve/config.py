@@ -40,7 +40,9 @@ class ModelOptions(BaseModel):
     @classmethod
     def _split_commas(cls, value: Any) -> Any:
         # The command line hands over strings only.
-        return tuple(filter(None, value.split(","))) if isinstance(value, str) else value
+        if not isinstance(value, str):
+            return value
+        return tuple(name.strip() for name in value.split(",") if name.strip())
 
     @model_validator(mode="after")
     def _known_variants(self) -> Self:

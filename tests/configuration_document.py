@@ -25,7 +25,8 @@ Generated from the option classes by `python -m tests.configuration_document`.
 
 ## Options of the service
 
-`serve run` takes them as `name=value`, a Serve config file under `args:`:
+A Serve config file takes them under `args:`, and `serve run` those that aren't nested as
+`name=value`, with commas between names:
 
 ```sh
 .venv/bin/serve run serve.app:build_app variants=distilled
@@ -106,7 +107,7 @@ def _allowed(rule: dict[str, Any]) -> Iterator[str]:
     elif "$ref" in rule or "discriminator" in rule or "oneOf" in rule:
         yield "see below"
     elif rule.get("type") == "array":
-        yield "names, separated by commas"
+        yield "names"
     elif rule.get("type") == "object":
         yield "a mapping"
     elif rule.get("format") in ("path", "file-path"):

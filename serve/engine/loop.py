@@ -36,6 +36,8 @@ from .tickets import Result, Ticket
 from .under_way import ImageTask, Stopwatch
 
 _log = logging.getLogger("ray.serve")
+# Which of the two was shorter is decided where the request is read.
+_DEADLINE = "the deadline (the request's, or the service's max_request_s)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,8 +82,7 @@ class Engine(Generic[JobT, TrajectoryT]):
 
         Raises:
             EngineClosed: `close` was called.
-            InvalidRequest: even without work ahead the job would be late.
-            DeadlineUnreachable: with the work ahead it would be.
+            DeadlineUnreachable: with the work ahead the job would be late.
         """
         plan = self._denoiser.plan(job)
         ticket = Ticket(job, plan, deadline, self._ended)
@@ -186,19 +187,28 @@ class Engine(Generic[JobT, TrajectoryT]):
         late_s = ticket.submitted_at + takes_s - deadline
         if late_s > 0:
             self._observer.refused(ticket.job)
-            alone_s = self._forecast(ticket.plan, []).finish_s
-            if ticket.submitted_at + alone_s > deadline:  # Then it helps nobody to wait.
-                raise InvalidRequest(
-                    f"deadline_s: even alone this would take about {alone_s:.1f} s, "
-                    f"{ticket.submitted_at + alone_s - deadline:.1f} s too long; allow more time, "
-                    "or ask for fewer steps, fewer images or a smaller size",
-                    "deadline_s",
-                )
             raise DeadlineUnreachable(
-                f"deadline_s: this would take about {takes_s:.1f} s, {late_s:.1f} s too long, with "
-                f"{ahead} image(s) ahead of it; retry later, allow more time, or ask for "
-                "fewer steps",
+                f"deadline_s: this would take about {takes_s:.1f} s, {late_s:.1f} s longer than "
+                f"{_DEADLINE}, with {ahead} image(s) ahead of it; retry later, allow more time, or "
+                "ask for fewer steps",
                 late_s,
+            )
+
+    def require_feasible(self, job: JobT, deadline: float) -> None:
+        """Refuse a deadline that a job would miss even if nothing else was to be drawn.
+
+        Raises:
+            InvalidRequest: it would; waiting doesn't help.
+        """
+        alone_s = self._forecast(self._denoiser.plan(job), []).finish_s
+        late_s = time.perf_counter() + alone_s - deadline
+        if late_s > 0:
+            self._observer.refused(job)
+            raise InvalidRequest(
+                f"deadline_s: even alone this would take about {alone_s:.1f} s, {late_s:.1f} s "
+                f"longer than {_DEADLINE}; ask for fewer steps, fewer images or a smaller size, or "
+                "allow more time",
+                "deadline_s",
             )
 
     def _ended(self, ticket: Ticket, outcome: Result | BaseException) -> None:
@@ -242,7 +252,7 @@ class Engine(Generic[JobT, TrajectoryT]):
                 and now + self._least_s(ticket, images) > ticket.deadline
             ]
         for ticket in late:
-            ticket.end(DeadlineExceeded("deadline_s: passed, or out of reach, with steps to go"))
+            ticket.end(DeadlineExceeded(f"deadline_s: {_DEADLINE} passed, or is out of reach"))
 
     def _least_s(self, ticket: Ticket, images: list[ImageTask[TrajectoryT]]) -> float:
         """Lower bound of the seconds until a job's last step."""

@@ -12,7 +12,8 @@ from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response
 from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
-from starlette.routing import Match
+from starlette.requests import ClientDisconnect
+from starlette.routing import Match, Mount
 
 from ..errors import (
     HeadersTooLarge,
@@ -41,6 +42,8 @@ class Route(APIRoute):
                 return await handle(request)
             except (ServingError, HTTPException):
                 raise
+            except ClientDisconnect:
+                return Response(status_code=499)  # Nobody reads it; nginx's number for the log.
             except Exception:
                 _log.exception("unexpected error on %s %r", request.method, request.scope["path"])
                 return _error_response(internal_error(), request.scope)
@@ -74,11 +77,16 @@ def add_error_handlers(api: FastAPI) -> None:
 
 def _allowed_methods(request: Request) -> list[str]:
     """What the path may be asked with; Starlette's own answer knows one route of a path only."""
+    # As the request came: a mounted application has changed the root path.
+    root_path = request.scope.get("app_root_path", request.scope.get("root_path", ""))
     methods = [
         method
         for method in ("GET", "POST")
         for route in request.app.routes
-        if route.matches({**request.scope, "method": method})[0] is Match.FULL
+        if route.matches({**request.scope, "root_path": root_path, "method": method})[0]
+        is Match.FULL
+        # Only files are mounted; a mount itself takes every method.
+        and not (isinstance(route, Mount) and method == "POST")
     ]
     return sorted({*methods, "OPTIONS", *(["HEAD"] if "GET" in methods else [])})
 

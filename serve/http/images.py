@@ -67,7 +67,7 @@ def image_routes(router: Router, options: HttpOptions, locks: Sequence[Any]) -> 
         """Draw one or more images: JSON, one picture's bytes by `Accept`, or a stream of events."""
         body = await read_json(request.headers, request.stream(), options.body_timeout_s)
         asked = parse_request(body)
-        answer = _negotiate(request.headers.get("accept", "*/*"), asked)
+        answer = _negotiate(", ".join(request.headers.getlist("accept")), asked)
         picture_format = asked.picture_format(_OUTPUT_FORMATS.get(answer))
         model = router.default_model if asked.model is None else asked.model
         if model in router.models:  # Else `choose` refuses it, whatever the key.

@@ -10,7 +10,12 @@ from ..generation import OutputFormat
 # Also `.5`, which some clients send; not what else `float` reads, such as nan.
 _WEIGHT = re.compile(r"[0-9]{1,9}(\.[0-9]{0,9})?|\.[0-9]{1,9}")
 # Java's HttpURLConnection sends the first, old software the second; browsers can show JSON.
-_ALIASES = {"*": "*/*", "image/jpg": "image/jpeg", "text/html": "application/json"}
+_ALIASES = {
+    "*": "*/*",
+    "image/jpg": "image/jpeg",
+    "text/html": "application/json",
+    "text/*": "application/json",
+}
 
 Answer = Literal["application/json", "text/event-stream", "image/png", "image/jpeg", "image/webp"]
 _PICTURES: tuple[Answer, ...] = tuple(

@@ -134,6 +134,9 @@ class VariantReplica:
         self._encoder.close()
 
     def _admit(self, generation: Generation) -> Ticket:
+        deadline = _on_own_clock(generation.deadline_at)
+        if deadline is not None:
+            self._engine.require_feasible(generation, deadline)
         start_s, now = self._engine.forecast(generation).start_s, time.perf_counter()
         refused = refusal(
             start_s,
@@ -148,7 +151,7 @@ class VariantReplica:
                 work_s = self._engine.work_s(generation)
                 self._returns.expect(now + refused.retry_after_s, work_s)
                 raise Overloaded(f"{generation.variant}: {refused.reason}", refused.retry_after_s)
-            return self._engine.submit(generation, _on_own_clock(generation.deadline_at))
+            return self._engine.submit(generation, deadline)
         except RetryLater as fault:
             self._metrics.refused_with_retry(generation, fault.code, fault.retry_after_s or 0.0)
             raise

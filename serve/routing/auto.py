@@ -26,7 +26,7 @@ class WeightedPolicy(_PolicyModel):
     """Shares, for an A/B test: `{kind: weighted, weights: {original: 9, distilled: 1}}`."""
 
     kind: Literal["weighted"]
-    weights: dict[str, Annotated[float, Field(ge=0)]] = Field(
+    weights: dict[str, Annotated[float, Field(ge=0, le=1e9)]] = Field(
         min_length=1, description="of each variant, of any sum over 0"
     )
 

@@ -43,6 +43,9 @@ class LeastWork(RequestRouter):
             candidate_replicas,
             key=lambda replica: (self._ahead_s(replica, now), random.random()),
         )
+        if pending_request is not None:
+            # Else Ray asks full replicas again and again, without a pause.
+            pending_request.routing_context.should_backoff = True
         if ranked and pending_request is not None:
             # Already now: over gRPC a replica reports that it took a request with its answer.
             self._forget(pending_request)

@@ -335,6 +335,8 @@ RAW = [
     Raw("websocket", f"GET /v1/models HTTP/1.1\r\nHost: x\r\n{_UPGRADE}websocket\r\n"
         "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n".encode(),
         frozenset({400, 403, 404})),
+    Raw("websocket by POST", f"{_POST}\r\nHost: x\r\n{_UPGRADE}websocket\r\n"
+        "Content-Length: 14\r\n\r\n".encode() + _BODY, frozenset({400})),
     Raw("HTTP/2", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", frozenset({400, 404, 405, 505})),
     Raw("HTTP/0.9", b"GET /nothing\r\n\r\n", frozenset()),
     Raw("HTTP/9.9", b"GET /nothing HTTP/9.9\r\nHost: x\r\n\r\n", frozenset()),

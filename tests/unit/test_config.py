@@ -45,7 +45,7 @@ def test_bad_arguments_are_refused_by_name(arguments: dict[str, Any], complaint:
 
 
 def test_the_command_lines_strings_are_understood() -> None:
-    args = AppArgs.model_validate({"variants": "original,distilled", "num_gpus": "0.5"})
+    args = AppArgs.model_validate({"variants": "original, distilled", "num_gpus": "0.5"})
     assert args.variants == ("original", "distilled")
     assert args.num_gpus == 0.5
 

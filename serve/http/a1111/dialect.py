@@ -17,12 +17,12 @@ from ...variants import Variant
 from ..schemas import GenerationRequest, validate_request
 
 # What else its API calls the samplers.
-SAMPLER_ALIASES: dict[SchedulerName, str] = {
-    "pndm": "plms",
-    "ddim": "ddim",
-    "dpm++": "k_dpmpp_2m",
-    "euler": "k_euler",
-    "euler-a": "k_euler_a",
+SAMPLER_ALIASES: dict[SchedulerName, tuple[str, ...]] = {
+    "pndm": ("plms",),
+    "ddim": ("ddim",),
+    "dpm++": ("k_dpmpp_2m",),
+    "euler": ("k_euler",),
+    "euler-a": ("k_euler_a", "k_euler_ancestral"),
 }
 # What has steps of its own, so that AUTOMATIC1111 ignores the noise schedule, too.
 _WITHOUT_SCHEDULE: tuple[SchedulerName, ...] = ("pndm", "ddim")
@@ -45,9 +45,18 @@ _NEUTRAL: dict[str, tuple[Any, ...]] = {
     "script_name": ("", "None"),
     "seed_resize_from_h": (0, -1),
     "seed_resize_from_w": (0, -1),
-    "styles": ([], [""]),
+    "styles": ([],),
     "subseed_strength": (0,),
     "tiling": (False,),
+}
+# Options that change no picture here, whatever they say.
+_WITHOUT_EFFECT = {
+    "do_not_show_images",
+    "grid_save",
+    "live_previews_enable",
+    "return_grid",
+    "samples_save",
+    "show_progress_every_n_steps",
 }
 # The options that are known beside sd_model_checkpoint, with the values that change nothing, the
 # first of which is this service's own.
@@ -145,7 +154,7 @@ class Txt2Img(BaseModel):
                 raise InvalidRequest(
                     f"override_settings: {fault.message}", "override_settings"
                 ) from None
-        if named is None:
+        if named in (None, ""):
             return otherwise
         if not isinstance(named, str):
             raise InvalidRequest(
@@ -183,7 +192,7 @@ class Txt2Img(BaseModel):
         if named in (None, "", "Automatic", "N/A"):
             return None
         for scheduler, name in SAMPLER_NAMES.items():
-            if named.lower() in (name.lower(), SAMPLER_ALIASES[scheduler]):
+            if named.lower() in (name.lower(), *SAMPLER_ALIASES[scheduler]):
                 self._require_eta(scheduler)
                 return scheduler
         known = ", ".join(SAMPLER_NAMES.values())
@@ -203,6 +212,8 @@ class Txt2Img(BaseModel):
     def _refuse_unsupported(self, scheduler: SchedulerName | None) -> None:
         for name, value in (self.model_extra or {}).items():
             if name == "scheduler" and scheduler in _WITHOUT_SCHEDULE:
+                continue
+            if name == "styles" and isinstance(value, list) and not any(value):
                 continue
             if name in _NEUTRAL and value is not None and value not in _NEUTRAL[name]:
                 raise InvalidRequest(f"{name}: {shown(value)} was given; unsupported", name)
@@ -282,6 +293,8 @@ def require_neutral_option(option: str, value: Any) -> None:
     Raises:
         InvalidRequest: it is unknown, or would change something.
     """
+    if option in _WITHOUT_EFFECT:
+        return
     if option not in FIXED_OPTIONS:
         known = ", ".join(("sd_model_checkpoint", *FIXED_OPTIONS))
         raise InvalidRequest(f"{shown(option)}: unknown option; known: {known}", option[:64])

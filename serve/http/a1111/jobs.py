@@ -17,9 +17,9 @@ class _Job:
 
     owner: str | None
     began_s: float
-    expected_s: float
     generation: Generation
-    task: "asyncio.Task[Drawing]"
+    expected_s: float = math.inf
+    task: "asyncio.Task[Drawing] | None" = None
 
 
 class Jobs:
@@ -33,7 +33,7 @@ class Jobs:
         self,
         owner: str | None,
         generation: Generation,
-        expected_s: float,
+        forecast: Callable[[], Coroutine[Any, Any, float]],
         draw: Callable[[], Coroutine[Any, Any, Drawing]],
     ) -> Drawing:
         """Draw, until it is done or `interrupt` ends it.
@@ -41,15 +41,20 @@ class Jobs:
         Args:
             owner: the name of the request's API key, if any.
             generation: the request.
-            expected_s: how long it is going to take; infinite where that is unknown.
+            forecast: asks how long it is going to take; infinite where that is unknown.
             draw: draws it.
 
         Raises:
             RequestInterrupted: its owner ended it.
         """
-        task = asyncio.create_task(draw())
-        job = _Job(owner, self._clock_s(), expected_s, generation, task)
+        job = _Job(owner, self._clock_s(), generation)
         self._jobs.append(job)
+
+        async def forecast_and_draw() -> Drawing:
+            job.expected_s = await forecast()
+            return await draw()
+
+        task = job.task = asyncio.create_task(forecast_and_draw())
         try:
             return await task
         except asyncio.CancelledError:
@@ -65,7 +70,8 @@ class Jobs:
         """End all requests of an owner; elsewhere this is the one picture that is being drawn."""
         for job in [job for job in self._jobs if job.owner == owner]:
             self._jobs.remove(job)
-            job.task.cancel()
+            if job.task is not None:
+                job.task.cancel()
 
     def progress(self, owner: str | None) -> dict[str, Any]:
         """How far the owner's oldest request is, by the time that it was expected to take."""

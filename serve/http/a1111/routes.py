@@ -68,7 +68,7 @@ def a1111_routes(router: Router, options: HttpOptions, locks: Sequence[Any]) -> 
         drawing = await jobs.run(
             _owner(request),
             choice.generation,
-            await router.forecast(choice.generation),
+            lambda: router.forecast(choice.generation),
             lambda: router.draw(choice.generation, LOSSLESS_PNG),
         )
         return reply(txt2img, choice.generation, drawing)
@@ -86,7 +86,7 @@ def a1111_routes(router: Router, options: HttpOptions, locks: Sequence[Any]) -> 
     async def samplers() -> list[dict[str, Any]]:
         """The schedulers by their names there."""
         return [
-            {"name": name, "aliases": [SAMPLER_ALIASES[scheduler]], "options": {}}
+            {"name": name, "aliases": list(SAMPLER_ALIASES[scheduler]), "options": {}}
             for scheduler, name in SAMPLER_NAMES.items()
         ]
 
@@ -107,7 +107,7 @@ def a1111_routes(router: Router, options: HttpOptions, locks: Sequence[Any]) -> 
         except ValueError:
             raise MalformedBody("body: must be a JSON object in UTF-8") from None
         checkpoint = checkpoint_of_options(given, settings)
-        if checkpoint is not None:
+        if checkpoint not in (None, "", settings["sd_model_checkpoint"]):
             _require_offered(router, request, checkpoint)
             settings["sd_model_checkpoint"] = checkpoint
         return {}

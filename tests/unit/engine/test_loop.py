@@ -352,7 +352,7 @@ async def test_a_deadline_that_the_queue_makes_unreachable_is_refused_at_once(en
     assert engine.unfinished == 2
     # Where waiting doesn't help, nobody is told to come back.
     with pytest.raises(InvalidRequest, match="deadline_s: even alone this would take about 10"):
-        engine.submit(generation(num_inference_steps=10), time.perf_counter() + 5)
+        engine.require_feasible(generation(num_inference_steps=10), time.perf_counter() + 5)
     engine.submit(generation(num_inference_steps=10), time.perf_counter() + 230).cancel()
     for ticket in ahead:
         ticket.cancel()

@@ -24,7 +24,7 @@ from serve.keys import KeyFile, new_key
 from serve.pipelines.trajectories import SCHEDULERS
 from serve.variants import SD_V1
 from tests.fakes import generation
-from tests.machine import HANG_S
+from tests.machine import HANG_S, until
 from tests.unit.http.test_api import Call, FakeRouter
 
 TXT2IMG = "/sdapi/v1/txt2img"
@@ -238,7 +238,7 @@ def test_every_scheduler_has_a_sampler_and_is_found_by_it(call: Call, router: Fa
             body = {"prompt": "x", "sampler_name": name}
             assert call("POST", TXT2IMG, json=body).status_code == 200
     assert [asked.scheduler for _, asked, _ in router.asked] == [
-        name for name in SAMPLER_ALIASES for _ in range(2)
+        name for name, aliases in SAMPLER_ALIASES.items() for _ in range(1 + len(aliases))
     ]
 
 
@@ -499,6 +499,29 @@ async def busy(one: httpx.AsyncClient, *headers: dict[str, str]) -> list[dict[st
     return found
 
 
+def expecting(seconds: float) -> Any:
+    async def forecast() -> float:
+        return seconds
+
+    return forecast
+
+
+async def test_a_request_can_be_interrupted_before_its_forecast_is_there() -> None:
+    jobs, asked = Jobs(), asyncio.Event()
+
+    async def forecast() -> float:
+        asked.set()
+        await asyncio.sleep(2 * HANG_S)
+        return 1.0
+
+    request = asyncio.create_task(jobs.run(None, generation(), forecast, expecting(1.0)))
+    await asyncio.wait_for(asked.wait(), HANG_S)
+    assert jobs.progress(None)["state"]["job"] == "txt2img"
+    jobs.interrupt(None)
+    with pytest.raises(RequestInterrupted):
+        await request
+
+
 def test_progress_follows_the_forecast_from_the_first_request_on() -> None:
     async def story() -> None:
         now_s = 0.0
@@ -509,8 +532,8 @@ def test_progress_follows_the_forecast_from_the_first_request_on() -> None:
             await release.wait()
             return Drawing((b"",), Timings(0, 0, 0, 0), ())
 
-        running = asyncio.create_task(jobs.run(None, asked, 4.0, wait))
-        await asyncio.sleep(0)
+        running = asyncio.create_task(jobs.run(None, asked, expecting(4.0), wait))
+        await until(lambda: jobs.progress(None)["eta_relative"] == 4.0)
         assert jobs.progress(None)["progress"] == 0
         now_s += 1.0
         progress = jobs.progress(None)
@@ -539,7 +562,7 @@ def test_a_client_that_leaves_ends_its_request_and_is_not_told_of_an_interruptio
                 ended.set()
             raise AssertionError("it slept to its end")
 
-        request = asyncio.create_task(jobs.run(None, generation(), math.inf, draw))
+        request = asyncio.create_task(jobs.run(None, generation(), expecting(math.inf), draw))
         await begun.wait()
         request.cancel()
         with pytest.raises(asyncio.CancelledError):
@@ -554,7 +577,7 @@ def test_an_interrupted_request_says_so() -> None:
     async def story() -> None:
         jobs = Jobs()
         request = asyncio.create_task(
-            jobs.run("a", generation(), 1.0, lambda: asyncio.sleep(2 * HANG_S))
+            jobs.run("a", generation(), expecting(1.0), lambda: asyncio.sleep(2 * HANG_S))
         )
         await asyncio.sleep(0)
         jobs.interrupt("b")

@@ -237,6 +237,7 @@ def test_without_a_model_the_services_own_draws(
         pytest.param("application/json;q=0, */*", "image/png", id="anything-but-json"),
         pytest.param("image/jpg", "image/jpeg", id="jpg"),
         pytest.param("*", "application/json", id="star"),
+        pytest.param("text/*", "application/json", id="any-text"),
         pytest.param("image/png;q=0, */*", "application/json", id="png-refused"),
         pytest.param("image/*", "image/png", id="any-picture"),
         pytest.param("application/*;q=0.2, image/*;q=0.3", "image/png", id="ranges"),
@@ -510,6 +511,9 @@ def test_head_is_answered_as_get_without_a_body(call: Call, path: str) -> None:
     [
         pytest.param("/healthz", "GET, HEAD, OPTIONS", id="get"),
         pytest.param(URL, "OPTIONS, POST", id="post"),
+        pytest.param(
+            "/static-offline-docs/swagger-ui.css", "GET, HEAD, OPTIONS", id="a-file-of-docs"
+        ),
     ],
 )
 def test_options_and_a_refused_method_say_what_is_allowed(

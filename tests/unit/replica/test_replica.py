@@ -87,6 +87,22 @@ async def test_a_deadline_in_unix_seconds_is_kept_on_the_replicas_own_clock() ->
     assert await replica.draw(job(deadline_at=time.time() + 60), PNG)
 
 
+async def test_a_deadline_that_waiting_cannot_save_is_no_overload_in_a_full_queue() -> None:
+    denoiser = FakeDenoiser(step_s=0.01)
+    replica = await replica_over(denoiser)
+    denoiser.gate.clear()
+    waiting = [asyncio.create_task(replica.draw(job(), PNG))]
+    await until(lambda: replica._engine.occupied == (1, 0))
+    waiting += [asyncio.create_task(replica.draw(job(), PNG)) for _ in range(2)]
+    await until(lambda: replica._engine.waiting == 2)
+    with pytest.raises(Overloaded):
+        await replica.draw(job(), PNG)
+    with pytest.raises(InvalidRequest, match="deadline_s: even alone"):
+        await replica.draw(job(num_inference_steps=1000, deadline_at=time.time() + 0.5), PNG)
+    denoiser.gate.set()
+    await asyncio.gather(*waiting)
+
+
 async def test_health_fails_once_everything_fails() -> None:
     replica = await replica_over(FakeDenoiser())
     for _ in range(5):

@@ -47,6 +47,12 @@ async def test_a_burst_is_spread_before_any_replica_has_told_of_it() -> None:
     assert await first_choices(router(), replicas, *burst) == "abab"
 
 
+async def test_ray_waits_before_it_asks_full_replicas_again() -> None:
+    asked = request("1")
+    await router().choose_replicas(two_replicas(0.5), asked)
+    assert asked.routing_context.should_backoff
+
+
 async def test_a_larger_picture_is_more_work() -> None:
     replicas = two_replicas(0.5)
     # Four seconds of work, then one each.
