@@ -3,6 +3,7 @@
 import re
 import time
 from collections import defaultdict
+from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import pytest
@@ -74,7 +75,12 @@ def busy(start: Start, start_fake: StartFake) -> None:
     fake.ask()
     fake.ask(model="nope")
     fake.ask(model="auto")
-    fake.ask(num_inference_steps=150, deadline_s=0.1)
+    with ThreadPoolExecutor() as pool:
+        before = fake.steps()
+        pool.submit(fake.ask, prompt="hold after 0: ahead", num_inference_steps=150)
+        wait_for(lambda: fake.steps() > before)
+        assert fake.ask(deadline_s=1).status_code == 429
+        fake.let_go("ahead")
     assert httpx.get(start(Scaled.bind(), "scaled"), timeout=HANG_S).text == "here"
 
 
