@@ -138,12 +138,6 @@ def test_what_was_given_is_shown_as_the_json_that_was_sent(token: str) -> None:
     assert fault.message == f"n: {token} was given; it must be an integer from 1 to 10"
 
 
-def test_messages_are_ascii_and_short_whatever_was_given() -> None:
-    fault = refusal(json.dumps({"prompt": "x", "size": "‮" * 5_000}).encode())
-    assert fault.message.isascii()
-    assert len(fault.message) < 300
-
-
 @pytest.mark.parametrize("text", ["tab\tand\nbreaks\r\n", "emoji 🌻", "ein Strauß", "花瓶"])
 def test_ordinary_text_is_accepted(text: str) -> None:
     assert parse(prompt=text).prompt == text
