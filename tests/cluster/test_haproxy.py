@@ -1,4 +1,4 @@
-"""Streams, and clients that leave, once more behind HAProxy as the cluster configures it.
+"""Streams, odd heads and leaving clients, once more behind HAProxy as the cluster configures it.
 
 The very tests that run through Serve's own proxy, in namespaces: HAProxy listens on all interfaces.
 """
@@ -14,7 +14,7 @@ from tests.machine import HANG_S, ROOT
 REASON = haproxy.missing()
 pytestmark = [pytest.mark.thorough, pytest.mark.skipif(bool(REASON), reason=REASON)]
 
-SAME = "tests/cluster/test_faults.py"
+SAME = ("tests/cluster/test_faults.py", "tests/cluster/miniature/test_clients.py")
 OUTSIDE = """
 import sys
 from loadtests import haproxy, namespaces
@@ -34,13 +34,13 @@ sys.exit(pytest.main(sys.argv[1:], plugins=[Behind()]))
 """
 
 
-def test_streams_and_clients_that_leave_fare_the_same_behind_haproxy() -> None:
+def test_streams_odd_heads_and_clients_that_leave_fare_the_same_behind_haproxy() -> None:
     done = subprocess.run(
-        [sys.executable, "-c", OUTSIDE, INSIDE, SAME, "-p", "no:cacheprovider"],
+        [sys.executable, "-c", OUTSIDE, INSIDE, *SAME, "-p", "no:cacheprovider"],
         cwd=ROOT,
         capture_output=True,
         text=True,
         timeout=2 * HANG_S,
     )
     assert done.returncode == 0, done.stdout[-20000:] + done.stderr[-5000:]
-    assert "6 passed" in done.stdout
+    assert "9 passed" in done.stdout
