@@ -34,8 +34,8 @@ Above them:
 
     __main__     `python -m serve`: the application on this machine
     app          the composition root: options to deployments to one application
-    config       `AppArgs`, the options of `build_app`; http/options.py and replica/options.py
-                 hold the groups that these rooms read
+    config       `AppArgs`, the options of `build_app`; http/options.py, replica/options.py,
+                 routing/auto.py and pipelines/optimisations.py hold the groups that these read
 
 Below them, for all:
 

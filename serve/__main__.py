@@ -74,7 +74,9 @@ class LaunchSettings(BaseSettings, ModelOptions):
         5, gt=0, description="how long requests under way may take after SIGTERM or Ctrl-C"
     )
     show_logs: bool = Field(False, description="show the replicas' log lines here, too")
-    log_encoding: Literal["TEXT", "JSON"] = Field("TEXT", description="form of the log lines")
+    log_encoding: Literal["TEXT", "JSON"] = Field(
+        "TEXT", description="form of the lines in the log files"
+    )
 
     @property
     def longest_request_s(self) -> float:

@@ -47,7 +47,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("--host", help="http://127.0.0.1:8000; without it a service is started here")
-    add("--quick", action="store_true", help="4 minutes instead of 20; no p95 is decided")
+    add("--quick", action="store_true", help="at most 3.3 minutes instead of 18; no p95 is decided")
     add("--out", type=Path, default=Path("comparison"), help="folder of the report")
     measured = parser.add_argument_group("what is measured")
     add = measured.add_argument

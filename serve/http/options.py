@@ -35,4 +35,9 @@ class HttpOptions(RequestLimits):
     body_timeout_s: float = Field(
         10, gt=0, le=600, description="a request whose body takes longer to arrive is refused"
     )
-    retry_after_s: int = Field(5, ge=1, le=600, description="Retry-After when a queue is full")
+    retry_after_s: int = Field(
+        5,
+        ge=1,
+        le=600,
+        description="Retry-After without a forecast: Serve's own limits, no replica, a busy key",
+    )
