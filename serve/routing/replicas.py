@@ -7,7 +7,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncIterator, Iterator
-from typing import Protocol
+from typing import Any, Protocol
 
 from ray.exceptions import RayActorError, RayTaskError
 from ray.serve.exceptions import (
@@ -72,13 +72,8 @@ class RayReplicas:
             ServingError: whatever the replica raised.
         """
         response = self._handle.draw.remote(generation, picture_format)
-        try:
-            with self._own_errors(generation.variant):
-                drawing: Drawing = await response
-                return drawing
-        except asyncio.CancelledError:
-            response.cancel()  # Ending the wait alone doesn't end the replica's call.
-            raise
+        drawing: Drawing = await self._answer(response, generation.variant)
+        return drawing
 
     async def stream(
         self, generation: Generation, picture_format: PictureFormat
@@ -94,9 +89,18 @@ class RayReplicas:
 
     async def forecast(self, generation: Generation) -> float:
         """Seconds that a request would take on the replica with the least work ahead."""
-        with self._own_errors(generation.variant):
-            seconds: float = await self._handle.forecast.remote(generation)
-            return seconds
+        response = self._handle.forecast.remote(generation)
+        seconds: float = await self._answer(response, generation.variant)
+        return seconds
+
+    async def _answer(self, response: Any, variant: str) -> Any:
+        """Wait for a replica's answer; where nobody waits any more, end its call, too."""
+        try:
+            with self._own_errors(variant):
+                return await response
+        except asyncio.CancelledError:
+            response.cancel()
+            raise
 
     @contextlib.contextmanager
     def _own_errors(self, variant: str) -> Iterator[None]:

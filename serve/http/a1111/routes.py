@@ -129,7 +129,7 @@ def a1111_routes(router: Router, options: HttpOptions, locks: Sequence[Any]) -> 
 
 def _always(answer: Any) -> Callable[[], Awaitable[Any]]:
     async def get() -> Any:
-        """What this service has of it, which is nothing or one thing."""
+        """The same answer always: nothing of the kind, or the only one there is."""
         return answer
 
     return get

@@ -22,7 +22,7 @@ class FakeTicket:
     """A job of three images whose events are there already."""
 
     def __init__(self, *events: Event) -> None:
-        self.job = generation(seeds=(5, 6, 7))
+        self.job = generation(seeds=(5, 6, 7), warnings=("a quality without effect",))
         self.plan = SimpleNamespace(previews_at=(2, 4))
         self.warnings = ("a cut prompt",)
         self.flagged = [
@@ -81,6 +81,7 @@ async def test_the_last_picture_knows_of_all_that_were_flagged() -> None:
     drawing = await collect(events(ticket, hold_back=True), 3)
     assert drawing.pictures == (b"picture 0", b"picture 1", None)
     assert drawing.warnings == (
+        "a quality without effect",
         "a cut prompt",
         "image 2 (seed 7): flagged by the safety checker, and left out",
         "random weights",

@@ -1,7 +1,8 @@
 """The router without Ray: whom it asks, what it tries again, and what it makes of errors."""
 
 import asyncio
-from collections.abc import Awaitable, Sequence
+import math
+from collections.abc import Generator, Sequence
 from typing import Any
 
 import pytest
@@ -17,28 +18,45 @@ from serve.routing.router import Router
 from serve.variants import MINIATURE, Variant
 from serve.weights.manifest import read_manifest
 from tests.fakes import generation
+from tests.machine import until
 
 PNG = PictureFormat("png", 100)
 DRAWING = Drawing((b"a picture",), Timings(0.0, 0.1, 0.1, 0.0), ())
 
 
+HANGS = "no answer"
+
+
+class Response:
+    """A replica's answer on its way: raised if it is an exception, never there if it hangs."""
+
+    def __init__(self, answer: Any) -> None:
+        self.answer = answer
+        self.cancelled = False
+
+    def __await__(self) -> Generator[Any, None, Any]:
+        if self.answer is HANGS:
+            yield from asyncio.Event().wait().__await__()
+        if isinstance(self.answer, Exception):
+            raise self.answer
+        return self.answer
+
+    def cancel(self) -> None:
+        self.cancelled = True
+
+
 class Remote:
-    """A deployment's method: answers in turn, an exception is raised."""
+    """A deployment's method: answers in turn."""
 
     def __init__(self, answers: Sequence[Any]) -> None:
         self.answers = list(answers)
         self.asked: list[tuple[Any, ...]] = []
+        self.responses: list[Response] = []
 
-    def remote(self, *arguments: Any) -> Awaitable[Any]:
+    def remote(self, *arguments: Any) -> Response:
         self.asked.append(arguments)
-
-        async def answer() -> Any:
-            found = self.answers.pop(0)
-            if isinstance(found, Exception):
-                raise found
-            return found
-
-        return answer()
+        self.responses.append(Response(self.answers.pop(0)))
+        return self.responses[-1]
 
 
 class Handle:
@@ -122,6 +140,22 @@ def test_a_request_whose_replica_dies_is_drawn_by_another_with_the_same_seeds() 
     assert drawn(handle) == DRAWING
     first, second = handle.draw.asked
     assert first == second
+
+
+async def test_a_call_that_nobody_waits_for_is_ended_on_the_replica() -> None:
+    handle = Handle([HANGS], [HANGS])
+    made = router(None, original=handle)
+    job = generation(variant="original")
+    drawing = asyncio.create_task(made.draw(job, PNG))
+    await until(lambda: handle.draw.responses)
+    assert not handle.draw.responses[0].cancelled
+    drawing.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await drawing
+    assert handle.draw.responses[0].cancelled
+    # So is a forecast that comes too late.
+    assert await made.forecast(job) == math.inf
+    assert handle.forecast.responses[0].cancelled
 
 
 def test_a_request_that_kills_two_replicas_is_not_tried_again() -> None:
