@@ -2,7 +2,7 @@
 
 import asyncio
 import math
-from collections.abc import Generator, Sequence
+from collections.abc import AsyncIterator, Generator, Sequence
 from typing import Any
 
 import pytest
@@ -48,22 +48,43 @@ class Response:
 class Remote:
     """A deployment's method: answers in turn."""
 
-    def __init__(self, answers: Sequence[Any]) -> None:
+    def __init__(self, answers: Sequence[Any], kind: type[Response] = Response) -> None:
         self.answers = list(answers)
+        self.kind = kind
         self.asked: list[tuple[Any, ...]] = []
         self.responses: list[Response] = []
 
     def remote(self, *arguments: Any) -> Response:
         self.asked.append(arguments)
-        self.responses.append(Response(self.answers.pop(0)))
+        self.responses.append(self.kind(self.answers.pop(0)))
         return self.responses[-1]
 
 
-class Handle:
-    """A deployment's handle, as far as the router uses it for whole drawings."""
+class Events(Response):
+    """A replica's stream: events in turn; an exception is raised, and ends it."""
 
-    def __init__(self, draws: Sequence[Any] = (), forecasts: Sequence[Any] = ()) -> None:
+    async def __aiter__(self) -> AsyncIterator[Any]:
+        for event in self.answer:
+            if isinstance(event, Exception):
+                raise event
+            yield event
+
+
+class Handle:
+    """A deployment's handle, as far as the router uses it."""
+
+    def __init__(
+        self,
+        draws: Sequence[Any] = (),
+        forecasts: Sequence[Any] = (),
+        streams: Sequence[Sequence[Any]] = (),
+    ) -> None:
         self.draw, self.forecast = Remote(draws), Remote(forecasts)
+        self.stream = Remote(streams, Events)
+
+    def options(self, *, stream: bool) -> "Handle":
+        assert stream
+        return self
 
 
 def router(policy: Any = None, **handles: Handle) -> Router:
@@ -191,3 +212,22 @@ def test_another_fault_is_told_at_once(
         drawn(handle)
     assert caught.value.retry_after_s == retry_after_s
     assert len(handle.draw.asked) == 1
+
+
+async def test_a_stream_is_begun_anew_only_before_its_first_event() -> None:
+    job = generation(variant="original")
+    handle = Handle(streams=[[RayActorError()], ["a preview", "a picture"]])
+    events = [event async for event in router(None, original=handle).stream(job, PNG)]
+    assert events == ["a preview", "a picture"]
+    handle = Handle(streams=[["a preview", RayActorError()], ["a preview", "a picture"]])
+    with pytest.raises(VariantUnavailable):
+        [event async for event in router(None, original=handle).stream(job, PNG)]
+    assert len(handle.stream.asked) == 1
+
+
+async def test_a_stream_that_is_closed_is_ended_on_the_replica() -> None:
+    handle = Handle(streams=[["a preview", "a picture"]])
+    stream = router(None, original=handle).stream(generation(variant="original"), PNG)
+    assert await anext(stream) == "a preview"
+    await stream.aclose()
+    assert handle.stream.responses[0].cancelled
