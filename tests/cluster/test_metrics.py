@@ -129,6 +129,11 @@ def test_the_table_of_metrics_lists_what_a_replica_has() -> None:
             {"application": "metrics", "deployment": "original"},
             id="replicas",
         ),
+        pytest.param(
+            "ray_actors",
+            {"Name": "ServeReplica:metrics:original", "State": "PENDING_CREATION"},
+            id="actors",
+        ),
         pytest.param("ray_serve_proxy_status", {"node_ip_address": "127.0.0.1"}, id="proxy"),
     ],
 )

@@ -19,10 +19,10 @@ from tests.manifests.monitoring import (
     metrics_in,
     own_metrics,
 )
-from tests.manifests.rendering import ROOT
+from tests.manifests.rendering import ROOT, of_kind, rendered
 
-# What Serve puts on the series of a replica, and of a router.
-OF_SERVE = {"application", "deployment", "replica"}
+# What Serve puts on the series of a replica and of a router, and Prometheus on every pod's.
+OF_EVERY_SERIES = {"application", "deployment", "replica", "namespace"}
 
 UNIT_TESTS = Path(__file__).with_name("alerts.test.yaml")
 
@@ -43,13 +43,34 @@ def run(promtool: str, folder: Path, *arguments: str) -> tuple[int, str]:
     return done.returncode, done.stdout + done.stderr
 
 
+def in_namespace(name: str, series: list[dict[str, str]]) -> list[dict[str, str]]:
+    return [
+        {**one, "series": one["series"].replace("{", f'{{namespace="{name}", ', 1)}
+        for one in series
+    ]
+
+
+def beside_a_healthy_installation(text: str) -> str:
+    """promtool's tests in the namespace production, each with a healthy service in staging."""
+    content = yaml.safe_load(text)
+    healthy = in_namespace("staging", content["tests"][0]["input_series"])
+    for test in content["tests"]:
+        given = test["input_series"]
+        if any("{" in one["series"] for one in given):
+            test["input_series"] = [*in_namespace("production", given), *healthy]
+            for rule in test["alert_rule_test"]:
+                for alert in rule.get("exp_alerts", []):
+                    alert["exp_labels"]["namespace"] = "production"
+    return yaml.safe_dump(content)
+
+
 def unit_test(promtool: str, folder: Path, rules: dict[str, Any]) -> tuple[int, str]:
     # promtool would compare the texts, too; they are for people.
     for group in rules["groups"]:
         for rule in group["rules"]:
             del rule["annotations"]
     (folder / "rules.yaml").write_text(yaml.safe_dump(rules))
-    (folder / "tests.yaml").write_text(UNIT_TESTS.read_text())
+    (folder / "tests.yaml").write_text(beside_a_healthy_installation(UNIT_TESTS.read_text()))
     return run(promtool, folder, "test", "rules", "tests.yaml")
 
 
@@ -102,6 +123,23 @@ def test_an_alert_that_never_fires_is_found(promtool: str, tmp_path: Path, alert
     assert alert in said
 
 
+def test_alerts_and_panels_keep_the_namespaces_apart() -> None:
+    for where, expression in expressions().items():
+        if where.startswith("alert"):
+            assert not re.search(r"\b(sum|max|avg|count)\b(?! by \(namespace\b)", expression), where
+        else:
+            series = re.sub(r"by \([^)]*\)", "", expression)
+            assert not re.search(METRIC.pattern + r"\b(?!\{namespace=\"\$namespace\")", series), (
+                where
+            )
+
+
+def test_the_policy_by_which_an_installation_is_missed_is_in_production() -> None:
+    (name,) = set(re.findall(r'networkpolicy="([^"]+)"', expressions()["alert ServiceNotSeen"]))
+    names = {one["metadata"]["name"] for one in of_kind(rendered("production"), "NetworkPolicy")}
+    assert name in names
+
+
 def test_every_alert_says_what_is_wrong_and_what_to_do() -> None:
     for group in alert_groups()["groups"]:
         for rule in group["rules"]:
@@ -131,7 +169,7 @@ def test_every_metric_of_ours_in_panels_and_alerts_exists_with_these_labels() ->
     for where, expression in used.items():
         names = {name for name in metrics_in(expression) if name.startswith("ray_dsd")}
         assert names <= set(own), where
-        known = OF_SERVE.union(*(own[name] for name in names))
+        known = OF_EVERY_SERIES.union(*(own[name] for name in names))
         assert labels_in(expression) <= known, where
 
 
