@@ -1,9 +1,11 @@
 """The documents' commands, tables and links say what the code does."""
 
 import inspect
+import json
 import re
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,6 +15,7 @@ from serve.http.schemas import GenerationRequest
 from tests.configuration_document import DOCUMENT, render
 from tests.fuzz.test_openapi import app
 from tests.machine import ROOT
+from tests.manifests.checks import ray_service_schema
 
 API = (ROOT / "docs" / "api.md").read_text()
 DOCUMENTS = sorted(
@@ -69,6 +72,20 @@ RUN_BY_TESTS = {
     "--from-file=keys.txt",
     "kubectl -n distilled-sd-serve create secret generic distilled-sd-serve-keys "
     "--from-file=keys.txt --dry-run=client -o yaml | kubectl apply -f -",
+    "kubectl -n distilled-sd-serve get rayservice distilled-sd-serve "
+    "-o jsonpath='{.status.activeServiceStatus.applicationStatuses}'",
+    "active=$(kubectl -n distilled-sd-serve get rayservice distilled-sd-serve "
+    "-o jsonpath='{.status.activeServiceStatus.rayClusterName}')",
+    'kubectl -n distilled-sd-serve patch raycluster "$active" --type=json '
+    '-p \'[{"op": "replace", "path": "/spec/workerGroupSpecs/0/maxReplicas", "value": 8}]\'',
+    "kubectl apply -k deploy/overlays/production",
+    "kubectl -n distilled-sd-serve patch rayservice distilled-sd-serve --subresource=status "
+    '--type=merge -p \'{"status": {"pendingServiceStatus": null}}\'',
+    "kubectl -n distilled-sd-serve get rayclusters",
+    "kubectl -n distilled-sd-serve delete raycluster NAME",
+    "kubectl -n distilled-sd-serve delete rayservice distilled-sd-serve",
+    "kubectl -n distilled-sd-serve wait --for=delete raycluster --all --timeout=5m",
+    "kubectl delete -k deploy/overlays/production --ignore-not-found",
     "kubectl -n distilled-sd-serve port-forward svc/distilled-sd-serve-serve-svc 8000",
     "kubectl -n distilled-sd-serve wait --for=condition=complete "
     "job/distilled-sd-serve-weights --timeout=60m",
@@ -99,6 +116,25 @@ def test_every_make_target_in_the_documents_exists(document: str) -> None:
 def test_every_other_command_in_the_documents_is_run_by_a_test(document: str) -> None:
     for command in commands(document):
         assert command.startswith(("make", "curl http://127.0.0.1:8000")) or command in RUN_BY_TESTS
+
+
+def test_the_fields_that_kubectl_reads_and_patches_are_in_kuberays_definition() -> None:
+    text = (ROOT / "docs" / "operations.md").read_text()
+    paths = [one.split(".") for one in re.findall(r"jsonpath='\{\.([\w.]+)\}'", text)]
+    # A RayCluster's spec is the RayService's rayClusterConfig.
+    paths += [
+        ["spec", "rayClusterConfig", *path.split("/")]
+        for path in re.findall(r'"path": "/spec/([\w/]+)"', text)
+    ]
+    for patch in re.findall(r"--type=merge -p '([^']+)'", text):
+        ((field, value),) = json.loads(patch).items()
+        if field != "metadata":  # Every object's.
+            paths.extend([field, name] for name in value)
+    assert len(paths) == 4
+    for path in paths:
+        schema: Any = ray_service_schema()
+        for name in path:
+            schema = schema["items"] if name.isdecimal() else schema["properties"][name]
 
 
 def test_the_table_of_options_is_the_option_classes() -> None:
