@@ -620,15 +620,23 @@ def the_weights_are_where_they_are_looked_for(manifests: list[Manifest]) -> Iter
         above = [one for one in mounts if folder.startswith(one["mountPath"] + "/")]
         if [one.get("readOnly") for one in above] != [True]:
             yield f"{group.get('groupName', 'head')}: {folder} is not mounted read-only"
+    if ray_environment(manifests).get("HF_HUB_OFFLINE") != "1":
+        yield "HF_HUB_OFFLINE is not 1: servers would ask the hub"
     jobs = [one for one in of_kind(manifests, "Job") if "serve.weights" in yaml.safe_dump(one)]
+    volumes = [
+        one
+        for group in groups(manifests)
+        for one in group["template"]["spec"]["volumes"]
+        if one["name"] == "weights"
+    ]
+    if all("image" in one for one in volumes) and not jobs:
+        return  # Filled, and compared with the manifest, where the image was built.
     if not any(folder in yaml.safe_dump(one) for one in jobs):
         yield f"no Job fills {folder}"
     if args.get("safety_checker", False) != any(
         "--safety-checker" in yaml.safe_dump(one) for one in jobs
     ):
         yield "the weights Job and the serve configuration differ in the safety checker"
-    if ray_environment(manifests).get("HF_HUB_OFFLINE") != "1":
-        yield "HF_HUB_OFFLINE is not 1: servers would ask the hub"
 
 
 def what_hangs_is_given_up_in_time(manifests: list[Manifest]) -> Iterator[str]:

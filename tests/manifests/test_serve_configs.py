@@ -92,4 +92,5 @@ def test_a_replica_is_added_before_its_queue_is_full_and_removed_later_than_adde
 def test_no_serve_config_lies_elsewhere() -> None:
     root = OVERLAYS.parent
     found = {path.relative_to(root) for path in root.rglob("serve-config*.yaml")}
-    assert found == {Path("overlays", name, "serve-config.yaml") for name in NAMES}
+    folders = [Path("examples", "my-cluster"), *(Path("overlays", name) for name in NAMES)]
+    assert found == {folder / "serve-config.yaml" for folder in folders}
