@@ -7,6 +7,8 @@ FAMILY ?= sd-v1
 VARIANT ?=
 TARGET ?= cpu
 HOST ?=
+IMAGE ?=
+DIGESTS ?=
 DIR ?= weights/$(FAMILY)
 # The first Python that is new enough; PYTHON=... names another.
 PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11 python; do \
@@ -21,10 +23,10 @@ PIP_INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check
 WITHOUT_UPGRADES = $(BIN)/python -m pip uninstall --quiet --yes httptools websockets
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test thorough browser-test fuzz audit screenshots lint format weights bench overhead loadtest faults miniature measure image image-test clean
+.PHONY: help serve test thorough browser-test fuzz audit screenshots lint format weights bench overhead loadtest faults miniature measure image image-test release-manifests e2e clean
 
 help:  ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-17s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 serve: .venv/.serve  ## serve the miniature on 127.0.0.1:8000 (PORT=..., ARGS="--family sd-v1 ...")
 	@exec $(BIN)/python -m serve --port $(PORT) $(ARGS)
@@ -85,6 +87,12 @@ image: .venv/.serve  ## build the container image, with its SBOM (TARGET=cuda or
 
 image-test: .venv/.serve  ## run the image as the manifests do: read-only, pictures, SIGTERM
 	@$(BIN)/python deploy/image.py test --target $(TARGET)
+
+release-manifests: .venv/.dev  ## an overlay a file, in dist/ (IMAGE=REGISTRY/NAME DIGESTS="cpu=sha256:... cuda=... redis=...")
+	@$(BIN)/python deploy/release.py --image "$(IMAGE)" --digests "$(DIGESTS)"
+
+e2e: .venv/.dev  ## the overlays on a throw-away cluster (E2E_CONTEXT=kind-kind; exit 77: there is none)
+	@$(BIN)/python -m tests.e2e $(ARGS)
 
 clean:  ## remove the virtual environment and caches
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis *.egg-info
