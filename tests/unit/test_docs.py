@@ -60,13 +60,16 @@ RUN_BY_TESTS = {
     ".venv/bin/python -m loadtests.compare --host http://127.0.0.1:8000 --plan plan.json",
     ".venv/bin/python -m loadtests.plan comparison/report.json --rate 20 --slo-p95 4 "
     "--out plan.json",
-    # These need a cluster; what they apply is rendered and checked by tests/manifests.
+    # These need a cluster: tests/e2e. What they apply is rendered and checked by tests/manifests.
     "kind create cluster",
     "kind load docker-image distilled-sd-serve:0.1.0-cpu",
     "helm install kuberay-operator kuberay-operator --repo "
     "https://ray-project.github.io/kuberay-helm --version 1.7.0",
     "kubectl apply -k deploy/overlays/laptop",
-    "kubectl apply -k deploy/overlays/gpu",
+    "kubectl apply -k deploy/examples/my-cluster",
+    "podman push --digestfile digest.txt distilled-sd-serve:0.1.0-cuda "
+    "docker://registry.example.com/images/distilled-sd-serve:0.1.0-cuda",
+    "kubectl delete -k deploy/overlays/laptop --ignore-not-found",
     "kubectl apply -f deploy/base/namespace.yaml",
     "kubectl -n distilled-sd-serve create secret generic distilled-sd-serve-keys "
     "--from-file=keys.txt",
@@ -86,7 +89,7 @@ RUN_BY_TESTS = {
     "kubectl -n distilled-sd-serve delete rayservice distilled-sd-serve",
     "kubectl -n distilled-sd-serve wait --for=delete raycluster --all --timeout=5m",
     "kubectl delete -k deploy/overlays/production --ignore-not-found",
-    "kubectl -n distilled-sd-serve port-forward svc/distilled-sd-serve-serve-svc 8000",
+    "kubectl -n distilled-sd-serve port-forward svc/distilled-sd-serve-serve-svc 8000 &",
     "kubectl -n distilled-sd-serve wait --for=condition=complete "
     "job/distilled-sd-serve-weights --timeout=60m",
     "kubectl -n distilled-sd-serve wait --for=condition=Ready rayservice/distilled-sd-serve "
