@@ -10,7 +10,7 @@ from typing import Any
 from ..machine import commit, cpu_name
 from ..replies import AUTO
 from .auto import AutoRate, find_auto, slo_of_auto_s
-from .costs import Cost, costs
+from .costs import Costs, cheapest, costs
 from .design import Design
 from .endpoint import Endpoint
 from .findings import Comparison, VariantFindings, compare, find, slo_s
@@ -45,7 +45,7 @@ class Conclusion:
     slo_s: float | None
     found: Mapping[str, VariantFindings]
     comparisons: Sequence[Comparison]
-    costs: Mapping[str, Cost]
+    costs: Mapping[str, Costs]
     similar: Mapping[str, Similarity]
     verdict: Sequence[str]
     record: Record
@@ -80,6 +80,7 @@ class Conclusion:
             "variants": self.found,
             "comparisons": [_comparison_json(comparison) for comparison in self.comparisons],
             "costs": self.costs,
+            "cheapest": cheapest(self.found, self.costs) if self.costs else None,
             "quality": {
                 "to_reference": self.similar,
                 "vaes_on_identical_latents": [
@@ -107,7 +108,13 @@ def conclude(
     found = find(design, record)
     comparisons = compare(found)
     limit_s = slo_s(design, record)
-    prices = costs(found, endpoint.replicas, setup.devices_per_replica, setup.price_per_hour)
+    prices = costs(
+        found,
+        endpoint.replicas,
+        setup.devices_per_replica,
+        setup.price_per_hour,
+        design.workload.n,
+    )
     similar = to_reference(record.pictures, design.variants)
     judged = {} if endpoint.random_weights else similar
     auto, auto_slo_s = find_auto(design, record), slo_of_auto_s(design, record)

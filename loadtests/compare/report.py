@@ -124,12 +124,12 @@ def _policy(policy: Mapping[str, Any] | None) -> str:
 def _charts(conclusion: Conclusion) -> list[dict[str, str]]:
     """Title and source of each chart that there is something for."""
     found, auto, drawn = conclusion.found, conclusion.auto, {}
+    if conclusion.costs:
+        title = "What an image costs; whiskers: to the rate that missed the SLO, and over rounds"
+        drawn[title] = charts.cost_bars(conclusion.costs)
     if any(figures.rungs for figures in found.values()):
         title = "Latency by offered rate: p95 solid, p50 dashed; hollow: certainly missed the SLO"
         drawn[title] = charts.latency_curves(found, conclusion.slo_s)
-    if any(figures.best for figures in found.values()):
-        title = "Throughput; whiskers: lowest and highest round"
-        drawn[title] = charts.throughput_bars(found)
     if any(AUTO in rate.contenders for rate in auto):
         drawn["Who drew for auto, by offered rate"] = charts.auto_shares(auto, list(found))
         title = "Pictures within auto's SLO; dotted: offered; whiskers: lowest and highest round"
