@@ -54,6 +54,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--variants", default="", help="a,b: the first is the reference; default: all")
     add("--steps", type=_between(1, 150, int), default=25, help="of closed and open loop")
     add("--size", help="WIDTHxHEIGHT; default: the variant's own")
+    add("--auto", action="store_true", help="measure `auto`, too: 30 %% of the time is kept for it")
     add("--guidance", type=float, help="default: the variant's own")
     add("--seed", type=int, default=0, help="of prompts, seeds and arrivals")
     add("--minutes", type=_positive, help="at most; what doesn't fit is left out and named")
@@ -169,6 +170,9 @@ def _design(args: argparse.Namespace, endpoint: Endpoint) -> Design:
                 f"variants: {variant!r} was given; {endpoint.url} serves "
                 f"{', '.join(endpoint.models)}"
             )
+    if args.auto and endpoint.auto is None:
+        raise NotTheService(f"auto: {endpoint.url} offers none")
+    measured = endpoint.auto_variants if args.auto else ()
     design = Design(
         variants=variants,
         workload=Workload.shipped(
@@ -178,7 +182,7 @@ def _design(args: argparse.Namespace, endpoint: Endpoint) -> Design:
             size=args.size,
             guidance_scale=args.guidance,
         ),
-        auto_against=tuple(variant for variant in endpoint.auto_variants if variant in variants),
+        auto_against=tuple(variant for variant in measured if variant in variants),
         auto_slo_s=None if endpoint.auto is None else endpoint.auto.get("slo_s"),
         slo_s=args.slo,
         slo_factor=args.slo_factor,

@@ -109,8 +109,10 @@ def facts(conclusion: Conclusion) -> list[str]:
         f"{workload.guidance_scale or 'of the variant'}.",
         f"Workload: request i is the same for every variant; seed {workload.seed}, "
         f"{len(workload.prompts)} prompts. Open loop: {design.samples_a_rate} requests a rate in "
-        "two rounds; the search begins where an M/D/1 queue would have its p95 at the SLO.",
-        f"Policy of `auto`: {_policy(conclusion.endpoint.auto)}.",
+        "two rounds; the search begins where a queue with the closed loop's even work would have "
+        "the p95 of these arrivals at the SLO.",
+        f"Policy of `auto`: {_policy(conclusion.endpoint.auto)}"
+        f"{'' if design.auto_against else '; not measured (`--auto`)'}.",
         f"Budget: {design.budget_s / 60:.1f} minutes.",
     ]
 
