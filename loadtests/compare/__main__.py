@@ -23,12 +23,11 @@ from serve.weights.layout import family_dir
 
 from ..client import connected
 from ..keys import KEY_HELP, environments_key, without_key
-from ..machine import cpu_name
 from ..workload import Workload
 from .campaign import Campaign
 from .conclusion import Conclusion, Setup, conclude
 from .design import Design
-from .endpoint import Endpoint, NotTheService, read
+from .endpoint import Endpoint, NotTheService, asked_again, read
 from .gate import changes, read_json, read_report
 from .plan_check import check_plan, planned_rates
 from .quality import pixels
@@ -66,7 +65,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--key", default=environments_key(), help=KEY_HELP)
     setup = parser.add_argument_group("what the report quotes")
     add = setup.add_argument
-    add("--device", help="what a replica runs on, in words: 'NVIDIA L4'")
+    add("--device", help="what a replica runs on, in words; default: what it says of itself")
     add(
         "--devices-per-replica", type=_positive, default=1.0, help="a fraction where they share one"
     )
@@ -124,11 +123,12 @@ def _compare(args: argparse.Namespace) -> int:
             _print("Starting a service on the embedded miniature ...")
             url = stack.enter_context(own_service(args.slo))
         endpoint, design = asyncio.run(_measure(args, url, record, plan))
+    device = endpoint.device or "not named"
     setup = Setup(
         command=shlex.join(
             ["python", "-m", "loadtests.compare", *without_key(sys.argv[1:], args.key)]
         ),
-        device=args.device or (f"one core ({cpu_name()})" if args.host is None else "not named"),
+        device=args.device or (f"one core ({device})" if args.host is None else device),
         devices_per_replica=args.devices_per_replica,
         price_per_hour=args.price_per_hour,
         serve_config=serve_config,
@@ -157,6 +157,7 @@ async def _measure(
         _print(f"At most {design.budget_s / 60:.1f} minutes; Ctrl-C writes a partial report.")
         try:
             await Campaign(client, design, record, planned).carry_out()
+            endpoint = await asked_again(client, endpoint)
         except asyncio.CancelledError:
             record.interrupted = True
     return endpoint, design

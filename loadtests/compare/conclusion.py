@@ -7,7 +7,9 @@ from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from typing import Any
 
-from ..machine import commit, cpu_name
+from serve.replica_info import cpu_name
+
+from ..machine import commit
 from ..replies import AUTO
 from .auto import AutoRate, find_auto, slo_of_auto_s
 from .costs import Costs, cheapest, costs
@@ -70,6 +72,8 @@ class Conclusion:
                 "family": self.endpoint.family,
                 "random_weights": self.endpoint.random_weights,
                 "replicas": self.endpoint.replicas,
+                "replica_info": self.endpoint.replica_info,
+                "peak_memory_bytes": self.endpoint.peak_memory_bytes,
                 "defaults": {
                     name: model["defaults"] for name, model in self.endpoint.models.items()
                 },
@@ -135,7 +139,7 @@ def conclude(
         costs=prices,
         similar=similar,
         verdict=[
-            *verdict(found, comparisons, prices, judged, limit_s),
+            *verdict(found, comparisons, prices, judged, limit_s, endpoint.peak_memory_bytes),
             *of_auto(auto, auto_slo_s),
         ],
         record=record,

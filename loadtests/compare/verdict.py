@@ -1,6 +1,7 @@
 """The findings in words: what to pay for, and what each variant gives for it."""
 
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 from ..replies import AUTO
 from .auto import AutoRate
@@ -16,6 +17,7 @@ def verdict(
     costs: Mapping[str, Costs],
     similar: Mapping[str, Similarity],
     slo_s: float | None,
+    peak_bytes: Mapping[str, int] = MappingProxyType({}),
 ) -> list[str]:
     """Sentences, the most important first; what is not decided says so."""
     if not costs:
@@ -24,7 +26,10 @@ def verdict(
     words = [_cheapest(found, costs, similar, slo_s)] if len(costs) > 1 else []
     for name, figures in found.items():
         if name in costs:
-            words.append(_of_variant(name, figures, comparisons, costs[name], similar, slo_s))
+            parts = _of_variant(name, figures, comparisons, costs[name], similar, slo_s)
+            if name in peak_bytes:
+                parts.append(f"at most {peak_bytes[name] / 2**30:.2f} GiB a replica")
+            words.append(f"`{name}`: {'; '.join(parts)}.")
     return words
 
 
@@ -85,7 +90,7 @@ def _of_variant(
     cost: Costs,
     similar: Mapping[str, Similarity],
     slo_s: float | None,
-) -> str:
+) -> list[str]:
     parts = [_within_slo(figures, cost, slo_s)]
     if cost.at_slo is not None and cost.at_slo.per_1000 is not None:
         parts.append(f"1,000 cost {cost.at_slo.per_1000:.3g}")
@@ -110,7 +115,7 @@ def _of_variant(
         parts.append(
             f"SSIM {like.ssim:.2f}, PSNR {like.psnr_db:.1f} dB to the reference's pictures"
         )
-    return f"`{name}`: " + "; ".join(parts) + "."
+    return parts
 
 
 def _throughput(ratio: Ratio, against: str) -> str:

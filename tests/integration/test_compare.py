@@ -118,6 +118,7 @@ def test_the_report_tells_verdict_noise_and_how_to_repeat_it(whole: Path) -> Non
     assert "applications: <the file>" in text
     assert "a fake" in text
     assert "noise floor" in text
+    assert "at most 3.00 GiB a replica" in text
     words = (whole / "words.txt").read_text()
     assert "Most pictures for the money" in words
     assert "report.html" in words
@@ -233,7 +234,9 @@ def test_pictures_of_random_weights_are_not_judged(tmp_path: Path) -> None:
     done = compare(fake, tmp_path, "--quick")
     assert done.returncode == 0
     assert "SSIM" not in done.stdout
-    assert "Random weights" in (tmp_path / "report.md").read_text()
+    text = (tmp_path / "report.md").read_text()
+    assert "Random weights" in text
+    assert text.startswith("# Which variant to pay for: `sd-v1` on a fake GPU\n")
 
 
 @pytest.mark.parametrize(
