@@ -2,7 +2,8 @@
 
 With --host against a running endpoint; without, against a service of its own on the embedded
 miniature. Writes report.html, report.md, report.json and samples.csv. Ctrl-C keeps what was
-measured and writes a partial report.
+measured and writes a partial report. `join a/report.json b/report.json ... [--out DIR]` makes one
+table of reports of several devices.
 """
 
 import argparse
@@ -24,6 +25,7 @@ from serve.weights.layout import family_dir
 from ..client import connected
 from ..keys import KEY_HELP, environments_key, without_key
 from ..workload import Workload
+from . import join
 from .campaign import Campaign
 from .conclusion import Conclusion, Setup, conclude
 from .design import Design
@@ -98,11 +100,12 @@ _positive = _between(1e-9, 1e9)
 
 def main() -> int:
     """Measure, write, print; 1 where requests failed, it was interrupted, or a figure is worse."""
-    args = _parser().parse_args()
+    joins = sys.argv[1:2] == ["join"]
+    args = argparse.Namespace() if joins else _parser().parse_args()
     # SIGTERM, too, leaves a partial report and no service behind.
     signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     try:
-        return _compare(args)
+        return join.main(sys.argv[2:]) if joins else _compare(args)
     except (ServingError, OSError, RuntimeError) as fault:
         print(f"distilled-sd-serve: {fault}", file=sys.stderr)
         return 2
