@@ -50,7 +50,8 @@ def first_rate(capacity_per_s: float, single_s: float, slo_s: float) -> float:
     with an empty queue wait less than in the long run.
     """
     work_s, most = 1 / capacity_per_s, most_misses(DECIDING_SAMPLES)
-    rates = [float(load) * capacity_per_s for load in np.arange(0.05, 1.2, 0.0025)]
+    # Below the capacity: beyond it a run under a lax SLO ends before its queue has grown too long.
+    rates = [float(load) * capacity_per_s for load in np.arange(0.05, 0.98, 0.0025)]
     kept = [rate for rate in rates if _misses(rate, work_s, slo_s - single_s) <= most]
     return max(kept, default=rates[0])
 

@@ -52,7 +52,7 @@ def _costs(conclusion: Conclusion) -> Table:
         best = found[name].best
         assert best is not None  # There is no cost without it.
         spread = cost.at_saturation.images_per_s
-        rounds = f" ({spread.low:.2f} to {spread.high:.2f}; {best.users} users)"
+        rounds = f" ({spread.low:.2f} to {spread.high:.2f}; users: {best.users})"
         rows.append(["at saturation", name, *_cost(cost.at_saturation, rounds), *own[name]])
     return Table(
         "What each variant costs",

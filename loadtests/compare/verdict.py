@@ -28,7 +28,7 @@ def verdict(
         if name in costs:
             parts = _of_variant(name, figures, comparisons, costs[name], similar, slo_s)
             if name in peak_bytes:
-                parts.append(f"at most {peak_bytes[name] / 2**30:.2f} GiB a replica")
+                parts.append(f"peak memory {peak_bytes[name] / 2**30:.2f} GiB a replica")
             words.append(f"`{name}`: {'; '.join(parts)}.")
     return words
 

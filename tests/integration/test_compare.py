@@ -118,7 +118,7 @@ def test_the_report_tells_verdict_noise_and_how_to_repeat_it(whole: Path) -> Non
     assert "applications: <the file>" in text
     assert "a fake" in text
     assert "noise floor" in text
-    assert "at most 3.00 GiB a replica" in text
+    assert "peak memory 3.00 GiB a replica" in text
     words = (whole / "words.txt").read_text()
     assert "Most pictures for the money" in words
     assert "report.html" in words
