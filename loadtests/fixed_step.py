@@ -16,6 +16,7 @@ from ray.serve import Application
 from serve.app import compose
 from serve.config import AppArgs
 from serve.generation import Generation, Plan
+from serve.replica_info import Memory, ReplicaInfo
 from serve.variants import Variant, family
 from serve.weights.check import check_family
 from serve.weights.layout import family_dir
@@ -86,6 +87,10 @@ class FixedStep:
 
     def free_memory(self) -> None:
         """Nothing to free."""
+
+    def info(self) -> ReplicaInfo:
+        """No device, so nothing is known of its memory."""
+        return ReplicaInfo("none: steps sleep", Memory())
 
     def clock_s(self) -> float:
         """The wall's: a step is a sleep."""

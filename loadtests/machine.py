@@ -1,6 +1,5 @@
 """This checkout and this machine: what a report must name to be repeated, and a free port."""
 
-import platform
 import socket
 import subprocess
 from pathlib import Path
@@ -18,16 +17,6 @@ def commit() -> str:
         ).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
-
-
-def cpu_name() -> str:
-    """What the CPU calls itself, beginning with "CPU"."""
-    try:
-        cpu_info = Path("/proc/cpuinfo").read_text().splitlines()
-        model = next(line for line in cpu_info if line.startswith("model name"))
-        return f"CPU, {model.partition(':')[2].strip()}"
-    except (OSError, StopIteration):
-        return f"CPU, {platform.machine()}"
 
 
 def free_port() -> int:

@@ -28,10 +28,14 @@ class Spread:
         """Of ratios within each round, so that what slows a whole round down cancels out."""
         return cls.of(above / below for above, below in zip(numerators, denominators, strict=True))
 
+    def times(self, factor: float) -> "Spread":
+        """In another unit."""
+        return Spread(factor * self.median, factor * self.low, factor * self.high, self.count)
+
     def text(self, factor: float = 1, digits: int = 2) -> str:
         """`median (low to high)`, each times `factor`."""
-        median, low, high = (factor * value for value in (self.median, self.low, self.high))
-        return f"{median:.{digits}f} ({low:.{digits}f} to {high:.{digits}f})"
+        each = self.times(factor)
+        return f"{each.median:.{digits}f} ({each.low:.{digits}f} to {each.high:.{digits}f})"
 
 
 def rotated(names: Iterable[NameT], round_: int) -> list[NameT]:

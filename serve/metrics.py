@@ -4,10 +4,13 @@ Serve tags them with application, deployment and replica. docs/metrics.md says w
 test compares it with this module.
 """
 
+from dataclasses import asdict
+
 from ray.serve.metrics import Counter, Gauge, Histogram
 
 from .engine.observer import Observer, Outcome
 from .generation import Generation
+from .replica_info import Memory
 
 # A picture takes from a tenth of a second on a large GPU to a minute on a CPU.
 _REQUEST_BUCKETS_S = [0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1, 1.5, 2, 3, 5, 7.5, 10, 15, 30, 60, 120]
@@ -68,6 +71,9 @@ class ReplicaMetrics(Observer):
         self._out_of_memory = Counter("dsd_out_of_memory", "Calls that found no device memory")
         self._embeddings = Counter(
             "dsd_prompt_embeddings", "Prompts looked up in the embedding cache", ("result",)
+        )
+        self._memory_bytes = Gauge(
+            "dsd_memory_bytes", "Memory that a replica takes, or that is free", ("kind",)
         )
         self._ready_s = Gauge("dsd_ready_seconds", "From the replica's start to ready")
         self._ready_after_s = 0.0
@@ -142,8 +148,8 @@ class ReplicaMetrics(Observer):
         """The replica is warm."""
         self._ready_after_s = seconds
 
-    def report_gauges(self, under_way: int, waiting: int, slots: int) -> None:
-        """Images in slots, images that wait for one, and slots; call it every few seconds.
+    def report_gauges(self, under_way: int, waiting: int, slots: int, memory: Memory) -> None:
+        """Images in slots, images that wait for one, slots, memory; call it every few seconds.
 
         Ray drops a gauge that hasn't been set for two of its export intervals.
         """
@@ -151,6 +157,9 @@ class ReplicaMetrics(Observer):
         self._images_waiting.set(waiting)
         self._slots.set(slots)
         self._ready_s.set(self._ready_after_s)
+        for name, count in asdict(memory).items():
+            if count is not None:
+                self._memory_bytes.set(count, {"kind": name.removesuffix("_bytes")})
 
 
 class RouterMetrics:

@@ -85,6 +85,10 @@ class FakeService:
                 "family": self.family,
                 "random_weights": self.random_weights,
                 "defaults": {"size": "64x64"},
+                "replica": {
+                    "device": "a fake GPU",
+                    "memory": {"peak_reserved_bytes": 3 * 2**30, "peak_rss_bytes": 2**30},
+                },
             }
             for name in self.serial_s
         ]

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from serve.errors import NotFinite, OutOfDeviceMemory
 from serve.generation import Generation, Plan
+from serve.replica_info import Memory, ReplicaInfo
 from serve.variants import Variant
 
 
@@ -91,6 +92,9 @@ class FakeDenoiser:
     @property
     def prompt_lookups(self) -> tuple[int, int]:
         return 0, self.begun
+
+    def info(self) -> ReplicaInfo:
+        return ReplicaInfo("a fake", Memory(rss_bytes=2**20, peak_rss_bytes=2**21))
 
     def clock_s(self) -> float:
         return time.perf_counter()

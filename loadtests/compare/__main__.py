@@ -2,7 +2,8 @@
 
 With --host against a running endpoint; without, against a service of its own on the embedded
 miniature. Writes report.html, report.md, report.json and samples.csv. Ctrl-C keeps what was
-measured and writes a partial report.
+measured and writes a partial report. `join a/report.json b/report.json ... [--out DIR]` makes one
+table of reports of several devices.
 """
 
 import argparse
@@ -23,12 +24,12 @@ from serve.weights.layout import family_dir
 
 from ..client import connected
 from ..keys import KEY_HELP, environments_key, without_key
-from ..machine import cpu_name
 from ..workload import Workload
+from . import join
 from .campaign import Campaign
 from .conclusion import Conclusion, Setup, conclude
 from .design import Design
-from .endpoint import Endpoint, NotTheService, read
+from .endpoint import Endpoint, NotTheService, asked_again, read
 from .gate import changes, read_json, read_report
 from .plan_check import check_plan, planned_rates
 from .quality import pixels
@@ -54,6 +55,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--variants", default="", help="a,b: the first is the reference; default: all")
     add("--steps", type=_between(1, 150, int), default=25, help="of closed and open loop")
     add("--size", help="WIDTHxHEIGHT; default: the variant's own")
+    add("--auto", action="store_true", help="measure `auto`, too: 30 %% of the time is kept for it")
     add("--guidance", type=float, help="default: the variant's own")
     add("--seed", type=int, default=0, help="of prompts, seeds and arrivals")
     add("--minutes", type=_positive, help="at most; what doesn't fit is left out and named")
@@ -65,7 +67,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--key", default=environments_key(), help=KEY_HELP)
     setup = parser.add_argument_group("what the report quotes")
     add = setup.add_argument
-    add("--device", help="what a replica runs on, in words: 'NVIDIA L4'")
+    add("--device", help="what a replica runs on, in words; default: what it says of itself")
     add(
         "--devices-per-replica", type=_positive, default=1.0, help="a fraction where they share one"
     )
@@ -98,11 +100,12 @@ _positive = _between(1e-9, 1e9)
 
 def main() -> int:
     """Measure, write, print; 1 where requests failed, it was interrupted, or a figure is worse."""
-    args = _parser().parse_args()
+    joins = sys.argv[1:2] == ["join"]
+    args = argparse.Namespace() if joins else _parser().parse_args()
     # SIGTERM, too, leaves a partial report and no service behind.
     signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     try:
-        return _compare(args)
+        return join.main(sys.argv[2:]) if joins else _compare(args)
     except (ServingError, OSError, RuntimeError) as fault:
         print(f"distilled-sd-serve: {fault}", file=sys.stderr)
         return 2
@@ -123,11 +126,12 @@ def _compare(args: argparse.Namespace) -> int:
             _print("Starting a service on the embedded miniature ...")
             url = stack.enter_context(own_service(args.slo))
         endpoint, design = asyncio.run(_measure(args, url, record, plan))
+    device = endpoint.device or "not named"
     setup = Setup(
         command=shlex.join(
             ["python", "-m", "loadtests.compare", *without_key(sys.argv[1:], args.key)]
         ),
-        device=args.device or (f"one core ({cpu_name()})" if args.host is None else "not named"),
+        device=args.device or (f"one core ({device})" if args.host is None else device),
         devices_per_replica=args.devices_per_replica,
         price_per_hour=args.price_per_hour,
         serve_config=serve_config,
@@ -156,6 +160,7 @@ async def _measure(
         _print(f"At most {design.budget_s / 60:.1f} minutes; Ctrl-C writes a partial report.")
         try:
             await Campaign(client, design, record, planned).carry_out()
+            endpoint = await asked_again(client, endpoint)
         except asyncio.CancelledError:
             record.interrupted = True
     return endpoint, design
@@ -169,6 +174,9 @@ def _design(args: argparse.Namespace, endpoint: Endpoint) -> Design:
                 f"variants: {variant!r} was given; {endpoint.url} serves "
                 f"{', '.join(endpoint.models)}"
             )
+    if args.auto and endpoint.auto is None:
+        raise NotTheService(f"auto: {endpoint.url} offers none")
+    measured = endpoint.auto_variants if args.auto else ()
     design = Design(
         variants=variants,
         workload=Workload.shipped(
@@ -178,7 +186,7 @@ def _design(args: argparse.Namespace, endpoint: Endpoint) -> Design:
             size=args.size,
             guidance_scale=args.guidance,
         ),
-        auto_against=tuple(variant for variant in endpoint.auto_variants if variant in variants),
+        auto_against=tuple(variant for variant in measured if variant in variants),
         auto_slo_s=None if endpoint.auto is None else endpoint.auto.get("slo_s"),
         slo_s=args.slo,
         slo_factor=args.slo_factor,

@@ -20,7 +20,7 @@ from ..replies import AUTO, first_picture
 from ..rounds import rotated
 from ..samples import Sample
 from .auto import Offer, offers, slo_of_auto_s
-from .design import DECIDING_SAMPLES, Design, most_misses
+from .design import DECIDING_SAMPLES, OPEN_ROUNDS, Design, most_misses
 from .endpoint import NotTheService
 from .findings import find, slo_s
 from .record import Record, Run, Section
@@ -29,8 +29,6 @@ from .search import Pick, for_the_curve, for_the_search
 
 # The rounds may take this share of the time; the rest is the open loop's.
 _ROUNDS_SHARE = 0.65
-# Arrivals are drawn in two rounds at least, so that variants take turns at a rate, too.
-_OPEN_ROUNDS = 2
 
 
 # Called with each sample; a closed loop adds the reply's bytes.
@@ -63,9 +61,10 @@ class Campaign:
         await self._rounds()
         await self._pictures()
         await self._check_the_plan()
-        await self._rates("a narrower search for the highest rate", for_the_search)
+        await self._rates(for_the_search, "a narrower search for the highest rate")
         await self._auto()
-        await self._rates("more rates for the curve", for_the_curve)
+        # As many as there is time for: none is left out.
+        await self._rates(for_the_curve)
 
     def _now_s(self) -> float:
         return asyncio.get_running_loop().time()
@@ -160,7 +159,7 @@ class Campaign:
             # A limit that nothing misses: its p95 is wanted, whatever it is.
             await self._at_rates("plan", rates, DECIDING_SAMPLES, float("inf"))
 
-    async def _rates(self, what: str, pick: Pick) -> None:
+    async def _rates(self, pick: Pick, what: str = "") -> None:
         """Rate by rate, each variant at the one that `pick` takes from what has been found."""
         design = self.design
         limit_s = slo_s(design, self.record)
@@ -205,7 +204,10 @@ class Campaign:
                 run.duration_s = requests / rate
 
     def _that_fit(self, rates: dict[str, float], samples: int, what: str) -> dict[str, float]:
-        """Those that there is time for, in the variants' order; 0 means none is wanted."""
+        """Those that there is time for, in the variants' order; 0 means none is wanted.
+
+        The others are left out, and named where they are called something.
+        """
         left_s, fit, too_long = self._left_s() - self._kept_for_auto_s, {}, []
         for variant, rate in rates.items():
             # With some air for the last answers.
@@ -215,7 +217,7 @@ class Campaign:
             elif rate:
                 left_s -= needed_s
                 fit[variant] = rate
-        if too_long:
+        if too_long and what:
             self._leave_out(f"{what} of {', '.join(too_long)}")
         return fit
 
@@ -223,12 +225,12 @@ class Campaign:
         self, section: Section, rates: dict[str, float], samples: int, limit_s: float
     ) -> None:
         """Each variant at its rate, in turns; a rate ends early once its p95 misses the limit."""
-        requests = samples // _OPEN_ROUNDS
-        with _bar(section, _OPEN_ROUNDS * requests * len(rates)) as bar:
-            for round_ in range(_OPEN_ROUNDS):
+        requests = samples // OPEN_ROUNDS
+        with _bar(section, OPEN_ROUNDS * requests * len(rates)) as bar:
+            for round_ in range(OPEN_ROUNDS):
                 for variant, rate in rates.items():
                     with self._run(section, variant, round_, bar, rate_per_s=rate) as (run, keep):
-                        to_come = (_OPEN_ROUNDS - round_) * requests
+                        to_come = (OPEN_ROUNDS - round_) * requests
                         await self._fire(run, rate, requests, to_come, limit_s, keep)
 
     async def _fire(

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from ..replies import AUTO
 from ..rounds import Spread
 from .auto import AutoRate
+from .costs import Costs
 from .findings import VariantFindings
 
 # Okabe and Ito's palette, which colour-blind people can tell apart, too.
@@ -46,23 +47,33 @@ def latency_curves(found: Mapping[str, VariantFindings], slo_s: float | None) ->
     return _svg(figure)
 
 
-def throughput_bars(found: Mapping[str, VariantFindings]) -> str:
-    """The closed loop's best throughput beside the highest rate that met the SLO."""
-    figure, axes = _axes("", "a second")
-    for index, (name, colour) in enumerate(zip(found, _COLOURS, strict=False)):
-        best, carried = found[name].best, found[name].carried.met_per_s
-        if best is not None:
-            rounds = best.images_per_s
-            _bars(axes, {index - 0.2: rounds.spread}, 0.38, color=colour, capsize=3)
-            axes.annotate(f"{rounds.median:.2f}", (index - 0.2, 0), (0, 3), ha="center",
-                          textcoords="offset points", color="white")  # fmt: skip
-        if carried:
-            axes.bar(index + 0.2, carried, 0.38, color=colour, alpha=0.5, hatch="//")
-            axes.annotate(f"{carried:.2f}", (index + 0.2, 0), (0, 3), ha="center",
-                          textcoords="offset points")  # fmt: skip
-    axes.set_xticks(range(len(found)), list(found))
-    axes.bar(0, 0, color="#777", label="most images (closed loop)")
-    axes.bar(0, 0, color="#777", alpha=0.5, hatch="//", label="most requests within the SLO")
+def cost_bars(costs: Mapping[str, Costs]) -> str:
+    """What an image costs within the SLO, beside the same at saturation; in money with a price.
+
+    Whiskers reach down to the rate that missed the SLO, and over the rounds.
+    """
+    priced = all(cost.at_saturation.per_1000 is not None for cost in costs.values())
+    figure, axes = _axes("", "cost of 1,000 images" if priced else "device-seconds an image")
+    beside: dict[str, Any] = {"alpha": 0.5, "hatch": "//"}
+    for index, (name, colour) in enumerate(zip(costs, _COLOURS, strict=False)):
+        for place, cost, style in (
+            (index - 0.2, costs[name].at_slo, {}),
+            (index + 0.2, costs[name].at_saturation, beside),
+        ):
+            words = "not decided"
+            if cost is not None:
+                value, rate = cost.per_1000 or cost.device_s_per_image, cost.images_per_s
+                # Quotients first: where they are 1, rounding must not reach past the bar.
+                ends = value * (rate.median / rate.high), value * (rate.median / rate.low)
+                spread = {place: Spread(value, *ends, 1)}
+                _bars(axes, spread, 0.38, color=colour, capsize=3, **style)
+                words = f"{value:.3g}"
+            looks = {"color": "black" if style else "white"} if cost else {"rotation": 90}
+            axes.annotate(words, (place, 0), (0, 3), textcoords="offset points", ha="center",
+                          **looks)  # fmt: skip
+    axes.set_xticks(range(len(costs)), list(costs))
+    axes.bar(0, 0, color="#777", label="within the SLO")
+    axes.bar(0, 0, color="#777", label="at saturation (batch jobs)", **beside)
     _legend_above(figure)
     return _svg(figure)
 

@@ -7,10 +7,12 @@ from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from typing import Any
 
-from ..machine import commit, cpu_name
+from serve.replica_info import cpu_name
+
+from ..machine import commit
 from ..replies import AUTO
 from .auto import AutoRate, find_auto, slo_of_auto_s
-from .costs import Cost, costs
+from .costs import Costs, cheapest, costs
 from .design import Design
 from .endpoint import Endpoint
 from .findings import Comparison, VariantFindings, compare, find, slo_s
@@ -45,7 +47,7 @@ class Conclusion:
     slo_s: float | None
     found: Mapping[str, VariantFindings]
     comparisons: Sequence[Comparison]
-    costs: Mapping[str, Cost]
+    costs: Mapping[str, Costs]
     similar: Mapping[str, Similarity]
     verdict: Sequence[str]
     record: Record
@@ -70,6 +72,8 @@ class Conclusion:
                 "family": self.endpoint.family,
                 "random_weights": self.endpoint.random_weights,
                 "replicas": self.endpoint.replicas,
+                "replica_info": self.endpoint.replica_info,
+                "peak_memory_bytes": self.endpoint.peak_memory_bytes,
                 "defaults": {
                     name: model["defaults"] for name, model in self.endpoint.models.items()
                 },
@@ -80,6 +84,7 @@ class Conclusion:
             "variants": self.found,
             "comparisons": [_comparison_json(comparison) for comparison in self.comparisons],
             "costs": self.costs,
+            "cheapest": cheapest(self.found, self.costs) if self.costs else None,
             "quality": {
                 "to_reference": self.similar,
                 "vaes_on_identical_latents": [
@@ -107,7 +112,13 @@ def conclude(
     found = find(design, record)
     comparisons = compare(found)
     limit_s = slo_s(design, record)
-    prices = costs(found, endpoint.replicas, setup.devices_per_replica, setup.price_per_hour)
+    prices = costs(
+        found,
+        endpoint.replicas,
+        setup.devices_per_replica,
+        setup.price_per_hour,
+        design.workload.n,
+    )
     similar = to_reference(record.pictures, design.variants)
     judged = {} if endpoint.random_weights else similar
     auto, auto_slo_s = find_auto(design, record), slo_of_auto_s(design, record)
@@ -128,7 +139,7 @@ def conclude(
         costs=prices,
         similar=similar,
         verdict=[
-            *verdict(found, comparisons, prices, judged, limit_s),
+            *verdict(found, comparisons, prices, judged, limit_s, endpoint.peak_memory_bytes),
             *of_auto(auto, auto_slo_s),
         ],
         record=record,

@@ -10,6 +10,8 @@ DECIDING_SAMPLES = 100
 # The search ends when the lowest rate that missed is within this factor of the highest that met:
 # a p95 from 100 requests doesn't know the rate any better.
 NARROW = 1.15
+# A rate's arrivals are drawn in rounds, so that variants take turns at a rate, too.
+OPEN_ROUNDS = 2
 
 
 @dataclass(frozen=True)
@@ -20,8 +22,8 @@ class Design:
     many requests each rate of the open loop gets, at most `most_rates` rates a variant. `budget_s`
     bounds the whole: what doesn't fit is left out and named.
 
-    `auto_against` are the pinned variants that `auto` is compared with, the best first; without any
-    the section is left out. `auto_slo_s` is its policy's; None means the comparison's. Each of
+    `auto_against` are the pinned variants that `auto` is compared with, the best first; none where
+    `auto` isn't to be measured. `auto_slo_s` is its policy's; None means the comparison's. Each of
     `auto_rates` offered rates is run `auto_rounds` times, with `auto_requests` requests at least
     and for `auto_slos` times the SLO, so that a queue can grow beyond it and the policy can answer.
     The search leaves `auto_share` of the budget to it.
@@ -33,7 +35,7 @@ class Design:
     rounds: int = 4
     requests_a_user: int = 2
     samples_a_rate: int = DECIDING_SAMPLES
-    most_rates: int = 5
+    most_rates: int = 6
     pictures: int = 12
     slo_s: float | None = None
     slo_factor: float = 3.0

@@ -1,7 +1,7 @@
 """What an endpoint serves, and on how many replicas, as `/v1/models` and `/readyz` have it."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, get_args
 
 import aiohttp
@@ -41,6 +41,27 @@ class Endpoint:
         """Whether the pictures say nothing about the variants."""
         return any(model["random_weights"] for model in self.models.values())
 
+    @property
+    def replica_info(self) -> dict[str, Mapping[str, Any]]:
+        """What replicas say of themselves, of each variant where one answered."""
+        said = {name: model.get("replica") for name, model in self.models.items()}
+        return {name: info for name, info in said.items() if info}
+
+    @property
+    def device(self) -> str:
+        """The names of their devices; empty where none answered."""
+        return " and ".join(sorted({info["device"] for info in self.replica_info.values()}))
+
+    @property
+    def peak_memory_bytes(self) -> dict[str, int]:
+        """What torch has reserved of CUDA's memory, or the process of a CPU's, at most so far."""
+        memory = {name: info["memory"] for name, info in self.replica_info.items()}
+        peaks = {
+            name: sizes["peak_reserved_bytes"] or sizes["peak_rss_bytes"]
+            for name, sizes in memory.items()
+        }
+        return {name: peak for name, peak in peaks.items() if peak}
+
 
 async def read(client: Client, url: str) -> Endpoint:
     """Ask `/v1/models` and `/readyz`.
@@ -62,3 +83,12 @@ async def read(client: Client, url: str) -> Endpoint:
         return Endpoint(url, family, by_name, ready["warm_replicas"], models.get("auto"))
     except (KeyError, TypeError, ValueError) as fault:
         raise NotTheService(f"host: {url!r} is not this service: {fault!r}") from None
+
+
+async def asked_again(client: Client, endpoint: Endpoint) -> Endpoint:
+    """The same, with what its replicas say of themselves now; unchanged where it doesn't answer."""
+    try:
+        models = {model["id"]: model for model in (await client.get("/v1/models"))["data"]}
+    except (aiohttp.ClientError, TimeoutError, ValueError, KeyError, TypeError):
+        return endpoint
+    return replace(endpoint, models={**endpoint.models, **models})

@@ -148,7 +148,7 @@ def _compare(found: Mapping[str, VariantFindings], variant: str, against: str) -
         seed_workload=_faster(ours.seed_workload_s, theirs.seed_workload_s),
         single=_faster(ours.single_s, theirs.single_s),
         throughput=throughput,
-        carried=_carries_more(ours.carried, theirs.carried),
+        carried=carries_more(ours.carried, theirs.carried),
         carried_ratio=ratio,
     )
 
@@ -157,7 +157,7 @@ def _faster(ours: Repeated | None, theirs: Repeated | None) -> Ratio | None:
     return None if ours is None or theirs is None else Ratio.of(theirs, ours)
 
 
-def _carries_more(ours: Carried, theirs: Carried) -> Outcome:
+def carries_more(ours: Carried, theirs: Carried) -> Outcome:
     """Beyond the search's own width: a rate close to the limit meets it or misses it by chance."""
     if ours.met_per_s and theirs.missed_per_s and ours.met_per_s >= NARROW * theirs.missed_per_s:
         return "better"

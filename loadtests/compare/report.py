@@ -4,7 +4,7 @@ import base64
 import io
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from ..replies import AUTO
 from ..samples import latencies_s
 from . import charts
 from .conclusion import Conclusion
-from .tables import tables
+from .tables import Table, tables
 
 # Rows of the picture grid, and the width of a picture in it: enough to look, small enough to mail.
 _ROWS = 8
@@ -32,26 +32,45 @@ def write(conclusion: Conclusion, out: Path) -> None:
     out.mkdir(parents=True, exist_ok=True)
     conclusion.record.write_samples(out / "samples.csv")
     (out / "report.json").write_text(json.dumps(conclusion.as_json(), indent=1) + "\n")
-    (out / "report.md").write_text(as_markdown(conclusion))
-    (out / "report.html").write_text(as_html(conclusion), encoding="utf-8")
+    markdown, html = as_page(
+        title=_title(conclusion),
+        warnings=_warnings(conclusion),
+        verdict=conclusion.verdict,
+        tables=tables(conclusion),
+        facts=facts(conclusion),
+        charts=_charts(conclusion),
+        variants=conclusion.design.variants,
+        pictures=_picture_rows(conclusion),
+        serve_config=conclusion.setup.serve_config,
+    )
+    (out / "report.md").write_text(markdown)
+    (out / "report.html").write_text(html, encoding="utf-8")
 
 
-def as_markdown(conclusion: Conclusion) -> str:
-    """Words and tables; the pictures and charts are in the HTML."""
-    parts = [f"# {_title(conclusion)}", *_warnings(conclusion)]
-    parts.append("\n".join(f"- {sentence}" for sentence in conclusion.verdict))
+def as_page(
+    *,
+    title: str,
+    warnings: Sequence[str],
+    verdict: Sequence[str],
+    tables: Sequence[Table],
+    facts: Sequence[str],
+    charts: Sequence[Mapping[str, str]] = (),
+    variants: Sequence[str] = (),
+    pictures: Sequence[Mapping[str, Any]] = (),
+    serve_config: str = "",
+) -> tuple[str, str]:
+    """Markdown, with words and tables; and HTML, one file that needs no other.
+
+    Charts and pictures are in the HTML only.
+    """
+    parts = [f"# {title}", *warnings, "\n".join(f"- {sentence}" for sentence in verdict)]
     parts += [
         f"## {section.title}\n\n{table(section.caption, section.head, section.rows)}"
-        for section in tables(conclusion)
+        for section in tables
     ]
-    parts.append("## To repeat it\n\n" + "\n".join(f"- {fact}" for fact in facts(conclusion)))
-    if conclusion.setup.serve_config:
-        parts.append(f"```\n{conclusion.setup.serve_config.rstrip()}\n```")
-    return "\n\n".join(parts) + "\n"
-
-
-def as_html(conclusion: Conclusion) -> str:
-    """One file that needs no other: charts and pictures are inside."""
+    parts.append("## To repeat it\n\n" + "\n".join(f"- {fact}" for fact in facts))
+    if serve_config:
+        parts.append(f"```\n{serve_config.rstrip()}\n```")
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -59,17 +78,18 @@ def as_html(conclusion: Conclusion) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    return environment.get_template("report.html.jinja").render(
-        title=_title(conclusion),
-        warnings=_warnings(conclusion),
-        verdict=conclusion.verdict,
-        charts=_charts(conclusion),
-        tables=tables(conclusion),
-        variants=conclusion.design.variants,
-        pictures=_picture_rows(conclusion),
-        facts=facts(conclusion),
-        serve_config=conclusion.setup.serve_config,
+    html = environment.get_template("report.html.jinja").render(
+        title=title,
+        warnings=warnings,
+        verdict=verdict,
+        charts=charts,
+        tables=tables,
+        variants=variants,
+        pictures=pictures,
+        facts=facts,
+        serve_config=serve_config,
     )
+    return "\n\n".join(parts) + "\n", html
 
 
 def _title(conclusion: Conclusion) -> str:
@@ -109,8 +129,10 @@ def facts(conclusion: Conclusion) -> list[str]:
         f"{workload.guidance_scale or 'of the variant'}.",
         f"Workload: request i is the same for every variant; seed {workload.seed}, "
         f"{len(workload.prompts)} prompts. Open loop: {design.samples_a_rate} requests a rate in "
-        "two rounds; the search begins where an M/D/1 queue would have its p95 at the SLO.",
-        f"Policy of `auto`: {_policy(conclusion.endpoint.auto)}.",
+        "two rounds; the search begins where a queue with the closed loop's even work would have "
+        "the p95 of these arrivals at the SLO.",
+        f"Policy of `auto`: {_policy(conclusion.endpoint.auto)}"
+        f"{'' if design.auto_against else '; not measured (`--auto`)'}.",
         f"Budget: {design.budget_s / 60:.1f} minutes.",
     ]
 
@@ -124,12 +146,12 @@ def _policy(policy: Mapping[str, Any] | None) -> str:
 def _charts(conclusion: Conclusion) -> list[dict[str, str]]:
     """Title and source of each chart that there is something for."""
     found, auto, drawn = conclusion.found, conclusion.auto, {}
+    if conclusion.costs:
+        title = "What an image costs; whiskers: to the rate that missed the SLO, and over rounds"
+        drawn[title] = charts.cost_bars(conclusion.costs)
     if any(figures.rungs for figures in found.values()):
         title = "Latency by offered rate: p95 solid, p50 dashed; hollow: certainly missed the SLO"
         drawn[title] = charts.latency_curves(found, conclusion.slo_s)
-    if any(figures.best for figures in found.values()):
-        title = "Throughput; whiskers: lowest and highest round"
-        drawn[title] = charts.throughput_bars(found)
     if any(AUTO in rate.contenders for rate in auto):
         drawn["Who drew for auto, by offered rate"] = charts.auto_shares(auto, list(found))
         title = "Pictures within auto's SLO; dotted: offered; whiskers: lowest and highest round"

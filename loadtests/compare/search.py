@@ -4,14 +4,14 @@ import math
 from collections.abc import Callable, Collection
 
 import numpy as np
-from scipy.optimize import brentq
 
-from .design import NARROW, Design
+from .. import arrivals
+from .design import DECIDING_SAMPLES, NARROW, OPEN_ROUNDS, Design, most_misses
 from .findings import VariantFindings
 
-# What is left to try once the search has ended, to draw the curve: shares of the capacity.
-_CURVE = (0.3, 1.0, 0.5, 0.7)
-_SHARE_OVER_P95 = 0.05
+# What is left to try once the search has ended, to draw the curve: shares of the highest rate that
+# met the SLO, of which the ones that take less time come first.
+_CURVE = (0.75, 0.5, 0.25)
 
 
 Pick = Callable[[Design, VariantFindings, float], float]
@@ -32,35 +32,39 @@ def for_the_search(design: Design, found: VariantFindings, slo_s: float) -> floa
 
 
 def for_the_curve(design: Design, found: VariantFindings, _: float) -> float:
-    """A rate far from those tried, as long as there are few."""
+    """A rate within the SLO far from those tried, as long as there are few."""
     tried = [rung.rate_per_s for rung in found.rungs]
-    if found.images_per_s is None or len(tried) >= design.most_rates:
+    if found.carried.met_per_s is None or len(tried) >= design.most_rates:
         return 0.0
     for share in _CURVE:
-        rate = share * found.images_per_s
+        rate = share * found.carried.met_per_s
         if all(not 1 / NARROW < rate / earlier < NARROW for earlier in tried):
             return rate
     return 0.0
 
 
 def first_rate(capacity_per_s: float, single_s: float, slo_s: float) -> float:
-    """Where a queue with random arrivals and even work (M/D/1) has its p95 at the SLO.
+    """The highest rate at which a queue with even work would have the runs' p95 within the SLO.
 
-    The wait's tail is Cramer and Lundberg's approximation: P(W > t) = C exp(-h t) with t in units
-    of the work, where h solves load (exp(h) - 1) = h and C = (1 - load) / (load exp(h) - 1).
-
-    One user's time is taken for the work.
+    It serves the arrivals of the runs themselves, one after another: a hundred requests that begin
+    with an empty queue wait less than in the long run.
     """
-    wait = slo_s / single_s - 1
-    loads = [float(load) for load in np.arange(0.05, 0.98, 0.0025)]
-    fast = [load for load in loads if _waits_longer(load, wait) <= _SHARE_OVER_P95]
-    return max(fast, default=loads[0]) * capacity_per_s
+    work_s, most = 1 / capacity_per_s, most_misses(DECIDING_SAMPLES)
+    # Below the capacity: beyond it a run under a lax SLO ends before its queue has grown too long.
+    rates = [float(load) * capacity_per_s for load in np.arange(0.05, 0.98, 0.0025)]
+    kept = [rate for rate in rates if _misses(rate, work_s, slo_s - single_s) <= most]
+    return max(kept, default=rates[0])
 
 
-def _waits_longer(load: float, wait: float) -> float:
-    """The share of requests that wait longer, in units of the work."""
-    decay = brentq(lambda h: load * math.expm1(h) - h, 1e-6, 20.0)
-    return float((1 - load) / (load * math.exp(decay) - 1) * math.exp(-decay * wait))
+def _misses(rate_per_s: float, work_s: float, most_wait_s: float) -> int:
+    """How many of a deciding number of requests would wait longer."""
+    requests, missed = DECIDING_SAMPLES // OPEN_ROUNDS, 0
+    for round_ in range(OPEN_ROUNDS):
+        free_s = 0.0
+        for at_s in arrivals.poisson_of(requests, rate_per_s, seed=round_ * requests):
+            missed += max(0.0, free_s - at_s) > most_wait_s
+            free_s = max(free_s, at_s) + work_s
+    return missed
 
 
 def next_rate(first_per_s: float, met: Collection[float], missed: Collection[float]) -> float:

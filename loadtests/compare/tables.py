@@ -7,6 +7,7 @@ from ..published import PROMPT, published_cells
 from ..replies import AUTO
 from .auto import AutoRate, Contender
 from .conclusion import Conclusion
+from .costs import Cost
 from .findings import Comparison
 from .quality import PUBLISHED_QUALITY, Similarity
 
@@ -33,26 +34,45 @@ def tables(conclusion: Conclusion) -> list[Table]:
 
 
 def _costs(conclusion: Conclusion) -> Table:
-    setup, rows = conclusion.setup, []
+    setup, found = conclusion.setup, conclusion.found
     an_hour = "not given (`--price-per-hour`)"
     if setup.price_per_hour is not None:
         an_hour = f"{setup.price_per_hour:g} a device-hour"
+    peaks = conclusion.endpoint.peak_memory_bytes
+    own = {
+        name: [f"{cost.devices:g}", f"{peaks[name] / 2**30:.2f}" if name in peaks else "-"]
+        for name, cost in conclusion.costs.items()
+    }
+    rows = []
     for name, cost in conclusion.costs.items():
-        best = conclusion.found[name].best
+        missed = found[name].carried.missed_per_s
+        beyond = f" (missed at {missed:.2f}/s)" if missed else ""
+        rows.append(["within the SLO", name, *_cost(cost.at_slo, beyond), *own[name]])
+    for name, cost in conclusion.costs.items():
+        best = found[name].best
         assert best is not None  # There is no cost without it.
-        price = "-" if cost.per_1000 is None else f"{cost.per_1000:.3g}"
-        rows.append(
-            [name, best.images_per_s.spread.text(), str(best.users), f"{cost.devices:g}",
-             f"{cost.device_s_per_image:.3f}", f"{cost.images_per_device_hour:,.0f}", price]
-        )  # fmt: skip
+        spread = cost.at_saturation.images_per_s
+        rounds = f" ({spread.low:.2f} to {spread.high:.2f}; users: {best.users})"
+        rows.append(["at saturation", name, *_cost(cost.at_saturation, rounds), *own[name]])
     return Table(
         "What each variant costs",
-        f"At the highest throughput of the closed loop. A device is {setup.device}. "
-        f"Price: {an_hour}. Peak device memory: the service doesn't report it.",
-        ["variant", "images/s", "users", "devices", "device-seconds an image",
-         "images a device-hour", "cost of 1,000"],
+        "*Within the SLO*: at the highest rate that met it, which is what an online service costs "
+        "(the Server scenario of MLPerf). *At saturation*: at the highest throughput of the closed "
+        f"loop, for batch jobs (Offline). A device is {setup.device}. Price: {an_hour}. *Peak "
+        "GiB*: of one replica since its start: what torch reserved of a GPU's memory, else the "
+        "process's main memory.",
+        ["", "variant", "images/s", "device-seconds an image", "images a device-hour",
+         "cost of 1,000", "devices", "peak GiB a replica"],
         rows,
     )  # fmt: skip
+
+
+def _cost(cost: Cost | None, more: str) -> list[str]:
+    if cost is None:
+        return [f"{_UNDECIDED}{more}", "-", "-", "-"]
+    price = "-" if cost.per_1000 is None else f"{cost.per_1000:.3g}"
+    return [f"{cost.images_per_s.median:.2f}{more}", f"{cost.device_s_per_image:.3f}",
+            f"{cost.images_per_device_hour:,.0f}", price]  # fmt: skip
 
 
 def _differences(conclusion: Conclusion) -> Table:

@@ -1,10 +1,11 @@
 """The findings in words: what to pay for, and what each variant gives for it."""
 
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 from ..replies import AUTO
 from .auto import AutoRate
-from .costs import Cost
+from .costs import Costs, cheapest
 from .findings import Comparison, VariantFindings
 from .quality import Similarity
 from .ratios import Ratio
@@ -13,18 +14,22 @@ from .ratios import Ratio
 def verdict(
     found: Mapping[str, VariantFindings],
     comparisons: Sequence[Comparison],
-    costs: Mapping[str, Cost],
+    costs: Mapping[str, Costs],
     similar: Mapping[str, Similarity],
     slo_s: float | None,
+    peak_bytes: Mapping[str, int] = MappingProxyType({}),
 ) -> list[str]:
     """Sentences, the most important first; what is not decided says so."""
     if not costs:
         return ["Nothing is decided: no throughput was measured."]
     # One variant alone is no choice.
-    words = [_cheapest(comparisons, costs, similar, next(iter(found)))] if len(costs) > 1 else []
+    words = [_cheapest(found, costs, similar, slo_s)] if len(costs) > 1 else []
     for name, figures in found.items():
         if name in costs:
-            words.append(_of_variant(name, figures, comparisons, costs[name], similar, slo_s))
+            parts = _of_variant(name, figures, comparisons, costs[name], similar, slo_s)
+            if name in peak_bytes:
+                parts.append(f"peak memory {peak_bytes[name] / 2**30:.2f} GiB a replica")
+            words.append(f"`{name}`: {'; '.join(parts)}.")
     return words
 
 
@@ -48,32 +53,32 @@ def of_auto(rates: Sequence[AutoRate], slo_s: float | None) -> list[str]:
 
 
 def _cheapest(
-    comparisons: Sequence[Comparison],
-    costs: Mapping[str, Cost],
+    found: Mapping[str, VariantFindings],
+    costs: Mapping[str, Costs],
     similar: Mapping[str, Similarity],
-    reference: str,
+    slo_s: float | None,
 ) -> str:
     """The variant with the lowest cost a picture, its ties, and how alike its pictures are."""
-    cheapest = min(costs, key=lambda name: costs[name].device_s_per_image)
-    tied = [
-        comparison.against if comparison.variant == cheapest else comparison.variant
-        for comparison in comparisons
-        if cheapest in (comparison.variant, comparison.against)
-        and (
-            comparison.throughput is None or comparison.throughput.outcome in ("tie", "not decided")
+    least = cheapest(found, costs)
+    if least.by == "at_slo":
+        words = f"Most pictures for the money with p95 <= {slo_s:.2f} s"
+    else:
+        words = (
+            "Most pictures for the money at saturation, as in batch jobs (which variant it is "
+            "within the SLO is not decided)"
         )
-    ]
-    if not tied:
-        words = f"Most pictures for the money: `{cheapest}`"
-        if cheapest in similar:
-            ssim = similar[cheapest].ssim
+    equals = sorted(least.variants, key=list(costs).index)
+    if len(equals) == 1:
+        words += f": `{equals[0]}`"
+        if equals[0] in similar:
+            ssim = similar[equals[0]].ssim
             words += f", if its pictures are good enough (SSIM {ssim:.2f}; look at them below)"
         return f"{words}."
-    equals = sorted({cheapest, *tied}, key=list(costs).index)
     names = " and ".join(f"`{name}`" for name in equals)
-    words = f"Most pictures for the money: {names}, which this run could not tell apart"
+    words += f": {names}, which this run could not tell apart"
     if set(equals) <= set(similar):
         likest = max(equals, key=lambda name: similar[name].ssim)
+        reference = next(iter(found))
         words += f"; `{likest}` stays closer to `{reference}` (SSIM {similar[likest].ssim:.2f})"
     return f"{words}."
 
@@ -82,12 +87,22 @@ def _of_variant(
     name: str,
     figures: VariantFindings,
     comparisons: Sequence[Comparison],
-    cost: Cost,
+    cost: Costs,
     similar: Mapping[str, Similarity],
     slo_s: float | None,
-) -> str:
-    parts = [f"{cost.images_per_device_hour:,.0f} images per device-hour"]
+) -> list[str]:
+    parts = [_within_slo(figures, cost, slo_s)]
+    if cost.at_slo is not None and cost.at_slo.per_1000 is not None:
+        parts.append(f"1,000 cost {cost.at_slo.per_1000:.3g}")
     against = [comparison for comparison in comparisons if comparison.variant == name]
+    parts += [
+        f"{comparison.carried_ratio:.1f}x the rate of `{comparison.against}`"
+        for comparison in against
+        if comparison.carried in ("better", "worse") and comparison.carried_ratio
+    ]
+    parts.append(
+        f"{cost.at_saturation.images_per_device_hour:,.0f} images per device-hour at saturation"
+    )
     parts += [
         _throughput(comparison.throughput, comparison.against)
         for comparison in against
@@ -95,18 +110,12 @@ def _of_variant(
     ]
     if figures.single_s is not None:
         parts.append(f"one picture in {figures.single_s.median:.2f} s")
-    parts.append(_carries(figures, slo_s))
-    parts += [
-        f"{comparison.carried_ratio:.1f}x the rate of `{comparison.against}`"
-        for comparison in against
-        if comparison.carried in ("better", "worse") and comparison.carried_ratio
-    ]
     if name in similar:
         like = similar[name]
         parts.append(
             f"SSIM {like.ssim:.2f}, PSNR {like.psnr_db:.1f} dB to the reference's pictures"
         )
-    return f"`{name}`: " + "; ".join(parts) + "."
+    return parts
 
 
 def _throughput(ratio: Ratio, against: str) -> str:
@@ -116,13 +125,14 @@ def _throughput(ratio: Ratio, against: str) -> str:
     return f"{ratio.value:.2f}x `{against}`'s throughput ({interval})"
 
 
-def _carries(figures: VariantFindings, slo_s: float | None) -> str:
+def _within_slo(figures: VariantFindings, cost: Costs, slo_s: float | None) -> str:
     met, missed = figures.carried.met_per_s, figures.carried.missed_per_s
     if slo_s is None or (met is None and missed is None):
-        return "the rate it carries within the SLO is not decided"
+        return "what it carries within the SLO is not decided"
     limit = f"p95 <= {slo_s:.2f} s"
-    if met is None:
+    if cost.at_slo is None:
         return f"missed {limit} at {missed:.2f}/s, the lowest rate tried"
+    words = f"{cost.at_slo.images_per_device_hour:,.0f} images per device-hour with {limit}"
     if missed is None:
-        return f"carries at least {met:.2f}/s with {limit}"
-    return f"carries {met:.2f}/s with {limit} (missed at {missed:.2f}/s)"
+        return f"at least {words} ({met:.2f}/s, the highest rate tried)"
+    return f"{words} ({met:.2f}/s; missed at {missed:.2f}/s)"

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..generation import Plan
+from ..replica_info import ReplicaInfo
 
 
 class Trajectory(Protocol):
@@ -38,8 +39,8 @@ class Denoiser(Protocol[JobT, TrajectoryT]):
     """Draws on a device. Calls block.
 
     `begin` and `step` are called from one thread and never overlap. `decode`, `preview` and
-    `flagged` are called from one other thread, and may overlap with those two. `plan` may be
-    called from any thread.
+    `flagged` are called from one other thread, and may overlap with those two. `plan` and `info`
+    may be called from any thread.
 
     Raises:
         OutOfDeviceMemory: from any call; the trajectories are unchanged, so the call can be
@@ -49,6 +50,9 @@ class Denoiser(Protocol[JobT, TrajectoryT]):
     @property
     def prompt_lookups(self) -> tuple[int, int]:
         """Hits and misses of the prompt embedding cache so far."""
+
+    def info(self) -> ReplicaInfo:
+        """What it runs on, and the memory that it takes now; returns at once."""
 
     def clock_s(self) -> float:
         """A monotonic clock in seconds, for timing calls on the thread that makes them.

@@ -9,6 +9,7 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
 
 from ..errors import VariantNotFound, shown
+from ..replica_info import ReplicaInfo
 from ..variants import Family, Variant
 from ..weights.manifest import Manifest
 from .error_responses import Route, errors
@@ -37,6 +38,10 @@ class VariantModel(BaseModel):
     bounds: dict[str, tuple[int | float, int | float]] = Field(
         description="The least and the most of each number, and of each text's length."
     )
+    replica: ReplicaInfo | None = Field(
+        description="What one of its replicas says of itself: device and memory; null where none "
+        "answers at once."
+    )
 
 
 class ModelList(BaseModel):
@@ -64,9 +69,10 @@ def model_routes(router: Router, options: HttpOptions, locks: Sequence[Any]) -> 
     )
     async def list_models() -> ModelList:
         """The served variants, what each is made of, and the defaults of its requests."""
+        info = await router.replica_info()
         return ModelList(
             data=[
-                _model(router.family, variant, router.manifest)
+                _model(router.family, variant, router.manifest, info[variant.name])
                 for variant in router.variants.values()
             ],
             default_model=router.default_model,
@@ -93,7 +99,8 @@ def model_routes(router: Router, options: HttpOptions, locks: Sequence[Any]) -> 
         if model not in router.variants:
             allowed = ", ".join(shown(name) for name in router.variants)
             raise VariantNotFound(f"model: {shown(model)} was given; allowed: {allowed}", "model")
-        return _model(router.family, router.variants[model], router.manifest)
+        info = await router.replica_info()
+        return _model(router.family, router.variants[model], router.manifest, info[model])
 
     @routes.get("/healthz", responses=_example({"status": "ok"}))
     async def healthz() -> dict[str, str]:
@@ -125,7 +132,9 @@ def _example(value: Any) -> dict[int | str, dict[str, Any]]:
     return {200: {"content": {"application/json": {"example": value}}}}
 
 
-def _model(family: Family, variant: Variant, manifest: Manifest) -> VariantModel:
+def _model(
+    family: Family, variant: Variant, manifest: Manifest, info: ReplicaInfo | None
+) -> VariantModel:
     origins = manifest.origins(variant)
     return VariantModel(
         id=variant.name,
@@ -145,4 +154,5 @@ def _model(family: Family, variant: Variant, manifest: Manifest) -> VariantModel
         },
         size_bounds_px=(variant.min_size_px, variant.max_size_px),
         bounds=bounds(),
+        replica=info,
     )

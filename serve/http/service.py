@@ -6,6 +6,7 @@ from typing import Protocol
 from pydantic import BaseModel
 
 from ..generation import Choice, Drawing, Generation, PictureEvent, PictureFormat
+from ..replica_info import ReplicaInfo
 from ..variants import Family, Variant
 from ..weights.manifest import Manifest
 
@@ -53,3 +54,6 @@ class Router(Protocol):
 
     async def warm_replicas(self) -> dict[str, int]:
         """How many replicas of each variant are warm."""
+
+    async def replica_info(self) -> dict[str, ReplicaInfo | None]:
+        """What one replica of each variant says of itself; None where none answers at once."""

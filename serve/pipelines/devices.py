@@ -9,11 +9,13 @@ import functools
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Literal, ParamSpec, TypeVar
 
 import torch
 
 from ..errors import DeviceUnavailable, OutOfDeviceMemory
+from ..replica_info import Memory, cpu_name
 
 DeviceName = Literal["auto", "cpu", "cuda"]
 
@@ -141,3 +143,36 @@ def free_memory_bytes(device: torch.device) -> int:
     free, _ = torch.cuda.mem_get_info(device)
     unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
     return int(free + unused)
+
+
+def device_name(device: torch.device) -> str:
+    """What the device calls itself; a CPU's name begins with "CPU"."""
+    return str(torch.cuda.get_device_name(device)) if device.type == "cuda" else cpu_name()
+
+
+def memory(device: torch.device) -> Memory:
+    """What this process takes of main memory and, on CUDA, of the device; from any thread."""
+    # Not getrusage, whose peak may be that of the process which started this one.
+    main = _status_bytes()
+    if device.type != "cuda":
+        return Memory(main.get("VmRSS"), main.get("VmHWM"))
+    stats = torch.cuda.memory_stats(device)
+    return Memory(
+        main.get("VmRSS"),
+        main.get("VmHWM"),
+        stats["allocated_bytes.all.current"],
+        stats["allocated_bytes.all.peak"],
+        stats["reserved_bytes.all.current"],
+        stats["reserved_bytes.all.peak"],
+        torch.cuda.mem_get_info(device)[0],
+    )
+
+
+def _status_bytes() -> dict[str, int]:
+    """The sizes in Linux's account of this process; empty elsewhere."""
+    try:
+        lines = Path("/proc/self/status").read_text().splitlines()
+    except OSError:
+        return {}
+    fields = [line.split() for line in lines if line.endswith(" kB")]
+    return {name.rstrip(":"): int(kib) * 1024 for name, kib, _ in fields}

@@ -14,11 +14,21 @@ import torch
 from numpy.typing import NDArray
 
 from ..generation import Generation, Plan
+from ..replica_info import ReplicaInfo
 from ..variants import Variant
 from .compile import Readiness, prepare_unet, use_channels_last
 from .components import Components, Scheduler, load_components
 from .cuda_graphs import UNetCall
-from .devices import DeviceName, StepClock, clock_s, name_memory_errors, resolve_device, to_device
+from .devices import (
+    DeviceName,
+    StepClock,
+    clock_s,
+    device_name,
+    memory,
+    name_memory_errors,
+    resolve_device,
+    to_device,
+)
 from .embeddings import PromptEncoder
 from .optimisations import DEFAULTS, Optimisations
 from .trajectories import SCHEDULERS, Trajectory, plan
@@ -111,6 +121,10 @@ class Pipeline:
         """Hits and misses of the embedding cache so far."""
         lookups = [encoder.lookups for encoder in self._encoders.values()]
         return sum(hits for hits, _ in lookups), sum(misses for _, misses in lookups)
+
+    def info(self) -> ReplicaInfo:
+        """What it runs on, and the memory that it takes now."""
+        return ReplicaInfo(device_name(self.device), memory(self.device))
 
     def clock_s(self) -> float:
         """A clock for timing steps; see `devices.clock_s`."""

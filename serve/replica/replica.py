@@ -21,6 +21,7 @@ from ..generation import (
     infotext,
 )
 from ..metrics import ReplicaMetrics
+from ..replica_info import ReplicaInfo
 from ..variants import Variant
 from .admission import Returns, refusal
 from .drawing import collect, picture_events, request_timings
@@ -103,10 +104,15 @@ class VariantReplica:
         """How many seconds a request would take here if it came now."""
         return self._engine.forecast(generation).finish_s
 
+    async def info(self) -> ReplicaInfo:
+        """What this replica runs on, and the memory that it takes now."""
+        return self._denoiser.info()
+
     def record_routing_stats(self) -> dict[str, float]:
         """Report to Serve's routers how much work is ahead here; see `routing/least_work.py`."""
         # Serve asks about once a second; Ray drops a gauge that isn't set for 20 s.
-        self._metrics.report_gauges(*self._engine.occupied, self._engine.cap)
+        occupied, memory = self._engine.occupied, self._denoiser.info().memory
+        self._metrics.report_gauges(*occupied, self._engine.cap, memory)
         return {
             "at": time.time(),
             "ahead_s": self._engine.ahead_s,

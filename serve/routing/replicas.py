@@ -19,6 +19,7 @@ from ray.serve.handle import DeploymentHandle
 
 from ..errors import EngineClosed, Overloaded, VariantUnavailable, shown
 from ..generation import Drawing, Generation, PictureEvent, PictureFormat
+from ..replica_info import ReplicaInfo
 
 _log = logging.getLogger("ray.serve")
 
@@ -44,6 +45,9 @@ class Replicas(Protocol):
 
     async def forecast(self, generation: Generation) -> float:
         """Seconds that a request would take; raises what `draw` raises."""
+
+    async def info(self) -> ReplicaInfo:
+        """What a replica runs on, and its memory; raises what `draw` raises."""
 
 
 class RayReplicas:
@@ -92,6 +96,11 @@ class RayReplicas:
         response = self._handle.forecast.remote(generation)
         seconds: float = await self._answer(response, generation.variant)
         return seconds
+
+    async def info(self) -> ReplicaInfo:
+        """What the replica with the least work ahead runs on, and its memory."""
+        info: ReplicaInfo = await self._answer(self._handle.info.remote(), self.deployment)
+        return info
 
     async def _answer(self, response: Any, variant: str) -> Any:
         """Wait for a replica's answer; where nobody waits any more, end its call, too."""

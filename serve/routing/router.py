@@ -13,16 +13,20 @@ from ray.serve.schema import ReplicaState
 from ..errors import VariantNotFound, shown
 from ..generation import Choice, Drawing, Generation, PictureEvent, PictureFormat
 from ..metrics import RouterMetrics
+from ..replica_info import ReplicaInfo
 from ..variants import AUTO, Family, Variant, offered_models
 from ..weights.manifest import Manifest
 from .auto import AutoPolicy, rule_of
 from .replicas import ReplicaLost, Replicas, unavailable
 
 _TRIES = 2
-# A replica answers at once, unless it is full.
-_FORECAST_TIMEOUT_S = 0.5
+# A replica answers a question at once, unless it is full.
+_ANSWER_TIMEOUT_S = 0.5
 # Probes of many kubelets must not become as many calls of the controller.
 _COUNT_AGE_S = 0.5
+# Nor many clients that list the models as many calls of every replica, least of all of one that
+# doesn't answer.
+_INFO_AGE_S = 2.0
 _log = logging.getLogger("ray.serve")
 
 
@@ -51,6 +55,8 @@ class Router:
         self._rule = None if auto is None else rule_of(auto, tuple(replicas))
         self._metrics = RouterMetrics()
         self._counted: tuple[float, dict[str, int]] | None = None
+        self._informed: tuple[float, dict[str, ReplicaInfo | None]] | None = None
+        self._asks_for_info = asyncio.Lock()
 
     @property
     def models(self) -> list[str]:
@@ -96,7 +102,7 @@ class Router:
         Infinite where no replica answers at once: full, dying or starting ones don't.
         """
         try:
-            async with asyncio.timeout(_FORECAST_TIMEOUT_S):
+            async with asyncio.timeout(_ANSWER_TIMEOUT_S):
                 return await self._replicas[generation.variant].forecast(generation)
         except Exception as fault:
             _log.info("%s: no forecast: %s", generation.variant, type(fault).__name__)
@@ -154,6 +160,26 @@ class Router:
                 counts[name] = states.get(ReplicaState.RUNNING, 0)
             self._counted = now, counts
         return self._counted[1]
+
+    async def replica_info(self) -> dict[str, ReplicaInfo | None]:
+        """What one replica of each variant says of itself; None where none answers at once."""
+        async with self._asks_for_info:
+            if self._informed is None or time.monotonic() - self._informed[0] > _INFO_AGE_S:
+                # With `packed` one deployment has all variants.
+                by_deployment = {each.deployment: each for each in self._replicas.values()}
+                answers = await asyncio.gather(*map(self._info, by_deployment.values()))
+                found = dict(zip(by_deployment, answers, strict=True))
+                by_variant = {name: found[each.deployment] for name, each in self._replicas.items()}
+                self._informed = time.monotonic(), by_variant
+            return self._informed[1]
+
+    async def _info(self, replicas: Replicas) -> ReplicaInfo | None:
+        try:
+            async with asyncio.timeout(_ANSWER_TIMEOUT_S):
+                return await replicas.info()
+        except Exception as fault:
+            _log.info("%s: no answer about itself: %s", replicas.deployment, type(fault).__name__)
+            return None
 
 
 def _request_id() -> str:

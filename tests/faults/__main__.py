@@ -17,7 +17,8 @@ from pathlib import Path
 import psutil
 
 from loadtests import closedloop, haproxy, namespaces
-from loadtests.machine import commit, cpu_name
+from loadtests.machine import commit
+from serve.replica_info import cpu_name
 from tests.manifests.rendering import NAMES, OVERLAYS
 
 from .load import Checked, Requests, checked, mixed

@@ -16,7 +16,7 @@ import torch
 from serve.errors import NotFinite, OutOfDeviceMemory
 from serve.generation import Generation
 from serve.miniature import WEIGHTS_DIR
-from serve.pipelines.devices import resolve_device
+from serve.pipelines.devices import memory, resolve_device
 from serve.pipelines.optimisations import Optimisations
 from serve.pipelines.pipeline import Pipeline
 from serve.pipelines.trajectories import SCHEDULERS, Trajectory
@@ -268,3 +268,16 @@ def test_the_safety_checker_judges_as_on_a_cpu() -> None:
 def test_auto_takes_cuda_in_fp16() -> None:
     device, dtype = resolve_device("auto")
     assert (device.type, dtype) == ("cuda", torch.float16)
+
+
+def test_memory_counts_tensors_what_is_reserved_for_them_and_what_is_free() -> None:
+    device = torch.device("cuda")
+    held = torch.ones(2**28, dtype=torch.uint8, device=device)
+    found = memory(device)
+    assert found.allocated_bytes == torch.cuda.memory_allocated() >= 2**28
+    assert found.reserved_bytes is not None
+    assert found.peak_reserved_bytes is not None
+    assert found.peak_reserved_bytes >= found.reserved_bytes >= found.allocated_bytes
+    assert found.free_bytes
+    del held
+    assert memory(device).peak_allocated_bytes == found.peak_allocated_bytes

@@ -54,7 +54,8 @@ RUN_BY_TESTS = {
     "--rate 2 --slo 4",
     ".venv/bin/locust -f loadtests/trace_replay.py --host http://127.0.0.1:8000 --headless "
     "--trace arrivals.csv",
-    # Run by test_compare.py and test_plan.py.
+    # Run by test_compare.py, test_join.py and test_plan.py.
+    ".venv/bin/python -m loadtests.compare join l4/report.json a100/report.json --out joined",
     ".venv/bin/python -m loadtests.compare --host http://127.0.0.1:8000 --price-per-hour 0.8 "
     "--device 'NVIDIA L4'",
     ".venv/bin/python -m loadtests.compare --host http://127.0.0.1:8000 --plan plan.json",

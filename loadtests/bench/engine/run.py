@@ -12,7 +12,7 @@ import diffusers
 import torch
 import transformers
 
-from serve.pipelines.devices import DeviceName, resolve_device
+from serve.pipelines.devices import DeviceName, device_name, resolve_device
 from serve.pipelines.pipeline import Pipeline
 from serve.variants import Family, FamilyName, family
 
@@ -22,7 +22,7 @@ from .bars import bars
 from .contenders import Ours, Stock
 from .load import compare_policies
 from .sections import OPTIMISATIONS, against_stock, flop_per_picture, seed_workload, stages
-from .timing import Clock, allocated_bytes, device_name, matmul_peak
+from .timing import Clock, allocated_bytes, matmul_peak
 
 
 @dataclass(frozen=True)

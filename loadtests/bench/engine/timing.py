@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 
-from ...machine import cpu_name
 from ...rounds import rotated
 
 
@@ -63,8 +62,3 @@ def allocated_bytes(device: torch.device) -> int:
         return 0
     torch.cuda.reset_peak_memory_stats()
     return torch.cuda.memory_allocated()
-
-
-def device_name(device: torch.device) -> str:
-    """What the device calls itself; a CPU's name begins with "CPU"."""
-    return str(torch.cuda.get_device_name()) if device.type == "cuda" else cpu_name()

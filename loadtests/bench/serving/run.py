@@ -14,11 +14,12 @@ import psutil
 from ray.serve import Application
 
 from serve.config import AppArgs
+from serve.replica_info import cpu_name
 
 from ...closedloop import at_once
 from ...fixed_step import build_fixed_step_app
 from ...local_serve import local_serve
-from ...machine import commit, cpu_name
+from ...machine import commit
 from ...rounds import Spread, rotated
 from ..bars import Bar, Finding
 from .apps import VARIANT, PhotoSteps, instant_app

@@ -40,6 +40,7 @@ from serve.http.body import MAX_BODY_BYTES
 from serve.http.options import HttpOptions
 from serve.miniature import WEIGHTS_DIR
 from serve.replica.encoding import encode
+from serve.replica_info import Memory, ReplicaInfo
 from serve.routing.auto import QualityFirstPolicy
 from serve.variants import MINIATURE, SD_V1, Family, Variant, offered_models
 from serve.weights.manifest import Manifest, Origin, PinnedComponent, read_manifest
@@ -66,6 +67,7 @@ class FakeRouter:
         # The seeds whose pictures are flagged.
         self.flagged: set[int] = set()
         self.replicas = dict.fromkeys(self.variants, 1)
+        self.info: dict[str, ReplicaInfo | None] = dict.fromkeys(self.variants)
 
     default_model = "original"
     auto: QualityFirstPolicy | None = QualityFirstPolicy(kind="quality-first", slo_s=5)
@@ -115,6 +117,9 @@ class FakeRouter:
 
     async def warm_replicas(self) -> dict[str, int]:
         return self.replicas
+
+    async def replica_info(self) -> dict[str, ReplicaInfo | None]:
+        return self.info
 
 
 Call = Callable[..., httpx.Response]
@@ -524,6 +529,22 @@ def test_options_and_a_refused_method_say_what_is_allowed(
     refused = call("DELETE", path)
     assert_openai_error(refused, 405, "method_not_allowed")
     assert refused.headers["allow"] == allowed
+
+
+def test_models_tell_what_a_replica_says_of_itself_where_one_answers(
+    call: Call, router: FakeRouter
+) -> None:
+    router.info["distilled"] = ReplicaInfo("NVIDIA L4", Memory(1, 2, 3, 4, 5, 6, 7))
+    models = {model["id"]: model for model in call("GET", "/v1/models").json()["data"]}
+    assert models["original"]["replica"] is None
+    assert models["distilled"]["replica"] == {
+        "device": "NVIDIA L4",
+        "memory": {
+            "rss_bytes": 1, "peak_rss_bytes": 2, "allocated_bytes": 3, "peak_allocated_bytes": 4,
+            "reserved_bytes": 5, "peak_reserved_bytes": 6, "free_bytes": 7,
+        },
+    }  # fmt: skip
+    assert call("GET", "/v1/models/distilled").json() == models["distilled"]
 
 
 def test_one_model_is_told_as_in_the_list(call: Call) -> None:

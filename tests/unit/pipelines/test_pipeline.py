@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 import numpy as np
+import psutil
 import pytest
 import torch
 
@@ -337,3 +338,21 @@ def test_cuda_that_is_missing_is_an_error_only_when_asked_for_by_name() -> None:
     assert resolve_device("auto") == (torch.device("cpu"), torch.float32)
     with pytest.raises(DeviceUnavailable, match="device: 'cuda'"):
         resolve_device("cuda")
+
+
+def test_memory_is_what_linux_says_of_the_process_and_its_peak_includes_what_is_gone() -> None:
+    before = packed().info()
+    assert before.device.startswith("CPU")
+    assert before.memory.allocated_bytes is None
+    if before.memory.rss_bytes is None or before.memory.peak_rss_bytes is None:
+        pytest.skip("this system has no /proc/self/status with VmRSS and VmHWM")
+    assert before.memory.rss_bytes == pytest.approx(psutil.Process().memory_info().rss, rel=0.2)
+    more = 2**26
+    # Written, so it is resident.
+    held = np.ones(before.memory.peak_rss_bytes - before.memory.rss_bytes + more, np.uint8)
+    del held
+    after = packed().info().memory
+    assert after.rss_bytes is not None
+    assert after.peak_rss_bytes is not None
+    assert after.peak_rss_bytes >= before.memory.peak_rss_bytes + more // 2
+    assert after.rss_bytes <= after.peak_rss_bytes - more // 2

@@ -12,6 +12,7 @@ from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 from serve.errors import NotFinite, Overloaded, ServingError, VariantNotFound, VariantUnavailable
 from serve.generation import Drawing, Generation, PictureFormat, Timings
 from serve.miniature import WEIGHTS_DIR
+from serve.replica_info import Memory, ReplicaInfo
 from serve.routing.auto import QualityFirstPolicy, WeightedPolicy
 from serve.routing.replicas import RayReplicas
 from serve.routing.router import Router
@@ -78,8 +79,11 @@ class Handle:
         draws: Sequence[Any] = (),
         forecasts: Sequence[Any] = (),
         streams: Sequence[Sequence[Any]] = (),
+        infos: Sequence[Any] = (),
+        deployment: str = "a deployment",
     ) -> None:
-        self.draw, self.forecast = Remote(draws), Remote(forecasts)
+        self.draw, self.forecast, self.info = Remote(draws), Remote(forecasts), Remote(infos)
+        self.deployment_name = deployment
         self.stream = Remote(streams, Events)
 
     def options(self, *, stream: bool) -> "Handle":
@@ -149,6 +153,34 @@ def test_a_variant_without_a_forecast_is_passed_over() -> None:
 def test_auto_by_weights_asks_for_no_forecast() -> None:
     policy = WeightedPolicy(kind="weighted", weights={"original": 0, "distilled": 1})
     assert chosen(router(policy, original=Handle(), distilled=Handle()), "auto")[0] == "distilled"
+
+
+INFO = ReplicaInfo("a device", Memory(rss_bytes=1))
+
+
+async def test_what_a_replica_says_of_itself_is_none_where_it_dies_or_does_not_answer() -> None:
+    handles = {
+        "original": Handle(infos=[INFO], deployment="original"),
+        "distilled": Handle(infos=[RayActorError()], deployment="distilled"),
+        "distilled-tiny-vae": Handle(infos=[HANGS], deployment="distilled-tiny-vae"),
+    }
+    made = router(None, **handles)
+    # Together with others that ask meanwhile: every replica gets one question.
+    first, second = await asyncio.gather(made.replica_info(), made.replica_info())
+    assert first == {"original": INFO, "distilled": None, "distilled-tiny-vae": None}
+    assert second == first
+    assert handles["distilled-tiny-vae"].info.responses[0].cancelled
+    assert all(len(handle.info.asked) == 1 for handle in handles.values())
+
+
+async def test_variants_of_one_deployment_ask_it_once_and_again_later(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    packed = Handle(infos=[INFO, RayActorError()], deployment="packed")
+    made = router(None, original=packed, distilled=packed)
+    assert await made.replica_info() == {"original": INFO, "distilled": INFO}
+    monkeypatch.setattr("serve.routing.router._INFO_AGE_S", 0.0)
+    assert await made.replica_info() == {"original": None, "distilled": None}
 
 
 def drawn(handle: Handle) -> Drawing:

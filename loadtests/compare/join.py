@@ -1,0 +1,260 @@
+"""`python -m loadtests.compare join a/report.json b/report.json ...`: one table over devices.
+
+Each report is a comparison's, on another device. What makes them incomparable is refused; what
+differs otherwise is stated.
+"""
+
+import argparse
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from .findings import carries_more
+from .gate import NotComparable, read_json
+from .report import as_page
+from .rungs import Carried
+from .tables import Table
+
+
+@dataclass(frozen=True)
+class Row:
+    """A variant on a device; rates are of all `devices`, `per_1000` is the cost within the SLO.
+
+    `relative` is that cost over the lowest one. None is what was not decided or not given.
+    """
+
+    device: str
+    variant: str
+    devices: float
+    images_per_s_at_slo: float | None
+    images_per_s_at_saturation: float
+    price_per_hour: float | None
+    per_1000: float | None
+    relative: float | None
+    peak_memory_bytes: int | None
+
+
+@dataclass(frozen=True)
+class Joined:
+    """The rows, the cheapest of them (with those not to be told from it), and what differs."""
+
+    slo_s: float
+    family: str
+    rows: Sequence[Row]
+    cheapest: Sequence[Row]
+    differences: Mapping[str, Mapping[str, Any]]
+    sources: Mapping[str, Mapping[str, Any]]
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Read, join, write report.html, report.md and report.json, and print the verdict.
+
+    Raises:
+        NotComparable: names the field, the file and both values.
+        OSError: a file can't be read or written.
+    """
+    parser = argparse.ArgumentParser(
+        prog="python -m loadtests.compare join",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("reports", type=Path, nargs="+", help="report.json, one a device")
+    parser.add_argument("--out", type=Path, default=Path("joined"), help="folder of the page")
+    args = parser.parse_args(arguments)
+    if len(args.reports) < 2:
+        parser.error(f"reports: {len(args.reports)} was given; at least 2")
+    joined = join({str(path): read_json(path, "report", "comparison") for path in args.reports})
+    markdown, html = as_page(
+        title=f"Which variant on which device: `{joined.family}`",
+        warnings=[],
+        verdict=[verdict(joined)],
+        tables=[table for table in (_rows(joined), _differences(joined)) if table.rows],
+        facts=[
+            f"{path}: {source['device']}, begun {source['began']}, `{source['command']}`"
+            for path, source in joined.sources.items()
+        ],
+    )
+    args.out.mkdir(parents=True, exist_ok=True)
+    content = {"report": "join", **asdict(joined)}
+    (args.out / "report.json").write_text(json.dumps(content, indent=1) + "\n")
+    (args.out / "report.md").write_text(markdown)
+    (args.out / "report.html").write_text(html, encoding="utf-8")
+    print(f"{verdict(joined)}\nReport: {args.out / 'report.html'} (and report.md, report.json)")
+    return 0
+
+
+def join(reports: Mapping[str, Mapping[str, Any]]) -> Joined:
+    """Of comparisons by their files' names, as JSON has them.
+
+    Raises:
+        NotComparable: what was measured is not the same, a run is incomplete, or two have one
+            device.
+    """
+    for path, report in reports.items():
+        if not report.get("complete"):
+            raise NotComparable(f"complete: {path} has {report.get('complete')}; allowed: True")
+    try:
+        first, *others = asked = {path: _asked(report) for path, report in reports.items()}
+        for path in others:
+            for name, value in asked[path].items():
+                if value != asked[first][name]:
+                    raise NotComparable(
+                        f"{name}: {first} has {asked[first][name]!r}, {path} has {value!r}"
+                    )
+        devices: dict[str, str] = {}
+        for path, report in reports.items():
+            earlier = devices.setdefault(device := report["setup"]["device"], path)
+            if earlier != path:
+                raise NotComparable(
+                    f"device: {earlier} has {device!r}, {path} has {device!r}; every report must "
+                    "have another (`--device` names it)"
+                )
+        priced = [pair for report in reports.values() for pair in _of_report(report)]
+        return _joined(reports, priced)
+    except (KeyError, TypeError, AttributeError) as fault:
+        raise NotComparable(f"not reports of this version's comparison: {fault!r}") from None
+
+
+def _asked(report: Mapping[str, Any]) -> dict[str, Any]:
+    """What must be the same; a size or guidance that wasn't given is the variants' own."""
+    design, endpoint = report["design"], report["endpoint"]
+    own = {
+        name: " or ".join(sorted({str(each.get(name)) for each in endpoint["defaults"].values()}))
+        for name in ("size", "guidance_scale", "scheduler")
+    }
+    workload = design["workload"]
+    return {
+        "family": endpoint["family"],
+        "random_weights": endpoint["random_weights"],
+        "num_inference_steps": workload["num_inference_steps"],
+        "size": workload["size"] or own["size"],
+        "guidance_scale": own["guidance_scale"]
+        if workload["guidance_scale"] is None
+        else str(workload["guidance_scale"]),
+        "scheduler": own["scheduler"],
+        "n": workload["n"],
+        "seed": workload["seed"],
+        "prompts": workload["prompts"],
+        # Unless `--slo` was given it is so many times the reference's own time on each device.
+        "slo_s": report["slo_s"],
+        "most_rejected": design["most_rejected"],
+    }
+
+
+def _of_report(report: Mapping[str, Any]) -> list[tuple[Row, Carried]]:
+    """Each variant's row, with the bracket of the rate within the SLO for its price an hour."""
+    price, found = report["setup"]["price_per_hour"], []
+    for variant, cost in report["costs"].items():
+        at_slo, carried = cost["at_slo"], report["variants"][variant]["carried"]
+        row = Row(
+            device=report["setup"]["device"],
+            variant=variant,
+            devices=cost["devices"],
+            images_per_s_at_slo=at_slo and at_slo["images_per_s"]["median"],
+            images_per_s_at_saturation=cost["at_saturation"]["images_per_s"]["median"],
+            price_per_hour=price,
+            per_1000=at_slo and at_slo["per_1000"],
+            relative=None,
+            peak_memory_bytes=report["endpoint"]["peak_memory_bytes"].get(variant),
+        )
+        money = cost["devices"] * (price or 1.0)
+        ends = (carried[end] and carried[end] / money for end in ("met_per_s", "missed_per_s"))
+        found.append((row, Carried(*ends)))
+    return found
+
+
+def _joined(
+    reports: Mapping[str, Mapping[str, Any]], priced: Sequence[tuple[Row, Carried]]
+) -> Joined:
+    costs = {id(row): row.per_1000 for row, _ in priced if row.per_1000 is not None}
+    lowest = min(costs.values(), default=None)
+    best = next(((row, bracket) for row, bracket in priced if costs.get(id(row)) == lowest), None)
+    rows, cheapest = [], []
+    for row, bracket in priced:
+        if row.per_1000 is not None and lowest is not None and best is not None:
+            row = replace(row, relative=row.per_1000 / lowest)
+            if row.relative == 1 or carries_more(best[1], bracket) != "better":
+                cheapest.append(row)
+        rows.append(row)
+    first = next(iter(reports.values()))
+    differing = {path: _told(report) for path, report in reports.items()}
+    names = list(dict.fromkeys(name for told in differing.values() for name in told))
+    differences = {
+        name: {path: told.get(name) for path, told in differing.items()}
+        for name in names
+        if len({str(told.get(name)) for told in differing.values()}) > 1
+    }
+    sources = {
+        path: {
+            "device": report["setup"]["device"],
+            "began": report["made"]["began"],
+            "command": report["setup"]["command"],
+        }
+        for path, report in reports.items()
+    }
+    family = first["endpoint"]["family"]
+    return Joined(first["slo_s"], family, rows, cheapest, differences, sources)
+
+
+def _told(report: Mapping[str, Any]) -> dict[str, Any]:
+    """What may differ, but must be said."""
+    made = report["made"]
+    return {
+        "commit": made["commit"],
+        "python": made["python"],
+        **made["packages"],
+        "client": made["client"],
+        "replicas": report["endpoint"]["replicas"],
+        "devices_per_replica": report["setup"]["devices_per_replica"],
+    }
+
+
+def verdict(joined: Joined) -> str:
+    """The cheapest rows within the SLO, or why there is none."""
+    if not joined.cheapest:
+        return (
+            "Which is cheapest is not decided: no report has both a price (`--price-per-hour`) and "
+            "a rate within the SLO."
+        )
+    names = " and ".join(f"`{row.variant}` on {row.device}" for row in joined.cheapest)
+    costs = " and ".join(f"{row.per_1000:.3g}" for row in joined.cheapest)
+    words = f"Most pictures for the money with p95 <= {joined.slo_s:.2f} s: {names}"
+    if len(joined.cheapest) > 1:
+        words += ", which these runs could not tell apart"
+    return f"{words}; 1,000 cost {costs}."
+
+
+def _rows(joined: Joined) -> Table:
+    rows = [
+        [row.device, row.variant, _number(row.images_per_s_at_slo),
+         _number(row.images_per_s_at_saturation), f"{row.devices:g}",
+         "-" if row.price_per_hour is None else f"{row.price_per_hour:g}",
+         "-" if row.per_1000 is None else f"{row.per_1000:.3g}", _number(row.relative),
+         _number(row.peak_memory_bytes and row.peak_memory_bytes / 2**30)]
+        for row in joined.rows
+    ]  # fmt: skip
+    return Table(
+        "What each variant costs on each device",
+        f"*Within the SLO*: at the highest rate that kept p95 <= {joined.slo_s:.2f} s. *At "
+        "saturation*: the closed loop's best, for batch jobs. Rates are of all the devices. "
+        "*Relative*: over the lowest cost within the SLO.",
+        ["device", "variant", "images/s within the SLO", "at saturation", "devices",
+         "price a device-hour", "cost of 1,000 within the SLO", "relative", "peak GiB a replica"],
+        rows,
+    )  # fmt: skip
+
+
+def _differences(joined: Joined) -> Table:
+    devices = [source["device"] for source in joined.sources.values()]
+    return Table(
+        "What differs between the runs",
+        "Beside the device; all else that the reports tell of versions and topology is the same.",
+        ["", *devices],
+        [[name, *map(str, values.values())] for name, values in joined.differences.items()],
+    )
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f}"
