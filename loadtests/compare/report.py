@@ -21,6 +21,8 @@ from .tables import tables
 # Rows of the picture grid, and the width of a picture in it: enough to look, small enough to mail.
 _ROWS = 8
 _WIDEST_PX = 256
+# Prompts that are shown as each setting of the Pareto line drew them.
+_SHEET_ROWS = 2
 
 
 def write(conclusion: Conclusion, out: Path) -> None:
@@ -67,6 +69,7 @@ def as_html(conclusion: Conclusion) -> str:
         tables=tables(conclusion),
         variants=conclusion.design.variants,
         pictures=_picture_rows(conclusion),
+        sheet=_sheet(conclusion),
         facts=facts(conclusion),
         serve_config=conclusion.setup.serve_config,
     )
@@ -111,7 +114,7 @@ def facts(conclusion: Conclusion) -> list[str]:
         f"{len(workload.prompts)} prompts. Open loop: {design.samples_a_rate} requests a rate in "
         "two rounds; the search begins where an M/D/1 queue would have its p95 at the SLO.",
         f"Policy of `auto`: {_policy(conclusion.endpoint.auto)}.",
-        f"Budget: {design.budget_s / 60:.1f} minutes.",
+        f"Budget: {design.whole_s / 60:.1f} minutes.",
     ]
 
 
@@ -134,6 +137,9 @@ def _charts(conclusion: Conclusion) -> list[dict[str, str]]:
         drawn["Who drew for auto, by offered rate"] = charts.auto_shares(auto, list(found))
         title = "Pictures within auto's SLO; dotted: offered; whiskers: lowest and highest round"
         drawn[title] = charts.auto_goodput(auto, list(found))
+    if conclusion.frontier is not None and conclusion.frontier.measure is not None:
+        title = "The frontier: cost against quality; the line: Pareto's; ringed: recommended"
+        drawn[title] = charts.frontier(conclusion.frontier, conclusion.design.variants)
     for section, title, below in (
         ("closed loop", "One user: latency of each picture", "seconds, one user"),
         ("open loop", "Open loop: latency of each picture, all rates", "seconds, open loop"),
@@ -163,6 +169,31 @@ def _picture_rows(conclusion: Conclusion) -> list[dict[str, Any]]:
         sources = [_thumbnail(drawn[variant]) for variant in variants]
         rows.append({**workload.body(index, variants[0]), "sources": sources})
     return rows
+
+
+def _sheet(conclusion: Conclusion) -> list[dict[str, Any]]:
+    """The first prompts, each as the Pareto line's settings drew it, the base and the reference."""
+    frontier = conclusion.frontier
+    if frontier is None or frontier.measure is None:
+        return []
+    line = [point.setting for point in frontier.line]
+    settings = list(dict.fromkeys([*line, frontier.base, frontier.reference]))
+    drawn = conclusion.record.frontier
+    return [
+        {
+            **conclusion.design.workload.body(index, ""),
+            "pictures": [
+                {
+                    "source": _thumbnail(drawn[setting][index].picture),
+                    "name": str(setting),
+                    "cost": f"{frontier.point(setting).cost:.2f}",
+                }
+                for setting in settings
+                if index in drawn[setting]
+            ],
+        }
+        for index in sorted(drawn[frontier.reference])[:_SHEET_ROWS]
+    ]
 
 
 def _thumbnail(picture: bytes) -> str:
