@@ -178,14 +178,12 @@ def conclude_frontier(
     if measure is None or default.quality is None:
         return found
     found = replace(found, tolerance=max(_TOLERANCES[measure], default.shortfall + default.noise))
+    if default.device_s.count < DECIDING_PICTURES:
+        return found
     # A hair more, for sums of rounded numbers.
     enough = found.tolerance + 1e-9
-    fit = [
-        point.setting
-        for point in found.line
-        if point.shortfall + point.noise <= enough and point.device_s.count >= DECIDING_PICTURES
-    ]
-    return replace(found, recommended=fit[0] if fit else None)
+    fit = [point.setting for point in found.line if point.shortfall + point.noise <= enough]
+    return replace(found, recommended=next(iter(fit), base))
 
 
 def with_dominators(points: Sequence[Point]) -> list[Point]:
@@ -197,31 +195,21 @@ def with_dominators(points: Sequence[Point]) -> list[Point]:
     Args:
         points: the cheapest first; those without a quality dominate nothing.
     """
-    found: list[Point] = []
-    line: list[Point] = []
-    waiting = list(points)
+    dominators: dict[Setting, Setting] = {}
+    waiting = [point for point in points if point.quality is not None]
+    line: Point | None = None
     while waiting:
         same = [point for point in waiting if point.cost <= SAME_COST * waiting[0].cost]
         waiting = waiting[len(same) :]
-        judged = [point for point in same if point.quality is not None]
-        best = max(judged, key=_worth, default=None)
-        if best is not None and (not line or _quality(best) > _quality(line[-1])):
-            line.append(best)
-        found += [
-            point
-            if point.quality is None or point is line[-1]
-            else replace(point, dominated_by=line[-1].setting)
-            for point in same
-        ]
-    return found
-
-
-def _quality(point: Point) -> float:
-    return -1.0 if point.quality is None else point.quality
+        best = max(same, key=_worth)
+        if line is None or _worth(best)[0] > _worth(line)[0]:
+            line = best
+        dominators |= {point.setting: line.setting for point in same if point is not line}
+    return [replace(point, dominated_by=dominators.get(point.setting)) for point in points]
 
 
 def _worth(point: Point) -> tuple[float, float]:
-    return _quality(point), 0.0 if point.similar is None else point.similar.ssim
+    return point.quality or 0.0, 0.0 if point.similar is None else point.similar.ssim
 
 
 def _compared(point: Point, similar: Similarity) -> Point:

@@ -52,21 +52,22 @@ def _columns(frontier: Frontier) -> dict[str, Callable[[Point], str]]:
     """By its head, what a column says of a setting; what wasn't measured has none."""
     columns: dict[str, Callable[[Point], str]] = {
         "setting": lambda point: str(point.setting),
-        "pictures": lambda point: str(point.device_s.count),
-        "device s": lambda point: point.device_s.text(digits=3),
         "cost": lambda point: f"{point.cost:.2f}",
     }
-    if frontier.measure is None:
-        return columns
-    columns["below"] = lambda p: "-" if p.quality is None else f"{p.shortfall:+.3f} ({p.noise:.3f})"
-    columns["SSIM"] = lambda p: "-" if p.similar is None else f"{p.similar.ssim:.3f}"
-    columns["PSNR dB"] = lambda p: "-" if p.similar is None else f"{p.similar.psnr_db:.1f}"
+    if any(point.judged is not None for point in frontier.points):
+        columns["judged right"] = lambda point: _cell(point.judged, 2)
     if any(point.clip is not None for point in frontier.points):
         columns["CLIP score"] = lambda point: _cell(point.clip, 4)
         columns["CMMD"] = lambda point: _cell(point.cmmd, 2)
-    if any(point.judged is not None for point in frontier.points):
-        columns["judged right"] = lambda point: _cell(point.judged, 2)
-    columns["Pareto line"] = lambda point: _place(frontier, point)
+    if frontier.measure is not None:
+        columns |= {
+            "SSIM": lambda p: "-" if p.similar is None else f"{p.similar.ssim:.3f}",
+            "PSNR dB": lambda p: "-" if p.similar is None else f"{p.similar.psnr_db:.1f}",
+            "below": lambda p: "-" if p.quality is None else f"{p.shortfall:+.3f} ({p.noise:.3f})",
+            "Pareto line": lambda p: _place(frontier, p),
+        }
+    columns["device s"] = lambda point: point.device_s.text(digits=3)
+    columns["pictures"] = lambda point: str(point.device_s.count)
     return columns
 
 
@@ -75,7 +76,10 @@ def _place(frontier: Frontier, point: Point) -> str:
         return "on it, recommended"
     if point.quality is None:
         return "not judged"
-    return "on it" if point.dominated_by is None else f"below {point.dominated_by}"
+    over = point.dominated_by
+    return (
+        "on it" if over is None else f"dominated by {over.variant}, {over.steps} {over.scheduler}"
+    )
 
 
 def _cell(value: float | None, digits: int) -> str:
