@@ -72,14 +72,10 @@ def _columns(frontier: Frontier) -> dict[str, Callable[[Point], str]]:
 
 
 def _place(frontier: Frontier, point: Point) -> str:
-    if point.setting == frontier.recommended:
-        return "on it, recommended"
-    if point.quality is None:
-        return "not judged"
-    over = point.dominated_by
-    return (
-        "on it" if over is None else f"dominated by {over.variant}, {over.steps} {over.scheduler}"
-    )
+    over, words = point.dominated_by, "not judged" if point.quality is None else "on it"
+    if over is not None:
+        words = f"dominated by {over.variant}, {over.steps} {over.scheduler}"
+    return f"{words}; recommended" if point.setting == frontier.recommended else words
 
 
 def _cell(value: float | None, digits: int) -> str:

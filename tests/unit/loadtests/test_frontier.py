@@ -134,6 +134,12 @@ def test_what_the_default_itself_lacks_is_tolerated() -> None:
     assert found.recommended == cheap.setting
 
 
+def test_where_nothing_on_the_line_fits_the_default_is_recommended() -> None:
+    found = concluded(replace(point("unsure", 0.2, 1.0), noise=0.3))
+    assert found.point(BASE).dominated_by is not None
+    assert found.recommended == BASE
+
+
 def test_too_few_pictures_recommend_nothing() -> None:
     few = Spread(1, 1, 1, 7)
     base, best = (replace(point("x", 1, 1.0), setting=s, device_s=few) for s in (BASE, BEST))
@@ -222,20 +228,31 @@ def test_the_discrepancy_of_equal_sets_is_none_and_that_of_others_is_as_defined(
     assert cmmd(ours, theirs) == pytest.approx(1000 * (within + 1 - 2 * between), rel=1e-4)
 
 
-def swept(service: FakeService, left_s: float) -> Record:
+def swept(
+    service: FakeService, left_s: float, record: Record | None = None, cancelled_s: float = 1e9
+) -> Record:
     """Three pictures of each setting of two levels; a picture takes a second with 25 steps."""
-    record, grid = Record(), [[BASE, BEST, CHEAP], [replace(CHEAP, steps=2)]]
+    found, grid = record or Record(), [[BASE, BEST, CHEAP], [replace(CHEAP, steps=2)]]
 
     async def carry_out() -> None:
         now_s = asyncio.get_running_loop().time
         await Sweep(
-            DirectClient(service), DESIGN.workload, record, grid, 3,
+            DirectClient(service), DESIGN.workload, found, grid, 3,
             needed_s=lambda setting: setting.steps / 25, left_s=lambda: left_s - now_s(),
             done=lambda setting: None,
         ).carry_out()  # fmt: skip
 
-    virtual_time.run(carry_out())
-    return record
+    virtual_time.run(asyncio.wait_for(carry_out(), cancelled_s))
+    return found
+
+
+def test_an_interruption_leaves_whole_rounds() -> None:
+    record = Record()
+    # The warm-up, two rounds, and a part of the third, which doesn't count.
+    with pytest.raises(TimeoutError):
+        swept(a_service(), 60, record, cancelled_s=8.5)
+    assert {len(drawn) for drawn in record.frontier.values()} == {2}
+    assert len(record.runs) > 6
 
 
 def a_service(**fields: Any) -> FakeService:
