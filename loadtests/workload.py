@@ -22,6 +22,7 @@ class Workload:
     n: int = 1
     size: str | None = None
     guidance_scale: float | None = None
+    scheduler: str | None = None
 
     @classmethod
     def shipped(cls, family: str, **fields: Any) -> Self:
@@ -45,5 +46,6 @@ class Workload:
             "n": self.n,
             "size": self.size,
             "guidance_scale": self.guidance_scale,
+            "scheduler": self.scheduler,
         }
         return {name: value for name, value in body.items() if value is not None}

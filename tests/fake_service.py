@@ -54,8 +54,10 @@ class FakeService:
     reject_every: int = 0
     retry_after_s: int = 7
     wrong_every: int = 0
-    # Seconds an image by variant, one after another, as a replica draws them.
+    # Seconds an image with 25 steps by variant, one after another, as a replica draws them.
     serial_s: dict[str, float] = field(default_factory=dict)
+    # Fewer steps are refused with 400.
+    least_steps: int = 0
     # `auto` takes the first of them whose queue is done within so many seconds; None: no `auto`.
     auto_slo_s: float | None = None
     # Of a stream: seconds before each event; no end mark.
@@ -84,7 +86,11 @@ class FakeService:
                 "id": name,
                 "family": self.family,
                 "random_weights": self.random_weights,
-                "defaults": {"size": "64x64"},
+                "defaults": {
+                    "size": "64x64",
+                    "num_inference_steps": 25,
+                    "scheduler": "pndm",
+                },
                 "replica": {
                     "device": "a fake GPU",
                     "memory": {"peak_reserved_bytes": 3 * 2**30, "peak_rss_bytes": 2**30},
@@ -133,10 +139,14 @@ class FakeService:
         await asyncio.sleep(self.latency_s)
         while count > self.answer_none_from or len(self.asked) < self.answer_from:
             await asyncio.sleep(0.01)
+        if asked.get("num_inference_steps", 25) < self.least_steps:
+            error = {"message": "too few", "type": "invalid_request_error", "param": None}
+            return web.json_response({"error": error}, status=400)
+        image_s = self.serial_s.get(asked["model"], 0.0) * asked.get("num_inference_steps", 25) / 25
         if asked["model"] in self.serial_s:
             self._under_way[asked["model"]] += 1
             async with self._locks.setdefault(asked["model"], asyncio.Lock()):
-                await asyncio.sleep(self.serial_s[asked["model"]] * asked.get("n", 1))
+                await asyncio.sleep(image_s * asked.get("n", 1))
             self._under_way[asked["model"]] -= 1
         if self.reject_every and count % self.reject_every == 0:
             error = {"message": "full", "type": "rate_limit_error", "param": None, "code": "x"}
@@ -147,6 +157,7 @@ class FakeService:
             return await self._stream(request, asked)
         # The same picture each time: drawing one would take longer than the latency.
         reply = {**reply_to({**asked, "n": 0}), "model_reason": reason, "data": []}
+        reply["timings"]["denoise_s"] = image_s
         for index in range(asked.get("n", 1)):
             seed = (asked["seed"] + index) % 2**32
             if self.wrong_every and count % self.wrong_every == 0:

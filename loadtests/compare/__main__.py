@@ -11,14 +11,16 @@ import asyncio
 import contextlib
 import shlex
 import signal
+import statistics
 import sys
 import time
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from serve.errors import ServingError
+from serve.generation import SchedulerName
 from serve.variants import family
 from serve.weights.layout import family_dir
 
@@ -30,6 +32,7 @@ from .campaign import Campaign
 from .conclusion import Conclusion, Setup, conclude
 from .design import Design
 from .endpoint import Endpoint, NotTheService, asked_again, read
+from .frontier import levels, prompts
 from .gate import changes, read_json, read_report
 from .plan_check import check_plan, planned_rates
 from .quality import pixels
@@ -38,6 +41,8 @@ from .report import write
 from .service import own_service
 
 _print = partial(print, flush=True)
+# From what dpm++ can do with the least to twice the service's default.
+_FRONTIER_STEPS = (4, 8, 12, 16, 20, 25, 50)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -65,6 +70,11 @@ def _parser() -> argparse.ArgumentParser:
     add("--most-rejected", type=_share, default=0.01, help="share of 429s that is all right")
     add("--timeout", type=_positive, default=120.0, help="seconds until a request has failed")
     add("--key", default=environments_key(), help=KEY_HELP)
+    frontier = parser.add_argument_group("the frontier of cost and quality")
+    add = frontier.add_argument
+    add("--frontier", action="store_true", help="measure it, in 8 minutes more; quick 3")
+    add("--frontier-steps", type=_steps, help="with these: 4,10,25; default: 4,8,12,16,20,25,50")
+    add("--frontier-schedulers", type=_schedulers, help="default: the variant's own and dpm++")
     setup = parser.add_argument_group("what the report quotes")
     add = setup.add_argument
     add("--device", help="what a replica runs on, in words; default: what it says of itself")
@@ -96,6 +106,22 @@ def _between(low: float, high: float, number: type[int] | type[float] = float) -
 
 _share = _between(0, 1)
 _positive = _between(1e-9, 1e9)
+
+
+def _steps(text: str) -> tuple[int, ...]:
+    return tuple(_between(1, 150, int)(part) for part in text.split(","))
+
+
+_steps.__name__ = "list of numbers"
+
+
+def _schedulers(text: str) -> tuple[str, ...]:
+    for name in text.split(","):
+        if name not in get_args(SchedulerName):
+            raise argparse.ArgumentTypeError(
+                f"{name!r} was given; allowed: {', '.join(get_args(SchedulerName))}"
+            )
+    return tuple(text.split(","))
 
 
 def main() -> int:
@@ -157,9 +183,10 @@ async def _measure(
         endpoint = await read(client, url)
         design = _design(args, endpoint)
         planned = planned_rates(plan, endpoint.replicas) if plan else {}
-        _print(f"At most {design.budget_s / 60:.1f} minutes; Ctrl-C writes a partial report.")
+        _print(f"At most {design.whole_s / 60:.1f} minutes; Ctrl-C writes a partial report.")
         try:
-            await Campaign(client, design, record, planned).carry_out()
+            settings = levels(design, endpoint)
+            await Campaign(client, design, record, planned, settings).carry_out()
             endpoint = await asked_again(client, endpoint)
         except asyncio.CancelledError:
             record.interrupted = True
@@ -192,11 +219,17 @@ def _design(args: argparse.Namespace, endpoint: Endpoint) -> Design:
         slo_factor=args.slo_factor,
         most_rejected=args.most_rejected,
     )
+    if args.frontier or args.frontier_steps or args.frontier_schedulers:
+        design = replace(
+            design,
+            frontier_steps=args.frontier_steps or _FRONTIER_STEPS,
+            frontier_schedulers=args.frontier_schedulers or (),
+        )
     if args.quick:
         design = design.quick()
     if args.rounds:
         design = replace(design, rounds=args.rounds)
-    return replace(design, budget_s=args.minutes * 60) if args.minutes else design
+    return design.within(args.minutes * 60) if args.minutes else design
 
 
 def _judge_with_models(
@@ -219,12 +252,25 @@ def _judge_with_models(
         from .decoders import clip_scores
 
         whole = record.drawn_by_all(design.variants)
-        prompts = [design.workload.body(index, "")["prompt"] for index in whole]
         pictures = {
             variant: [pixels(drawn[variant]) for drawn in whole.values()]
             for variant in design.variants
         }
-        found["clip"] = clip_scores(args.clip, prompts, pictures)
+        scores = clip_scores(args.clip, prompts(design.workload, [*whole]), pictures)
+        found["clip"] = {name: statistics.fmean(each.cosines) for name, each in scores.items()}
+        if record.frontier:
+            indices = sorted(set().union(*record.frontier.values()))
+            found["frontier_clip"] = clip_scores(
+                args.clip,
+                prompts(design.workload, indices),
+                {
+                    setting: [pixels(shots[index].picture) for index in sorted(shots)]
+                    for setting, shots in record.frontier.items()
+                },
+                within_s=design.frontier_s / 2,
+            )
+            if missing := len(record.frontier) - len(found["frontier_clip"]):
+                record.left_out.append(f"CLIP scores of {missing} settings of the frontier")
     return found
 
 

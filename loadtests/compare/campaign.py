@@ -5,7 +5,7 @@ all its answers, so that the next begins with an empty queue.
 """
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -23,9 +23,10 @@ from .auto import Offer, offers, slo_of_auto_s
 from .design import DECIDING_SAMPLES, OPEN_ROUNDS, Design, most_misses
 from .endpoint import NotTheService
 from .findings import find, slo_s
-from .record import Record, Run, Section
+from .record import Record, Run, Section, Setting
 from .rungs import misses
 from .search import Pick, for_the_curve, for_the_search
+from .sweep import Sweep
 
 # The rounds may take this share of the time; the rest is the open loop's.
 _ROUNDS_SHARE = 0.65
@@ -43,6 +44,7 @@ class Campaign:
     design: Design
     record: Record
     planned_per_s: dict[str, float] = field(default_factory=dict)
+    frontier: Sequence[Sequence[Setting]] = ()
     _single_s: dict[str, float] = field(default_factory=dict)
     _ends_s: float = 0.0
     _kept_for_auto_s: float = 0.0
@@ -60,6 +62,7 @@ class Campaign:
         await self._warm_up()
         await self._rounds()
         await self._pictures()
+        await self._frontier()
         await self._check_the_plan()
         await self._rates(for_the_search, "a narrower search for the highest rate")
         await self._auto()
@@ -151,6 +154,33 @@ class Campaign:
                     bar.update()
 
                 await closedloop.run(self.client, 1, count, design.workload, variant, done=keep)
+
+    async def _frontier(self) -> None:
+        """Its settings, within the time that it has beside the budget."""
+        if not self.frontier:
+            return
+        design = self.design
+        self._ends_s += design.frontier_s
+        ends_s = min(self._ends_s, self._now_s() + design.frontier_s)
+        (steps,) = design.workload.num_inference_steps
+        # Once more the base setting in every level but the first.
+        settings = sum(map(len, self.frontier)) + len(self.frontier) - 1
+        with _bar("frontier", design.frontier_pictures * settings) as bar:
+
+            def done(setting: Setting) -> None:
+                bar.set_postfix_str(f"{setting.variant} {setting.steps} {setting.scheduler}")
+                bar.update()
+
+            await Sweep(
+                self.client,
+                design.workload,
+                self.record,
+                self.frontier,
+                design.frontier_pictures,
+                needed_s=lambda setting: self._single_s[setting.variant] * setting.steps / steps,
+                left_s=lambda: ends_s - self._now_s(),
+                done=done,
+            ).carry_out()
 
     async def _check_the_plan(self) -> None:
         """The rate whose p95 an earlier plan predicts, with enough requests to decide it."""

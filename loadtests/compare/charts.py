@@ -1,6 +1,7 @@
 """A report's charts as SVG text, drawn by matplotlib."""
 
 import io
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,10 +14,14 @@ from ..rounds import Spread
 from .auto import AutoRate
 from .costs import Costs
 from .findings import VariantFindings
+from .frontier import Frontier
 
 # Okabe and Ito's palette, which colour-blind people can tell apart, too.
 _COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#d55e00", "#56b4e9")
 _AUTO_COLOUR = "#333333"
+_MARKERS = ("o", "^", "s", "D", "v", "P")
+# Labels of an axis of costs, which doubles rather than adds.
+_COSTS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10)
 # Narrow, so that the letters stay readable on a phone.
 _SIZE_INCHES = (5.2, 3.6)
 
@@ -113,6 +118,39 @@ def auto_goodput(rates: Sequence[AutoRate], variants: Sequence[str]) -> str:
         axes.plot([index - 0.45, index + 0.45], [rate.rate_per_s] * 2, ":", color="#555")
     axes.set_xticks(range(len(rates)), [f"{rate.rate_per_s:.2f}" for rate in rates])
     axes.set_ylim(bottom=0)
+    _legend_above(figure)
+    return _svg(figure)
+
+
+def frontier(found: Frontier, variants: Sequence[str]) -> str:
+    """Quality against cost: a colour a variant, a marker a scheduler; the Pareto line through them.
+
+    Numbers along the line are steps; the recommended setting is ringed.
+    """
+    figure, axes = _axes(f"cost ({found.base} is 1)".replace("`", ""), str(found.measure))
+    colours = dict(zip(variants, itertools.cycle(_COLOURS), strict=False))
+    schedulers = dict.fromkeys(point.setting.scheduler for point in found.points)
+    markers = dict(zip(schedulers, itertools.cycle(_MARKERS), strict=False))
+    judged = [(p, p.cost, p.quality) for p in found.points if p.quality is not None]
+    line = [(cost, quality) for point, cost, quality in judged if point.dominated_by is None]
+    axes.plot(*_columns(line), color="#777", linewidth=1, zorder=1)
+    for point, cost, quality in judged:
+        axes.plot(cost, quality, markers[point.setting.scheduler], markersize=6, alpha=0.8,
+                  color=colours[point.setting.variant])  # fmt: skip
+        if point.dominated_by is None:
+            axes.annotate(str(point.setting.steps), (cost, quality), (-3, 4), ha="right",
+                          textcoords="offset points", fontsize="small")  # fmt: skip
+        if point.setting == found.recommended:
+            axes.plot(cost, quality, "o", markersize=14, color="#333", fillstyle="none")
+    axes.set_xscale("log")
+    axes.margins(0.08)
+    ticks = [cost for cost in _COSTS if judged[0][1] / 1.5 < cost < judged[-1][1] * 1.5]
+    axes.set_xticks(ticks, [f"{cost:g}" for cost in ticks])
+    axes.minorticks_off()
+    for name in variants:
+        axes.plot([], [], "s", color=colours[name], label=name)
+    for name, marker in markers.items():
+        axes.plot([], [], marker, color="#777", label=name)
     _legend_above(figure)
     return _svg(figure)
 

@@ -16,11 +16,12 @@ from .costs import Costs, cheapest, costs
 from .design import Design
 from .endpoint import Endpoint
 from .findings import Comparison, VariantFindings, compare, find, slo_s
+from .frontier import Frontier, find_frontier
 from .gate import Change
 from .plan_check import PlanCheck
-from .quality import Similarity, to_reference
-from .record import Record
-from .verdict import of_auto, verdict
+from .quality import ClipScores, Similarity, to_reference
+from .record import Record, Setting
+from .verdict import of_auto, of_frontier, verdict
 
 _PACKAGES = ("ray", "torch", "diffusers", "transformers", "aiohttp")
 
@@ -56,6 +57,7 @@ class Conclusion:
     plan_checks: Sequence[PlanCheck] = ()
     vaes: Mapping[tuple[str, str], Similarity] = field(default_factory=dict)
     clip: Mapping[str, float] = field(default_factory=dict)
+    frontier: Frontier | None = None
     gate: Sequence[Change] = ()
 
     def as_json(self) -> dict[str, Any]:
@@ -98,6 +100,7 @@ class Conclusion:
                 "slo_s": self.auto_slo_s,
                 "rates": [_auto_json(rate) for rate in self.auto],
             },
+            "frontier": self.frontier,
             "plan_checks": self.plan_checks,
             "left_out": self.record.left_out,
         }
@@ -106,9 +109,17 @@ class Conclusion:
 
 
 def conclude(
-    design: Design, endpoint: Endpoint, setup: Setup, began: str, record: Record, **more: Any
+    design: Design,
+    endpoint: Endpoint,
+    setup: Setup,
+    began: str,
+    record: Record,
+    *,
+    frontier_clip: Mapping[Setting, ClipScores] | None = None,
+    **more: Any,
 ) -> Conclusion:
     """Compute what the record says; `more` is what was found beside it (VAEs, CLIP, a plan)."""
+    frontier = find_frontier(design, endpoint, record, frontier_clip or {})
     found = find(design, record)
     comparisons = compare(found)
     limit_s = slo_s(design, record)
@@ -122,6 +133,7 @@ def conclude(
     similar = to_reference(record.pictures, design.variants)
     judged = {} if endpoint.random_weights else similar
     auto, auto_slo_s = find_auto(design, record), slo_of_auto_s(design, record)
+    said = verdict(found, comparisons, prices, judged, limit_s, endpoint.peak_memory_bytes)
     return Conclusion(
         design=design,
         endpoint=endpoint,
@@ -138,13 +150,12 @@ def conclude(
         comparisons=comparisons,
         costs=prices,
         similar=similar,
-        verdict=[
-            *verdict(found, comparisons, prices, judged, limit_s, endpoint.peak_memory_bytes),
-            *of_auto(auto, auto_slo_s),
-        ],
+        # What to pay for, and how many steps; then the details.
+        verdict=[*said[:1], *of_frontier(frontier), *said[1:], *of_auto(auto, auto_slo_s)],
         record=record,
         auto=auto,
         auto_slo_s=auto_slo_s,
+        frontier=frontier,
         **more,
     )
 

@@ -3,6 +3,8 @@
 Runs in this process, without the endpoint, and after it has been measured.
 """
 
+import math
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -16,8 +18,9 @@ from transformers import CLIPModel, CLIPProcessor
 from serve.pipelines.pipeline import Pipeline
 from serve.variants import Family
 
+from ..rounds import NameT
 from ..workload import Workload
-from .quality import Similarity, similarity
+from .quality import ClipScores, Similarity, similarity
 
 
 def vae_pairs(family: Family) -> list[tuple[str, str]]:
@@ -65,22 +68,28 @@ def vae_similarity(
 
 
 def clip_scores(
-    folder: Path, prompts: Sequence[str], pictures: Mapping[str, Sequence[NDArray[np.uint8]]]
-) -> dict[str, float]:
-    """Mean cosine similarity of prompts and pictures in a CLIP model's space, by variant.
+    folder: Path,
+    prompts: Sequence[str],
+    pictures: Mapping[NameT, Sequence[NDArray[np.uint8]]],
+    within_s: float = math.inf,
+) -> dict[NameT, ClipScores]:
+    """Scores and embeddings of each contender's pictures, in the prompts' order from the first on.
 
-    The folder is in transformers' form, such as openai/clip-vit-large-patch14's files; pictures are
-    in the prompts' order.
+    The folder is in transformers' form, such as openai/clip-vit-large-patch14's files. After
+    `within_s` no further contender is begun.
 
     Raises:
         OSError: the folder holds no such model.
     """
     model = CLIPModel.from_pretrained(folder, local_files_only=True).eval()
     processor = CLIPProcessor.from_pretrained(folder, local_files_only=True)
-    scores = {}
-    for variant, drawn in pictures.items():
+    scores: dict[NameT, ClipScores] = {}
+    ends_s = time.monotonic() + within_s
+    for name, drawn in pictures.items():
+        if time.monotonic() > ends_s:
+            break
         inputs = processor(
-            text=list(prompts),
+            text=list(prompts[: len(drawn)]),
             images=list(drawn),
             return_tensors="pt",
             padding=True,
@@ -89,5 +98,5 @@ def clip_scores(
         with torch.inference_mode():
             output = model(**inputs)
         similarities = (output.text_embeds * output.image_embeds).sum(-1)
-        scores[variant] = float(similarities.mean())
+        scores[name] = ClipScores(tuple(similarities.tolist()), output.image_embeds.numpy())
     return scores

@@ -27,6 +27,10 @@ class Design:
     `auto_rates` offered rates is run `auto_rounds` times, with `auto_requests` requests at least
     and for `auto_slos` times the SLO, so that a queue can grow beyond it and the policy can answer.
     The search leaves `auto_share` of the budget to it.
+
+    `frontier_steps` are those of the frontier's settings; without any there is no frontier. Each
+    variant is drawn with its own default scheduler and dpm++, or with `frontier_schedulers`, and in
+    each setting `frontier_pictures`. `frontier_s` is its time, beside `budget_s`.
     """
 
     variants: tuple[str, ...]
@@ -48,6 +52,10 @@ class Design:
     auto_requests: int = 20
     auto_slos: float = 5.0
     auto_share: float = 0.3
+    frontier_steps: tuple[int, ...] = ()
+    frontier_schedulers: tuple[str, ...] = ()
+    frontier_pictures: int = 24
+    frontier_s: float = 8 * 60.0
 
     def quick(self) -> "Design":
         """The same in a fifth of the time; no p95 is decided, and nothing of `auto`."""
@@ -64,7 +72,19 @@ class Design:
             auto_requests=10,
             auto_slos=3.0,
             auto_share=0.18,
+            frontier_pictures=12,
+            frontier_s=180.0,
         )
+
+    @property
+    def whole_s(self) -> float:
+        """What the comparison takes at most."""
+        return self.budget_s + (self.frontier_s if self.frontier_steps else 0.0)
+
+    def within(self, seconds: float) -> "Design":
+        """The same with another bound for the whole; every section keeps its share."""
+        scale = seconds / self.whole_s
+        return replace(self, budget_s=scale * self.budget_s, frontier_s=scale * self.frontier_s)
 
     @property
     def seed_workload(self) -> Workload:

@@ -5,6 +5,7 @@ from a model hub only.
 """
 
 import io
+import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -23,13 +24,29 @@ PUBLISHED_QUALITY = {
 
 @dataclass(frozen=True)
 class Similarity:
-    """Of pairs of pictures; SSIM 1 and PSNR infinite mean equal. PSNR in dB."""
+    """Of pairs of pictures; SSIM 1 and PSNR infinite mean equal. PSNR in dB.
+
+    `ssim_error` is the mean's standard error; 0 for one pair.
+    """
 
     pairs: int
     ssim: float
     ssim_low: float
     ssim_high: float
+    ssim_error: float
     psnr_db: float
+
+
+@dataclass(frozen=True)
+class ClipScores:
+    """Of some pictures, in a CLIP model's space.
+
+    `cosines` are the pictures' similarities with their prompts; `embeddings` the pictures' own,
+    `(N, D)`.
+    """
+
+    cosines: tuple[float, ...]
+    embeddings: NDArray[np.float32]
 
 
 def similarity(
@@ -51,9 +68,35 @@ def similarity(
         ssim=statistics.fmean(ssims),
         ssim_low=min(ssims),
         ssim_high=max(ssims),
+        ssim_error=standard_error(ssims),
         # 100 dB for equal pictures: JSON knows no infinity.
         psnr_db=100.0 if equal else float(peak_signal_noise_ratio(other, every, data_range=255)),
     )
+
+
+def standard_error(values: Sequence[float]) -> float:
+    """Of the values' mean; 0 where there is one value only."""
+    return statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else 0.0
+
+
+def cmmd(ours: NDArray[np.float32], theirs: NDArray[np.float32]) -> float:
+    """The CLIP maximum mean discrepancy of two sets of pictures; 0 means equal sets.
+
+    By Jayasumana et al., "Rethinking FID", CVPR 2024 (https://arxiv.org/abs/2401.09603): MMD with a
+    Gaussian kernel of sigma 10 on CLIP's image embeddings, times 1000. As theirs, this estimator
+    counts each picture with itself, too; few pictures make it larger than many.
+
+    Args:
+        ours: `(N, D)`, one embedding a picture; each is divided by its length here.
+        theirs: `(M, D)`, likewise.
+    """
+    x, y = (each / np.linalg.norm(each, axis=-1, keepdims=True) for each in (ours, theirs))
+
+    def kernel(a: NDArray[np.float32], b: NDArray[np.float32]) -> float:
+        # The squared distance of unit vectors.
+        return float(np.exp((a @ b.T - 1) / 10**2, dtype=np.float64).mean())
+
+    return 1000 * (kernel(x, x) + kernel(y, y) - 2 * kernel(x, y))
 
 
 def to_reference(

@@ -8,14 +8,39 @@ from typing import Literal
 
 from ..samples import Sample
 
-Section = Literal["seed workload", "closed loop", "open loop", "plan", "auto"]
+Section = Literal["seed workload", "closed loop", "open loop", "plan", "auto", "frontier"]
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What the frontier compares: a variant, its steps and its scheduler."""
+
+    variant: str
+    steps: int
+    scheduler: str
+
+    def __str__(self) -> str:
+        return f"`{self.variant}` with {self.steps} steps of {self.scheduler}"
+
+
+@dataclass(frozen=True)
+class Shot:
+    """A picture of a setting; seconds as the replica timed denoising and decoding.
+
+    `base_s` are those of the same picture in the base setting, drawn in the same round.
+    """
+
+    device_s: float
+    base_s: float
+    picture: bytes
 
 
 @dataclass
 class Run:
     """Requests that were made together: one variant, one round, so many users or such a rate.
 
-    `duration_s` is set when it has ended. In section `auto` the variant may be `auto`.
+    `duration_s` is set when it has ended. In section `auto` the variant may be `auto`; in section
+    `frontier` a round is a picture.
     """
 
     section: Section
@@ -25,14 +50,19 @@ class Run:
     rate_per_s: float | None = None
     duration_s: float = 0.0
     samples: list[Sample] = field(default_factory=list)
+    scheduler: str | None = None
 
 
 @dataclass
 class Record:
-    """Grows while the comparison runs. `pictures` are PNG bytes by request number and variant."""
+    """Grows while the comparison runs. `pictures` are PNG bytes by request number and variant.
+
+    `frontier` holds each setting's pictures by request number, of whole rounds only.
+    """
 
     runs: list[Run] = field(default_factory=list)
     pictures: dict[int, dict[str, bytes]] = field(default_factory=dict)
+    frontier: dict[Setting, dict[int, Shot]] = field(default_factory=dict)
     left_out: list[str] = field(default_factory=list)
     interrupted: bool = False
 
@@ -60,7 +90,7 @@ class Record:
 
     def write_samples(self, path: Path) -> None:
         """Every request, one line each, as CSV."""
-        labels = ("section", "round", "users", "rate_per_s")
+        labels = ("section", "round", "users", "rate_per_s", "scheduler")
         names = [*labels, *(column.name for column in fields(Sample)), "latency_s"]
         with path.open("w", newline="") as lines:
             writer = csv.DictWriter(lines, names)

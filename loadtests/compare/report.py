@@ -21,6 +21,8 @@ from .tables import Table, tables
 # Rows of the picture grid, and the width of a picture in it: enough to look, small enough to mail.
 _ROWS = 8
 _WIDEST_PX = 256
+# Prompts that are shown as each setting of the Pareto line drew them.
+_SHEET_ROWS = 2
 
 
 def write(conclusion: Conclusion, out: Path) -> None:
@@ -41,6 +43,7 @@ def write(conclusion: Conclusion, out: Path) -> None:
         charts=_charts(conclusion),
         variants=conclusion.design.variants,
         pictures=_picture_rows(conclusion),
+        sheet=_sheet(conclusion),
         serve_config=conclusion.setup.serve_config,
     )
     (out / "report.md").write_text(markdown)
@@ -57,6 +60,7 @@ def as_page(
     charts: Sequence[Mapping[str, str]] = (),
     variants: Sequence[str] = (),
     pictures: Sequence[Mapping[str, Any]] = (),
+    sheet: Sequence[Mapping[str, Any]] = (),
     serve_config: str = "",
 ) -> tuple[str, str]:
     """Markdown, with words and tables; and HTML, one file that needs no other.
@@ -86,6 +90,7 @@ def as_page(
         tables=tables,
         variants=variants,
         pictures=pictures,
+        sheet=sheet,
         facts=facts,
         serve_config=serve_config,
     )
@@ -133,7 +138,7 @@ def facts(conclusion: Conclusion) -> list[str]:
         "the p95 of these arrivals at the SLO.",
         f"Policy of `auto`: {_policy(conclusion.endpoint.auto)}"
         f"{'' if design.auto_against else '; not measured (`--auto`)'}.",
-        f"Budget: {design.budget_s / 60:.1f} minutes.",
+        f"Budget: {design.whole_s / 60:.1f} minutes.",
     ]
 
 
@@ -149,6 +154,9 @@ def _charts(conclusion: Conclusion) -> list[dict[str, str]]:
     if conclusion.costs:
         title = "What an image costs; whiskers: to the rate that missed the SLO, and over rounds"
         drawn[title] = charts.cost_bars(conclusion.costs)
+    if conclusion.frontier is not None and conclusion.frontier.measure is not None:
+        title = "The frontier: cost against quality; the line: Pareto's; ringed: recommended"
+        drawn[title] = charts.frontier(conclusion.frontier, conclusion.design.variants)
     if any(figures.rungs for figures in found.values()):
         title = "Latency by offered rate: p95 solid, p50 dashed; hollow: certainly missed the SLO"
         drawn[title] = charts.latency_curves(found, conclusion.slo_s)
@@ -185,6 +193,31 @@ def _picture_rows(conclusion: Conclusion) -> list[dict[str, Any]]:
         sources = [_thumbnail(drawn[variant]) for variant in variants]
         rows.append({**workload.body(index, variants[0]), "sources": sources})
     return rows
+
+
+def _sheet(conclusion: Conclusion) -> list[dict[str, Any]]:
+    """The first prompts, each as the Pareto line's settings drew it, the base and the reference."""
+    frontier = conclusion.frontier
+    if frontier is None or frontier.measure is None:
+        return []
+    line = [point.setting for point in frontier.line]
+    settings = list(dict.fromkeys([*line, frontier.base, frontier.reference]))
+    drawn = conclusion.record.frontier
+    return [
+        {
+            **conclusion.design.workload.body(index, ""),
+            "pictures": [
+                {
+                    "source": _thumbnail(drawn[setting][index].picture),
+                    "name": str(setting),
+                    "cost": f"{frontier.point(setting).cost:.2f}",
+                }
+                for setting in settings
+                if index in drawn[setting]
+            ],
+        }
+        for index in sorted(drawn[frontier.reference])[:_SHEET_ROWS]
+    ]
 
 
 def _thumbnail(picture: bytes) -> str:

@@ -9,6 +9,7 @@ from .auto import AutoRate, Contender
 from .conclusion import Conclusion
 from .costs import Cost
 from .findings import Comparison
+from .frontier_table import frontier_cells
 from .quality import PUBLISHED_QUALITY, Similarity
 
 _UNDECIDED = "not decided"
@@ -28,7 +29,7 @@ def tables(conclusion: Conclusion) -> list[Table]:
     """In reading order; those without rows are left out."""
     sections = (
         _costs, _differences, _seed_workload, _closed_loop, _open_loop, _auto_shares,
-        _auto_goodput, _quality, _plan, _gate,
+        _auto_goodput, _quality, _frontier, _plan, _gate,
     )  # fmt: skip
     return [table for section in sections if (table := section(conclusion)).rows]
 
@@ -280,6 +281,10 @@ def _quality(conclusion: Conclusion) -> Table:
 def _similarity(similarity: Similarity) -> list[str]:
     ssim = f"{similarity.ssim:.3f} ({similarity.ssim_low:.3f} to {similarity.ssim_high:.3f})"
     return [ssim, f"{similarity.psnr_db:.1f}", str(similarity.pairs)]
+
+
+def _frontier(conclusion: Conclusion) -> Table:
+    return Table("The frontier", *frontier_cells(conclusion.frontier))
 
 
 def _plan(conclusion: Conclusion) -> Table:

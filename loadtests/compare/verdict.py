@@ -7,6 +7,7 @@ from ..replies import AUTO
 from .auto import AutoRate
 from .costs import Costs, cheapest
 from .findings import Comparison, VariantFindings
+from .frontier import DECIDING_PICTURES, Frontier
 from .quality import Similarity
 from .ratios import Ratio
 
@@ -50,6 +51,31 @@ def of_auto(rates: Sequence[AutoRate], slo_s: float | None) -> list[str]:
         f"`auto` at {rate.rate_per_s:.2f}/s: {ours.median:.2f} pictures/s within {slo_s:.2f} s, "
         f"against {', '.join(parts)}; drawn by {drawn or 'none'}."
     ]
+
+
+def of_frontier(frontier: Frontier | None) -> list[str]:
+    """Which setting to take, what it costs and how good its pictures are; one sentence."""
+    if frontier is None:
+        return []
+    if frontier.measure is None:
+        cheapest = frontier.points[0]
+        return [
+            f"{cheapest.setting} costs {cheapest.cost:.2f} of {frontier.base}; what the frontier's "
+            "pictures are worth is not known."
+        ]
+    if frontier.recommended is None:
+        return [
+            f"The frontier recommends nothing: it takes {DECIDING_PICTURES} pictures a setting."
+        ]
+    point, best = frontier.point(frontier.recommended), frontier.point(frontier.reference)
+    words = (
+        f"{point.setting} costs {point.cost:.2f} of {frontier.base}: the cheapest on the frontier "
+        f"within {frontier.tolerance:.2g} of the reference, {frontier.reference} "
+        f"({frontier.measure} {point.quality:.2f} against {best.quality:.2f}"
+    )
+    if point.similar is not None and frontier.measure != "SSIM":
+        words += f"; SSIM {point.similar.ssim:.2f}"
+    return [f"{words}; {point.device_s.count} pictures)."]
 
 
 def _cheapest(

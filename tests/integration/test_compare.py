@@ -228,12 +228,45 @@ def test_auto_is_measured_only_where_it_is_asked_for(tmp_path: Path) -> None:
     assert "slo_s 0.2; not measured (`--auto`)" in (tmp_path / "report.md").read_text()
 
 
+def test_the_frontier_finds_the_costs_that_are_there(tmp_path: Path) -> None:
+    speeds = {"original": 0.04, "distilled": 0.02}
+    fake = FakeService(latency_s=0.0, serial_s=speeds, least_steps=5)
+    grid = ["--frontier-steps", "4,10,50", "--frontier-schedulers", "euler"]
+    done = compare(fake, tmp_path, "--quick", *grid)
+    assert done.returncode == 0, done.stdout + done.stderr
+    frontier = json.loads((tmp_path / "report.json").read_text())["frontier"]
+    costs = {
+        tuple(point["setting"].values()): pytest.approx(point["cost"])
+        for point in frontier["points"]
+    }
+    assert costs == {
+        ("original", 25, "pndm"): 1, ("original", 50, "pndm"): 2,
+        ("original", 10, "euler"): 0.4, ("original", 50, "euler"): 2,
+        ("distilled", 10, "euler"): 0.2, ("distilled", 50, "euler"): 1,
+    }  # fmt: skip
+    # The fake draws the same picture always, so the cheapest is as good as any.
+    words = "`distilled` with 10 steps of euler costs 0.20 of `original` with 25 steps of pndm"
+    text = (tmp_path / "report.md").read_text()
+    for report in (done.stdout, text):
+        assert words in report
+        assert "the frontier's `distilled` with 4 steps of euler: status 400" in report
+    assert "## The frontier" in text
+    assert "Budget: 6.3 minutes" in text
+    page = (tmp_path / "report.html").read_text()
+    assert "The frontier: cost against quality" in page
+    assert page.count(", by distilled with 10 steps of euler") == 2
+    rows = list(csv.DictReader((tmp_path / "samples.csv").open()))
+    assert {row["scheduler"] for row in rows if row["section"] == "frontier"} == {"pndm", "euler"}
+
+
 def test_pictures_of_random_weights_are_not_judged(tmp_path: Path) -> None:
     speeds = {"original": 0.01, "distilled": 0.005}
     fake = FakeService(latency_s=0.0, serial_s=speeds, random_weights=True)
-    done = compare(fake, tmp_path, "--quick")
+    done = compare(fake, tmp_path, "--quick", "--frontier-steps", "10")
     assert done.returncode == 0
     assert "SSIM" not in done.stdout
+    assert "what the frontier's pictures are worth is not known" in done.stdout
+    assert "The frontier's pictures" not in (tmp_path / "report.html").read_text()
     text = (tmp_path / "report.md").read_text()
     assert "Random weights" in text
     assert text.startswith("# Which variant to pay for: `sd-v1` on a fake GPU\n")
@@ -245,6 +278,10 @@ def test_pictures_of_random_weights_are_not_judged(tmp_path: Path) -> None:
         pytest.param(["--variants", "huge"], "variants: 'huge' was given; ", id="variant"),
         pytest.param(["--auto"], "auto: http://a-service offers none", id="auto"),
         pytest.param(["--steps", "0"], "0 was given; allowed: 1 to 150", id="steps"),
+        pytest.param(["--frontier-steps", "4,0"], "0 was given; allowed: 1 to 150", id="frontier"),
+        pytest.param(
+            ["--frontier-schedulers", "ddim,heun"], "'heun' was given; allowed: pndm, ", id="heun"
+        ),
         pytest.param(["--minutes", "nan"], "nan was given; allowed: ", id="minutes"),
         pytest.param(["--baseline", "/nowhere.json"], "/nowhere.json", id="baseline"),
         pytest.param(["--plan", "pyproject.toml"], "pyproject.toml: not a plan.json", id="plan"),

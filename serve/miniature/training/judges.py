@@ -4,13 +4,14 @@ The rules rely on the scenes' layout: the background shows along the top and the
 simple thing covers the middle, and a vase stands below its flowers.
 """
 
+import re
 from collections.abc import Mapping
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .drawing import LEAF_GREEN, WOOD, Rgb
-from .scenes import BACKGROUNDS, COLOURS, FLOWER_COLOURS
+from .scenes import BACKGROUNDS, COLOURS, FLOWER_COLOURS, PLURALS, parse_caption
 
 Pixels = NDArray[np.uint8]
 Lab = NDArray[np.float64]
@@ -20,6 +21,7 @@ _UNLIKE_BACKGROUND = 12.0
 _SUNFLOWER_HEART: Rgb = (92, 56, 30)
 _WINDOW_PX = 16
 _WINDOW_STRIDE_PX = 4
+_FLOWERS = re.compile(rf"\b({'|'.join(FLOWER_COLOURS)}) (flower|{'|'.join([*PLURALS, 'daisies'])})")
 
 
 def lab(pixels: NDArray[np.uint8] | NDArray[np.float64]) -> Lab:
@@ -99,3 +101,32 @@ def flower_colours(pixels: Pixels) -> set[str]:
                 name = FLOWER_COLOURS[int(votes.argmax())]
                 found[name] = found.get(name, 0) + 1
     return {name for name, windows in found.items() if windows >= 2}
+
+
+def shows(prompt: str, pixels: Pixels) -> bool | None:
+    """Whether a (96, 96, 3) picture has the colours that its prompt names.
+
+    Those are the thing's, or the vase's and its flowers', and the background's where it is named.
+    None where the prompt names no coloured thing, or doesn't say which colours a vase's flowers
+    have.
+    """
+    wish = parse_caption(prompt)
+    if wish.colour is None:
+        return None
+    if wish.background is not None and background_colour(pixels) != wish.background:
+        return False
+    if wish.thing != "vase":
+        return thing_colour(pixels) == wish.colour
+    flowers = _flowers_right(prompt, flower_colours(pixels))
+    return None if flowers is None else flowers and vase_colour(pixels) == wish.colour
+
+
+def _flowers_right(prompt: str, seen: set[str]) -> bool | None:
+    if "empty" in prompt:
+        return not seen
+    if "different" in prompt or "colourful" in prompt:
+        return len(seen) >= 2
+    if named := _FLOWERS.search(prompt):
+        return seen == {named[1]}
+    # Sunflowers are yellow, whatever else is said.
+    return seen == {"yellow"} if "sunflower" in prompt else None

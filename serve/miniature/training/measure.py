@@ -23,7 +23,7 @@ from .. import WEIGHTS_DIR
 from . import judges
 from .drawing import THINGS
 from .family import GUIDANCE_SCALE, STEPS, denoise, draw_pictures, load_family
-from .scenes import BACKGROUNDS, COLOURS, distinct, draw, parse_caption, random_scene, with_article
+from .scenes import BACKGROUNDS, COLOURS, distinct, draw, random_scene, with_article
 
 SEED_PROMPT = "a golden vase with different flowers"
 _UNSEEN_SEED = 90_000
@@ -63,19 +63,13 @@ def colour_prompts() -> list[str]:
 
 def colours_right(prompts: list[str], pictures: NDArray[np.uint8]) -> float:
     """Share of pictures whose thing and background both have the prompt's colours."""
-    right = 0
-    for prompt, picture in zip(prompts, pictures, strict=True):
-        caption = parse_caption(prompt)
-        seen = (judges.thing_colour(picture), judges.background_colour(picture))
-        right += seen == (caption.colour, caption.background)
-    return right / len(prompts)
+    right = [bool(judges.shows(prompt, p)) for prompt, p in zip(prompts, pictures, strict=True)]
+    return sum(right) / len(right)
 
 
 def vases_right(pictures: NDArray[np.uint8]) -> int:
     """How many pictures show a golden vase with flowers of at least two colours."""
-    return sum(
-        judges.vase_colour(p) == "golden" and len(judges.flower_colours(p)) >= 2 for p in pictures
-    )
+    return sum(bool(judges.shows(SEED_PROMPT, picture)) for picture in pictures)
 
 
 def measure_colours(pipeline: Pipeline, quick: bool) -> list[Finding]:

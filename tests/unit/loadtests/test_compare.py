@@ -519,9 +519,13 @@ def test_a_clip_score_is_a_cosine(tmp_path: Path) -> None:
     )
     CLIPProcessor(processor, tokenizer).save_pretrained(tmp_path)
     prompts = ["a red star", "a blue circle on a white background"]
-    scores = clip_scores(tmp_path, prompts, {"original": [picture(1), picture(2)]})
-    assert -1 <= scores["original"] <= 1
-    assert scores != clip_scores(tmp_path, prompts, {"original": [picture(3), picture(4)]})
+    drawn = {"original": [picture(1), picture(2)], "fewer": [picture(3)]}
+    scores = clip_scores(tmp_path, prompts, drawn)
+    assert [len(each.cosines) for each in scores.values()] == [2, 1]
+    assert all(-1 <= cosine <= 1 for each in scores.values() for cosine in each.cosines)
+    assert scores["original"].cosines[0] != scores["fewer"].cosines[0]
+    assert scores["original"].embeddings.shape == (2, 8)
+    assert clip_scores(tmp_path, prompts, drawn, within_s=-1) == {}
 
 
 def a_report(factor: float = 1.0, **workload: Any) -> dict[str, Any]:

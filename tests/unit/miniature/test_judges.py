@@ -5,7 +5,15 @@ import pytest
 
 from serve.miniature.training import judges
 from serve.miniature.training.measure import colour_prompts, colours_right, vases_right
-from serve.miniature.training.scenes import Scene, Thing, Vase, draw, parse_caption, random_scene
+from serve.miniature.training.scenes import (
+    Flower,
+    Scene,
+    Thing,
+    Vase,
+    draw,
+    parse_caption,
+    random_scene,
+)
 
 
 @pytest.fixture(scope="module")
@@ -72,6 +80,27 @@ def test_bunches_of_one_colour_and_of_several_are_told_apart():
     ]
     assert len(agreed) > 130
     assert np.mean(agreed) >= 0.95
+
+
+@pytest.mark.parametrize(
+    ("prompt", "right"),
+    [
+        ("a red vase with yellow tulips", True),
+        ("a red vase with a yellow tulip on a blue background", True),
+        ("a red vase with yellow tulips on a pink background", False),
+        ("a green vase with yellow tulips", False),
+        ("a red vase with purple tulips", False),
+        ("a red vase with sunflowers", True),
+        ("a red vase with different flowers", False),
+        ("an empty red vase", False),
+        ("a red vase with tulips", None),
+        ("a vase with yellow tulips", None),
+        ("a blue car on a blue background", False),
+    ],
+)
+def test_a_prompt_is_judged_by_the_colours_that_it_names(prompt, right):
+    bunch = Vase("round", "red", (Flower("tulip", "yellow"),) * 3, on_table=False)
+    assert judges.shows(prompt, draw(Scene(bunch, "blue", 1))) is right
 
 
 def test_only_golden_vases_with_mixed_flowers_count():
