@@ -104,6 +104,7 @@ def compose(args: AppArgs, manifest: Manifest, load: LoadDenoiser) -> Applicatio
             ),
             request_router_config=RequestRouterConfig(
                 request_router_class=LeastWork,
+                request_router_kwargs={"max_wait_s": args.max_queue_s},
                 request_routing_stats_period_s=_STATS_PERIOD_S,
                 max_backoff_s=_MAX_BACKOFF_S,
             ),

@@ -185,8 +185,13 @@ def _picture(image: FakeTrajectory) -> NDArray[np.uint8]:
 
 
 def load_fake(step_s: float, journal_dir: Path, variants: Sequence[Variant]) -> FakeDenoiser:
-    """Load in a replica; leaves the process's id and its GPUs beside the journal."""
+    """Load in a replica; leaves the process's id and its GPUs beside the journal.
+
+    While there is a file VARIANT.absent beside it, replicas of that variant go on loading.
+    """
     name = variants[0].name
+    while (journal_dir / f"{name}.absent").exists():
+        time.sleep(0.01)
     (journal_dir / f"{name}.pid").write_text(str(os.getpid()))
     (journal_dir / f"{name}.gpu").write_text(os.environ.get("CUDA_VISIBLE_DEVICES", ""))
     return FakeDenoiser(step_s=step_s, journal=journal_dir / name)

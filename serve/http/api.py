@@ -35,7 +35,9 @@ def build_api(router: Router, options: HttpOptions, keys: KeyFile | None = None)
     )
     api.router.route_class = Route
     add_error_handlers(api)
-    api.add_middleware(Gate, refuse=refuse, options=options, keys=keys)
+    api.add_middleware(
+        Gate, refuse=refuse, options=options, keys=keys, variants=len(router.variants)
+    )
     api.add_middleware(BrowserHeaders)
     api.add_middleware(HeadAsGet)
     # Only tells the OpenAPI document of the keys; the gate has checked them.

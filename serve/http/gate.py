@@ -55,14 +55,17 @@ App = Callable[
 class Gate:
     """Middleware that lets a request in, or refuses it before anything was read or done.
 
-    A request holds its key's place until its answer has ended, a stream's included, or its client
-    has left. The key itself goes no further than here.
+    A request holds its key's places until its answer has ended, a stream's included, or its client
+    has left: one in all from its head on, and one of its variant's once that is known
+    (`take_place`). They are counted by variant so that requests which wait for a variant without
+    replicas don't keep their key's others out. The key itself goes no further than here.
 
     Args:
         app: what is behind.
         refuse: makes an error's answer.
         options: the limits; `max_requests_per_key` counts in this process.
         keys: the API keys; with None, requests need no key.
+        variants: how many are served. A key has as many times `max_requests_per_key` in all.
     """
 
     def __init__(
@@ -71,9 +74,12 @@ class Gate:
         refuse: Callable[[ServingError], App],
         options: HttpOptions,
         keys: KeyFile | None,
+        variants: int,
     ) -> None:
         self._app, self._refuse, self._options, self._keys = app, refuse, options, keys
-        self._under_way: Counter[str] = Counter()
+        self._variants = variants
+        # By key and variant; None for all of a key's.
+        self._under_way: Counter[tuple[str, str | None]] = Counter()
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """Handle one ASGI scope."""
@@ -86,29 +92,35 @@ class Gate:
                 if self._keys is not None and not _is_open(scope):
                     key = _authenticated(scope["headers"], self._keys, basic=is_sdapi(scope))
                     _log.info("key %s", key.name)
-                    places.enter_context(self._place(key))
-                    scope = _with_key(scope, key)
+                    places.enter_context(self._place(key, None))
+                    scope = _with_key(
+                        scope, key, lambda variant: places.enter_context(self._place(key, variant))
+                    )
             except ServingError as fault:
                 await self._refuse(fault)(scope, receive, send)
                 return
             await self._app(scope, receive, send)
 
     @contextlib.contextmanager
-    def _place(self, key: Key) -> Iterator[None]:
-        most = self._options.max_requests_per_key
-        if most is not None and self._under_way[key.name] >= most:
-            raise TooManyRequests(
-                f"key {shown(key.name)} has {most} requests under way, the most that are allowed "
-                "at once; retry when one has ended",
-                self._options.retry_after_s,
+    def _place(self, key: Key, variant: str | None) -> Iterator[None]:
+        place, most = (key.name, variant), self._options.max_requests_per_key
+        if most is not None:
+            most, for_variant = (
+                (most * self._variants, "") if variant is None else (most, f" for {shown(variant)}")
             )
-        self._under_way[key.name] += 1
+            if self._under_way[place] >= most:
+                raise TooManyRequests(
+                    f"key {shown(key.name)} has {most} requests{for_variant} under way, the most "
+                    "that are allowed at once; retry when one has ended",
+                    self._options.retry_after_s,
+                )
+        self._under_way[place] += 1
         try:
             yield
         finally:
-            self._under_way[key.name] -= 1
-            if not self._under_way[key.name]:
-                del self._under_way[key.name]
+            self._under_way[place] -= 1
+            if not self._under_way[place]:
+                del self._under_way[place]
 
 
 def require_allowed(scope: MutableMapping[str, Any], model: str) -> None:
@@ -126,6 +138,17 @@ def require_allowed(scope: MutableMapping[str, Any], model: str) -> None:
             f"{', '.join(sorted(key.variants))}",
             "model",
         )
+
+
+def take_place(scope: MutableMapping[str, Any], variant: str) -> None:
+    """Count a request that came through the gate among its key's for a variant, until it ends.
+
+    Raises:
+        TooManyRequests: the key has as many for this variant as it may.
+    """
+    take = scope.get("state", {}).get("take_place")
+    if take is not None:
+        take(variant)
 
 
 def _check_headers(headers: _Headers) -> None:
@@ -181,12 +204,14 @@ def _password(credentials: bytes) -> bytes:
     return password
 
 
-def _with_key(scope: MutableMapping[str, Any], key: Key) -> dict[str, Any]:
+def _with_key(
+    scope: MutableMapping[str, Any], key: Key, take_place: Callable[[str], None]
+) -> dict[str, Any]:
     return {
         **scope,
         # What isn't there can't be logged.
         "headers": [
             (name, value) for name, value in scope["headers"] if name.lower() != b"authorization"
         ],
-        "state": {**scope.get("state", {}), "key": key},
+        "state": {**scope.get("state", {}), "key": key, "take_place": take_place},
     }

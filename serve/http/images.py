@@ -15,7 +15,7 @@ from ..generation import Choice, Drawing, OutputFormat, PictureFormat, Timings
 from .base64_json import PICTURE, with_pictures
 from .body import read_json
 from .error_responses import Route, errors, internal_error
-from .gate import require_allowed
+from .gate import require_allowed, take_place
 from .negotiation import Answer, negotiate, negotiate_stream
 from .options import HttpOptions
 from .schemas import GenerationRequest, Image, ImagesResponse, parse_request
@@ -74,6 +74,7 @@ def image_routes(router: Router, options: HttpOptions, locks: Sequence[Any]) -> 
             require_allowed(request.scope, model)
         asked = asked.with_seed()
         choice = await router.choose(model, lambda variant: asked.resolve(variant, options))
+        take_place(request.scope, choice.generation.variant)
         _log_user(asked)
         if asked.stream:
             return await _stream_response(router, choice, picture_format)

@@ -30,7 +30,9 @@ class HttpOptions(RequestLimits):
         None, description="names and hashes of API keys (serve/keys.py); none needed when absent"
     )
     max_requests_per_key: int | None = Field(
-        None, ge=1, description="requests of one API key at once, in each router replica"
+        None,
+        ge=1,
+        description="requests of one API key at once for each variant, in each router replica",
     )
     body_timeout_s: float = Field(
         10, gt=0, le=600, description="a request whose body takes longer to arrive is refused"

@@ -29,7 +29,10 @@ class ReplicaOptions(BaseModel):
         32, ge=1, description="requests that wait inside a replica, and in each router before it"
     )
     max_queue_s: float = Field(
-        60, gt=0, description="seconds that a request may have to wait before it begins"
+        60,
+        gt=0,
+        description="seconds that a request may have to wait for a replica to take it, and in the "
+        "replica before it begins",
     )
     stuck_after_s: float = Field(
         120,

@@ -1,6 +1,7 @@
 """Which variant answers for `model: "auto"`: pure rules, over forecasts that others make."""
 
 import hashlib
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal, Protocol, Self
@@ -69,7 +70,7 @@ class Rule(Protocol):
     """Whether `decide` needs to know what each candidate is expected to take."""
 
     def candidates(self, request_id: str) -> Sequence[str]:
-        """The variants that `decide` may choose for a request."""
+        """The variants that `decide` may choose for a request, the first before the others."""
 
     def decide(
         self, finish_s: Mapping[str, float], deadline_s: float | None, now: float
@@ -78,14 +79,17 @@ class Rule(Protocol):
 
         Args:
             finish_s: seconds until the request's last picture, by variant; infinite where none can
-                answer, 0 without `by_forecast`.
+                answer. Without `by_forecast` only the first candidate that takes requests, and 0.
             deadline_s: the request's own, in seconds from now.
             now: a clock in seconds that never goes back.
         """
 
 
 class Weighted:
-    """Shares requests out by weights: the same request id always gets the same variant."""
+    """Shares requests out by weights: the same request id always gets the same variant.
+
+    Where that has no replica, the requests are shared out among the others, by their weights.
+    """
 
     by_forecast: ClassVar[bool] = False
 
@@ -93,14 +97,16 @@ class Weighted:
         self._weights = weights
 
     def candidates(self, request_id: str) -> Sequence[str]:
-        """One, by the request's id: a repeated request gets the same variant."""
-        digest = hashlib.sha256(request_id.encode()).digest()
-        point = int.from_bytes(digest[:8], "big") / 2**64 * sum(self._weights.values())
-        for variant, weight in self._weights.items():
-            point -= weight
-            if point < 0:
-                return (variant,)
-        return (list(self._weights)[-1],)  # Rounding, at the very end.
+        """All with a weight, in an order by the request's id: a repeated one gets the same."""
+
+        def race(variant: str) -> float:
+            # Exponential times at a variant's rate: it is first by its share, and when it is left
+            # out, each of the others by theirs (Efraimidis and Spirakis, 2006).
+            digest = hashlib.sha256(f"{variant} {request_id}".encode()).digest()
+            uniform = (int.from_bytes(digest[:8], "big") + 1) / 2**64  # Never 0.
+            return -math.log(uniform) / self._weights[variant]
+
+        return tuple(sorted((name for name, weight in self._weights.items() if weight), key=race))
 
     def decide(
         self, finish_s: Mapping[str, float], deadline_s: float | None, now: float

@@ -2,14 +2,16 @@
 
 Serve runs this inside the router's handle, over the replicas that it knows and what each reported
 last (`VariantReplica.record_routing_stats`). What this handle has routed since then is added, so
-that a burst between two reports is spread. Ray and the standard library only: Serve carries the
-class to wherever a handle lives.
+that a burst between two reports is spread. It also bounds how long a request waits for a replica.
+Ray and the standard library only: Serve carries the class to wherever a handle lives.
 """
 
+import asyncio
 import random
 import time
 from typing import Any
 
+from ray.serve.exceptions import DeploymentUnavailableError
 from ray.serve.request_router import (
     PendingRequest,
     ReplicaID,
@@ -20,10 +22,15 @@ from ray.serve.request_router import (
 
 
 class LeastWork(RequestRouter):
-    """Offers a request to the replicas in the order of the seconds of work that each has ahead."""
+    """Offers a request to the replicas in the order of the seconds of work that each has ahead.
 
-    def initialize_state(self, **kwargs: Any) -> None:
+    A request that none takes within `max_wait_s`, or by its `deadline_at`, ends in Serve's
+    `DeploymentUnavailableError`; Serve raises it itself, at once, where none can be started.
+    """
+
+    def initialize_state(self, *, max_wait_s: float, **kwargs: Any) -> None:
         """Nothing was routed yet; Serve calls this after the constructor."""
+        self._max_wait_s = max_wait_s
         # When, and the work in image steps, by replica and request.
         self._routed: dict[ReplicaID, dict[str, tuple[float, float]]] = {}
 
@@ -51,6 +58,35 @@ class LeastWork(RequestRouter):
             self._forget(pending_request)
             self._remember(pending_request, ranked[0].replica_id, now)
         return [[replica] for replica in ranked]
+
+    async def _choose_replica_for_request(
+        self, pending_request: PendingRequest, *, is_retry: bool = False
+    ) -> RunningReplica:
+        """Wait for a replica, for so long at most.
+
+        Ray's own, which waits forever, has no public place for this. Outside of the handle nobody
+        knows when a replica has taken a request: over gRPC its word comes with its answer. In here
+        nothing has been sent yet, so giving up leaves no replica drawing, and what one has taken
+        isn't cut.
+        """
+        if pending_request.metadata.call_method == "forecast" and not self.curr_replicas:
+            # Who asks wants to know whom to ask for a picture, and doesn't wait.
+            raise DeploymentUnavailableError(self._deployment_id)
+        try:
+            async with asyncio.timeout(self._left_s(pending_request)):
+                return await super()._choose_replica_for_request(pending_request, is_retry=is_retry)
+        except TimeoutError:
+            raise DeploymentUnavailableError(self._deployment_id) from None
+
+    def _left_s(self, request: PendingRequest) -> float:
+        """How long a request may still wait; a full replica may have sent it back meanwhile."""
+        now = time.time()
+        generation = request.args[0] if request.args else None
+        deadline_at: float | None = getattr(generation, "deadline_at", None)
+        ends_at: float = request.created_at + self._max_wait_s
+        if deadline_at is not None:
+            ends_at = min(ends_at, deadline_at)
+        return min(ends_at - now, self._max_wait_s)  # Not longer where the clock was put back.
 
     def on_request_routed(
         self, pending_request: PendingRequest, replica_id: ReplicaID, result: ReplicaResult

@@ -58,6 +58,10 @@ class RayReplicas:
 
     def __init__(self, handle: DeploymentHandle, retry_after_s: float) -> None:
         self._handle = handle
+        # Already now: from here on the handle learns of its replicas. At the first request the
+        # controller might be away, and the request would wait for it without a bound.
+        self._draw, self._forecast = handle.draw, handle.forecast
+        self._stream = handle.options(stream=True).stream
         self._retry_after_s = retry_after_s
 
     @property
@@ -72,10 +76,10 @@ class RayReplicas:
         Raises:
             ReplicaLost: the replica died or was stopped meanwhile.
             Overloaded: the variant's queue is full.
-            VariantUnavailable: none can be started.
+            VariantUnavailable: none took it in time, or none can be started.
             ServingError: whatever the replica raised.
         """
-        response = self._handle.draw.remote(generation, picture_format)
+        response = self._draw.remote(generation, picture_format)
         drawing: Drawing = await self._answer(response, generation.variant)
         return drawing
 
@@ -83,17 +87,22 @@ class RayReplicas:
         self, generation: Generation, picture_format: PictureFormat
     ) -> AsyncIterator[PictureEvent]:
         """Draw, and yield each picture once it is there; raises what `draw` raises."""
-        events = self._handle.options(stream=True).stream.remote(generation, picture_format)
+        events = self._stream.remote(generation, picture_format)
         try:
             with self._own_errors(generation.variant):
                 async for event in events:
                     yield event
         finally:
-            events.cancel()  # Where the client has gone; harmless at the end.
+            _end(events)  # Where the client has gone.
 
     async def forecast(self, generation: Generation) -> float:
-        """Seconds that a request would take on the replica with the least work ahead."""
-        response = self._handle.forecast.remote(generation)
+        """Seconds that a request would take on the replica with the least work ahead.
+
+        Raises:
+            VariantUnavailable: there is no replica; it doesn't wait for one.
+            Exception: what `draw` raises.
+        """
+        response = self._forecast.remote(generation)
         seconds: float = await self._answer(response, generation.variant)
         return seconds
 
@@ -108,7 +117,7 @@ class RayReplicas:
             with self._own_errors(variant):
                 return await response
         except asyncio.CancelledError:
-            response.cancel()
+            _end(response)
             raise
 
     @contextlib.contextmanager
@@ -128,6 +137,12 @@ class RayReplicas:
         except RayTaskError as fault:
             # Ray's wrapper has the class of what was raised, but not its arguments.
             raise fault.cause from None
+
+
+def _end(call: Any) -> None:
+    """Cancel a call of a handle, whatever has become of it."""
+    with contextlib.suppress(Exception):  # One that no replica took raises its error here again.
+        call.cancel()
 
 
 def unavailable(variant: str, retry_after_s: float) -> VariantUnavailable:

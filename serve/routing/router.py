@@ -10,7 +10,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from ray import serve
 from ray.serve.schema import ReplicaState
 
-from ..errors import VariantNotFound, shown
+from ..errors import Overloaded, VariantNotFound, VariantUnavailable, shown
 from ..generation import Choice, Drawing, Generation, PictureEvent, PictureFormat
 from ..metrics import RouterMetrics
 from ..replica_info import ReplicaInfo
@@ -79,9 +79,10 @@ class Router:
         resolved = {
             name: resolve(self.variants[name]) for name in self._rule.candidates(_request_id())
         }
-        finish_s = dict.fromkeys(resolved, 0.0)
         if self._rule.by_forecast:
             finish_s = await self._forecasts(resolved)
+        else:
+            finish_s = {await self._present(resolved): 0.0}
         deadline_at = next(iter(resolved.values())).deadline_at
         decision = self._rule.decide(
             finish_s,
@@ -96,14 +97,29 @@ class Router:
         answers = await asyncio.gather(*map(self.forecast, resolved.values()))
         return dict(zip(resolved, answers, strict=True))
 
+    async def _present(self, resolved: Mapping[str, Generation]) -> str:
+        """The first variant that takes requests, however slowly; where none does, the first."""
+        for variant, generation in resolved.items():
+            try:
+                await self._ask(generation)
+            except (VariantUnavailable, ReplicaLost, Overloaded):
+                continue
+            except Exception as fault:
+                _log.info("%s: no forecast: %s", variant, type(fault).__name__)
+            return variant
+        return next(iter(resolved))
+
+    async def _ask(self, generation: Generation) -> float:
+        async with asyncio.timeout(_ANSWER_TIMEOUT_S):
+            return await self._replicas[generation.variant].forecast(generation)
+
     async def forecast(self, generation: Generation) -> float:
         """Seconds that a request would take now, asked where the least work is.
 
         Infinite where no replica answers at once: full, dying or starting ones don't.
         """
         try:
-            async with asyncio.timeout(_ANSWER_TIMEOUT_S):
-                return await self._replicas[generation.variant].forecast(generation)
+            return await self._ask(generation)
         except Exception as fault:
             _log.info("%s: no forecast: %s", generation.variant, type(fault).__name__)
             return math.inf
@@ -117,7 +133,7 @@ class Router:
             Overloaded: the variant's queue is full.
             DeadlineUnreachable: the replica has too much work ahead of it.
             DeadlineExceeded: the deadline passed meanwhile.
-            VariantUnavailable: two replicas died, or none can be started.
+            VariantUnavailable: two replicas died, none took it in time, or none can be started.
         """
         for _ in range(_TRIES):
             with contextlib.suppress(ReplicaLost):

@@ -32,7 +32,7 @@ def deployments(**args: Any) -> dict[str, Deployment]:
 def test_every_variant_has_a_deployment_with_the_bounds_that_are_configured() -> None:
     made = deployments(
         num_replicas=2, num_gpus=0.5, num_cpus=1, max_ongoing_requests=7, max_queued_requests=3,
-        retry_after_s=9, graceful_shutdown_timeout_s=11,
+        max_queue_s=13, retry_after_s=9, graceful_shutdown_timeout_s=11,
     )  # fmt: skip
     assert set(made) == {"router", "original", "distilled", "distilled-tiny-vae"}
     for name in set(made) - {"router"}:
@@ -43,6 +43,7 @@ def test_every_variant_has_a_deployment_with_the_bounds_that_are_configured() ->
         config = one._deployment_config
         assert config.graceful_shutdown_timeout_s == 11
         assert config.backpressure_config.retry_after_s == 9
+        assert config.request_router_config.request_router_kwargs == {"max_wait_s": 13}
         router_class = config.request_router_config.request_router_class
         assert router_class == f"{LeastWork.__module__}.{LeastWork.__qualname__}"
         assert one.ray_actor_options == {"num_gpus": 0.5, "num_cpus": 1}

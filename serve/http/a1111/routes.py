@@ -15,7 +15,7 @@ from ...errors import CrossSiteRequest, MalformedBody, VariantNotFound, shown
 from ...generation import LOSSLESS_PNG, SAMPLER_NAMES
 from ..body import read_json
 from ..error_responses import Route
-from ..gate import require_allowed
+from ..gate import require_allowed, take_place
 from ..options import HttpOptions
 from ..service import Router
 from .dialect import (
@@ -65,6 +65,7 @@ def a1111_routes(router: Router, options: HttpOptions, locks: Sequence[Any]) -> 
         variant = router.variants.get(model) or next(iter(router.variants.values()))
         asked = txt2img.as_request(model, variant).with_seed()
         choice = await router.choose(model, lambda variant: asked.resolve(variant, options))
+        take_place(request.scope, choice.generation.variant)
         drawing = await jobs.run(
             _owner(request),
             choice.generation,

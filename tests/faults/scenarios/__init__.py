@@ -34,7 +34,7 @@ SCENARIOS = {
     "clients leave": Scenario(clients.clients_leave, 180, quick=True),
     # Before replicas are killed: a new one grows for a while.
     "soak": Scenario(soak.soak, 90, quick=True),
-    "replica killed": Scenario(killed.replica_killed, 700, quick=True),
+    "replica killed": Scenario(killed.replica_killed, 800, quick=True),
     "stuck step": Scenario(hung.stuck_step, 120),
     "frozen process": Scenario(hung.frozen_process, 150),
     "router killed": Scenario(killed.router_killed, 90),

@@ -8,6 +8,7 @@ from .. import machine
 from ..local import LocalStage
 from ..outcome import Found, all_of, is_lost, measured, none, none_lost, within
 from ..stage import now_s
+from .updates import roll
 
 _SHARE = 0.3
 _VICTIM = "distilled"
@@ -22,6 +23,10 @@ async def replica_killed(stage: LocalStage) -> Found:
     kills_s: list[float] = []
     took_s: list[float] = []
     service, under_way = stage.service, stage.client.under_way
+    # It bounds the wait for a new replica, too; local.yaml's is less than a start takes.
+    good = service.config
+    await roll(stage, service.changed(max_queue_s=_COLD_START_LIMIT_S))
+    await stage.wait_until(lambda: len(service.pids(_VICTIM)) == 1, 60, "an end to the old one")
     async with stage.load(_SHARE, seed=3) as load:
         for _ in range(times):
             # A request that has lost a replica already has no try left.
@@ -40,6 +45,7 @@ async def replica_killed(stage: LocalStage) -> Found:
                 return bool(pids) and dead not in pids and service.ready()
 
             took_s.append(await stage.wait_until(replaced, _COLD_START_LIMIT_S, "a new replica"))
+    await roll(stage, good)
     # Its first try ended with one replica, its second with another.
     used_up = load.count(
         lambda sample: (

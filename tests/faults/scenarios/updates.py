@@ -36,8 +36,8 @@ async def configuration_rolled(stage: LocalStage) -> Found:
     good = stage.service.config
     async with stage.load(_SHARE, seed=10) as load:
         await asyncio.sleep(2)
-        there_s = await _roll(stage, stage.service.changed(max_queue_s=5.0))
-        back_s = await _roll(stage, good)
+        there_s = await roll(stage, stage.service.changed(max_queue_s=5.0))
+        back_s = await roll(stage, good)
         await asyncio.sleep(3)
     return Found(
         [none_lost(load.samples), measured(f"there after {there_s:.0f} s, back {back_s:.0f} s")],
@@ -54,7 +54,7 @@ async def weights_rolled(stage: LocalStage) -> Found:
     try:
         async with stage.load(_SHARE, seed=11) as there:
             await asyncio.sleep(2)
-            there_s = await _roll(stage, stage.service.changed(weights_dir=str(folder)))
+            there_s = await roll(stage, stage.service.changed(weights_dir=str(folder)))
             rolled_s = now_s()
             await asyncio.sleep(_AFTERWARDS_S)
         of_new = sum(one.fired_s > rolled_s for one in client.differing)
@@ -62,7 +62,7 @@ async def weights_rolled(stage: LocalStage) -> Found:
         new = await client.drawn(stage.requests.bodies)
         async with stage.load(_SHARE, seed=12) as back:
             await asyncio.sleep(2)
-            back_s = await _roll(stage, good)
+            back_s = await roll(stage, good)
             returned_s = now_s()
             await asyncio.sleep(_AFTERWARDS_S)
     finally:
@@ -102,7 +102,7 @@ async def broken_weights(stage: LocalStage) -> Found:
             if not any(str(file) in message for message in messages):
                 unnamed.append(f"{kind}: {' '.join(messages)[-200:]}")
             await asyncio.sleep(_BROKEN_FOR_S)
-            await _roll(stage, good)
+            await roll(stage, good)
             # New ones may have come and gone beside them.
             if any(before[name] - service.pids(name) for name in VARIANTS):
                 replaced.append(kind)
@@ -120,7 +120,7 @@ async def broken_weights(stage: LocalStage) -> Found:
     )
 
 
-async def _roll(stage: LocalStage, config: Config) -> float:
+async def roll(stage: LocalStage, config: Config) -> float:
     """Deploy a configuration and wait until it is there; returns how long that took."""
     began_s = now_s()
     stage.service.apply(config)

@@ -225,7 +225,7 @@ async def test_the_key_goes_no_further_than_the_gate(keys: KeyFile) -> None:
 
     headers = [(b"accept", b"*/*"), (b"authorization", f"Bearer {ALICE}".encode())]
     scope = {"type": "http", "path": "/v1/models", "headers": headers}
-    await Gate(app, lambda fault: app, HttpOptions(), keys)(scope, None, None)
+    await Gate(app, lambda fault: app, HttpOptions(), keys, 1)(scope, None, None)
     assert seen[0]["headers"] == [(b"accept", b"*/*")]
     assert ALICE not in repr(seen)
 
@@ -245,7 +245,7 @@ def slow() -> SlowRouter:
 
 @pytest.fixture
 def app(slow: SlowRouter, keys: KeyFile) -> FastAPI:
-    """A key may have two requests at once."""
+    """A key may have two requests for each variant at once."""
     return build_api(slow, HttpOptions(max_requests_per_key=2, retry_after_s=3), keys)
 
 
@@ -259,12 +259,37 @@ async def test_a_key_has_so_many_requests_at_once_and_no_other_keys(
         error = assert_openai_error(refused, 429, "too_many_requests")
         assert error["type"] == "rate_limit_error"
         assert refused.headers["retry-after"] == "3"
-        other = asyncio.create_task(batch.post(URL, json={**BODY, "model": "distilled"}))
-        await until(lambda: slow.drawing == 3)
+        distilled = {**BODY, "model": "distilled"}
+        others = [asyncio.create_task(one.post(URL, json=distilled)) for one in (alice, batch)]
+        await until(lambda: slow.drawing == 4)
         assert (await alice.get("/healthz")).status_code == 200
         slow.may_draw.set()
-        assert [(await task).status_code for task in (*first, other)] == [200] * 3
+        assert [(await task).status_code for task in (*first, *others)] == [200] * 4
         assert (await alice.post(URL, json=BODY)).status_code == 200
+
+
+async def test_requests_that_have_not_said_what_they_want_are_bounded_too(
+    slow: SlowRouter, app: FastAPI
+) -> None:
+    sending = 0
+
+    async def slowly() -> AsyncIterator[bytes]:
+        nonlocal sending
+        sending += 1
+        yield b"{"
+        await slow.may_draw.wait()
+
+    most = 2 * len(slow.variants)
+    async with client_of(app, ALICE) as alice:
+        slow_ones = [
+            asyncio.create_task(alice.post(URL, content=slowly(), headers=JSON))
+            for _ in range(most)
+        ]
+        await until(lambda: sending == most)
+        refused = assert_openai_error(await alice.post(URL, json=BODY), 429, "too_many_requests")
+        assert f"has {most} requests under way" in refused["message"]
+        slow.may_draw.set()
+        assert {(await task).status_code for task in slow_ones} == {400}
 
 
 @pytest.mark.parametrize(
@@ -305,11 +330,13 @@ async def test_a_stream_holds_its_place_until(
     # Each has sent a preview.
     await until(lambda: parts == 2 and slow.drawing == 2)
     async with client_of(app, ALICE) as alice:
-        assert_openai_error(await alice.get("/v1/models"), 429, "too_many_requests")
+        assert_openai_error(await alice.post(URL, json=BODY), 429, "too_many_requests")
+        assert (await alice.get("/v1/models")).status_code == 200
         for task in streams:
             end(slow, task)
         await asyncio.gather(*streams, return_exceptions=True)
-        assert (await alice.get("/v1/models")).status_code == 200
+        slow.may_draw.set()
+        assert (await alice.post(URL, json=BODY)).status_code == 200
 
 
 async def test_a_request_that_fails_gives_its_place_back(slow: SlowRouter, app: FastAPI) -> None:

@@ -18,12 +18,17 @@ def policy(**changes: float) -> QualityFirst:
 
 
 def test_weights_share_requests_out_and_repeat_themselves() -> None:
-    weighted = Weighted({"original": 3, "distilled": 1})
+    weighted = Weighted({"original": 6, "distilled": 1, "distilled-tiny-vae": 1})
     requests = [f"request-{index}" for index in range(4000)]
     chosen = [weighted.candidates(request) for request in requests]
     assert chosen == [weighted.candidates(request) for request in requests]
     assert weighted.decide({"distilled": 0.0}, None, 0).variant == "distilled"
-    assert Counter(chosen)[("original",)] / 4000 == pytest.approx(0.75, abs=0.03)
+    assert Counter(first for first, *_ in chosen)["original"] / 4000 == pytest.approx(
+        0.75, abs=0.03
+    )
+    # Without that one, the others share its requests as they share their own.
+    after = Counter(second for first, second, _ in chosen if first == "original")
+    assert after["distilled"] / after.total() == pytest.approx(0.5, abs=0.04)
 
 
 def test_a_weight_of_nothing_gets_nothing() -> None:

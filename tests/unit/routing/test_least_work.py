@@ -1,20 +1,24 @@
 """Which replica a request is offered to first; Serve runs this in the router's handle."""
 
+import asyncio
 import time
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from ray.serve._private.common import DeploymentHandleSource, DeploymentID
+from ray.serve.exceptions import DeploymentUnavailableError
 from ray.serve.request_router import PendingRequest
 
 from serve.routing import least_work as routing
 from serve.routing.least_work import LeastWork
 from tests.fakes import generation
+from tests.machine import HANG_S
 
 
 def router() -> LeastWork:
     made = LeastWork.__new__(LeastWork)  # Without Serve, which has the constructor.
-    made.initialize_state()
+    made.initialize_state(max_wait_s=60)
     return made
 
 
@@ -98,3 +102,69 @@ async def test_a_clock_that_is_put_back_does_not_leave_a_replica_loaded_for_hour
     monkeypatch.setattr(routing, "time", SimpleNamespace(time=lambda: put_back))
     # Both have told since, that they have nothing to do but this.
     assert await first_choices(made, two_replicas(1, put_back), request("2", steps=1)) == "a"
+
+
+# Waiting for a replica -------------------------------------------------------------------------
+
+
+class Replica(SimpleNamespace):
+    """A replica with so many requests, of which it takes one at once."""
+
+    replica_id, routing_stats, max_ongoing_requests = "a", None, 1
+    queue_len = 0
+
+    async def get_queue_len(self, *, deadline_s: float) -> int:
+        return self.queue_len
+
+
+def waiting_room(max_wait_s: float) -> LeastWork:
+    """Serve's own request router with ours in it, and no replica yet."""
+    made = LeastWork(DeploymentID("original"), DeploymentHandleSource.REPLICA)
+    made.initialize_state(max_wait_s=max_wait_s)
+    return made
+
+
+async def chosen(made: LeastWork, asked: PendingRequest, **retry: bool) -> Any:
+    return await made._choose_replica_for_request(asked, **retry)
+
+
+def waiting(name: str, method: str = "draw", **changes: object) -> PendingRequest:
+    asked = request(name, method, **changes)
+    asked.metadata.multiplexed_model_id = ""
+    asked.metadata.request_id = name
+    return asked
+
+
+async def test_a_request_waits_no_longer_than_it_may_and_then_is_nobodys() -> None:
+    made, asked = waiting_room(0.05), waiting("1")
+    with pytest.raises(DeploymentUnavailableError):
+        await asyncio.wait_for(chosen(made, asked), HANG_S)
+    assert asked.future.cancelled()
+    # A full replica is none, and one that sent it back too late doesn't get it again.
+    made.update_replicas([Replica(queue_len=1)])
+    for late, retry in ((waiting("2"), False), (asked, True)):
+        with pytest.raises(DeploymentUnavailableError):
+            await asyncio.wait_for(chosen(made, late, is_retry=retry), HANG_S)
+
+
+async def test_a_request_waits_no_longer_than_its_deadline() -> None:
+    asked = waiting("1", deadline_at=time.time() + 0.05)
+    with pytest.raises(DeploymentUnavailableError):
+        await asyncio.wait_for(chosen(waiting_room(2 * HANG_S), asked), HANG_S)
+
+
+async def test_a_replica_that_comes_up_gets_the_requests_that_wait() -> None:
+    made = waiting_room(2 * HANG_S)
+    both = [asyncio.create_task(chosen(made, waiting(name))) for name in "12"]
+    await asyncio.sleep(0)
+    assert not any(task.done() for task in both)
+    made.update_replicas([replica := Replica()])
+    assert await asyncio.wait_for(asyncio.gather(*both), HANG_S) == [replica, replica]
+
+
+async def test_a_forecast_waits_for_no_replica() -> None:
+    made = waiting_room(2 * HANG_S)
+    with pytest.raises(DeploymentUnavailableError):
+        await asyncio.wait_for(chosen(made, waiting("1", "forecast")), HANG_S)
+    made.update_replicas([replica := Replica()])
+    assert await asyncio.wait_for(chosen(made, waiting("2", "forecast")), HANG_S) is replica

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from ray.exceptions import RayActorError
+from ray.serve._private.common import DeploymentID
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 
 from serve.errors import NotFinite, Overloaded, ServingError, VariantNotFound, VariantUnavailable
@@ -26,6 +27,8 @@ DRAWING = Drawing((b"a picture",), Timings(0.0, 0.1, 0.1, 0.0), ())
 
 
 HANGS = "no answer"
+MISSING = DeploymentUnavailableError(DeploymentID("distilled"))
+FULL = BackPressureError(num_queued_requests=2, max_queued_requests=2)
 
 
 class Response:
@@ -44,6 +47,8 @@ class Response:
 
     def cancel(self) -> None:
         self.cancelled = True
+        if isinstance(self.answer, Exception):
+            raise self.answer  # As Serve's does for a call that no replica took.
 
 
 class Remote:
@@ -65,6 +70,8 @@ class Events(Response):
     """A replica's stream: events in turn; an exception is raised, and ends it."""
 
     async def __aiter__(self) -> AsyncIterator[Any]:
+        if isinstance(self.answer, Exception):
+            raise self.answer
         for event in self.answer:
             if isinstance(event, Exception):
                 raise event
@@ -78,7 +85,7 @@ class Handle:
         self,
         draws: Sequence[Any] = (),
         forecasts: Sequence[Any] = (),
-        streams: Sequence[Sequence[Any]] = (),
+        streams: Sequence[Any] = (),
         infos: Sequence[Any] = (),
         deployment: str = "a deployment",
     ) -> None:
@@ -150,9 +157,25 @@ def test_a_variant_without_a_forecast_is_passed_over() -> None:
     assert chosen(made, "auto")[0] == "distilled"
 
 
-def test_auto_by_weights_asks_for_no_forecast() -> None:
-    policy = WeightedPolicy(kind="weighted", weights={"original": 0, "distilled": 1})
-    assert chosen(router(policy, original=Handle(), distilled=Handle()), "auto")[0] == "distilled"
+@pytest.mark.parametrize(
+    ("forecasts", "variant"),
+    [
+        pytest.param({"distilled": 9.0}, "distilled", id="the-one-by-weight"),
+        pytest.param({"distilled": HANGS}, "distilled", id="however-busy"),
+        pytest.param({"distilled": MISSING, "original": 9.0}, "original", id="passed-over"),
+        pytest.param({"distilled": MISSING, "original": FULL}, "distilled", id="none-takes-any"),
+    ],
+)
+def test_auto_by_weights_passes_over_a_variant_that_takes_no_requests(
+    forecasts: dict[str, Any], variant: str
+) -> None:
+    weights = {"original": 1e-9, "distilled": 1}
+    handles = {name: Handle(forecasts=[forecasts.get(name)]) for name in weights}
+    made = router(WeightedPolicy(kind="weighted", weights=weights), **handles)
+    assert chosen(made, "auto") == (variant, "weight")
+    assert [name for name, handle in handles.items() if handle.forecast.asked] == sorted(
+        forecasts, reverse=True
+    )
 
 
 INFO = ReplicaInfo("a device", Memory(rss_bytes=1))
@@ -226,24 +249,21 @@ def test_a_request_that_kills_two_replicas_is_not_tried_again() -> None:
             BackPressureError(num_queued_requests=2, max_queued_requests=2, retry_after_s=3),
             Overloaded, 3, id="full",
         ),
-        pytest.param(
-            BackPressureError(num_queued_requests=2, max_queued_requests=2),
-            Overloaded, 7, id="full-and-no-word-of-when",
-        ),
-        pytest.param(
-            DeploymentUnavailableError("original"), VariantUnavailable, 7, id="none-can-start"
-        ),
+        pytest.param(FULL, Overloaded, 7, id="full-and-no-word-of-when"),
+        pytest.param(MISSING, VariantUnavailable, 7, id="none-took-it-or-can-start"),
         pytest.param(NotFinite("latents"), NotFinite, None, id="an-error-in-the-work"),
     ],
 )  # fmt: skip
-def test_another_fault_is_told_at_once(
+async def test_another_fault_is_told_at_once(
     fault: Exception, error: type[ServingError], retry_after_s: float | None
 ) -> None:
-    handle = Handle([fault, DRAWING])
-    with pytest.raises(error) as caught:
-        drawn(handle)
-    assert caught.value.retry_after_s == retry_after_s
-    assert len(handle.draw.asked) == 1
+    handle, job = Handle([fault, DRAWING], streams=[fault, ["a picture"]]), generation()
+    made = router(None, original=handle)
+    for answer in (made.draw(job, PNG), anext(made.stream(job, PNG))):
+        with pytest.raises(error) as caught:
+            await answer
+        assert caught.value.retry_after_s == retry_after_s
+    assert len(handle.draw.asked) == len(handle.stream.asked) == 1
 
 
 async def test_a_stream_is_begun_anew_only_before_its_first_event() -> None:
