@@ -35,6 +35,7 @@ from tests.manifests.rendering import (
     groups,
     named,
     of_kind,
+    pod_labels,
     pod_templates,
     ray_service,
     serve_config,
@@ -55,7 +56,14 @@ CRD_SOURCE = (
 )
 # So many in a row replace a replica: Serve's own number.
 _FAILED_CHECKS = 3
-NAME_LABEL = "app.kubernetes.io/name"
+# Kubernetes' default: Ray's processes end within it.
+_HEADS_GRACE_S = 30
+# By these its Service finds the head: `HeadServiceLabels` in KubeRay's `common/service.go`.
+_OPERATORS_LABELS = {
+    "app.kubernetes.io/name",
+    "app.kubernetes.io/created-by",
+    "ray.io/identifier",
+}
 
 
 def core_kinds_fit_their_schemas(manifests: list[Manifest]) -> Iterator[str]:
@@ -373,11 +381,13 @@ def _referenced(content: Any) -> Iterator[tuple[str, str]]:
 
 
 def labels_and_selectors_meet(manifests: list[Manifest]) -> Iterator[str]:
-    templates = pod_templates(manifests)
-    pods = [template["metadata"]["labels"] for template in templates.values()]
+    templates, pods = pod_templates(manifests), pod_labels(manifests)
     for where, selector in _selectors(manifests):
-        if selector and not any(_selects(selector, labels) for labels in pods):
+        if selector and not any(_selects(selector, labels) for labels in pods.values()):
             yield f"{where}: selects none of our pods: {selector}"
+    head = groups(manifests)[0]
+    for name in _OPERATORS_LABELS & {*pods["RayService, head"], *head.get("labels", {})}:
+        yield f"head: the operator's Service selects another {name}"
     for where, template in templates.items():
         for spread in template["spec"].get("topologySpreadConstraints", []):
             if not _selects(spread["labelSelector"], template["metadata"]["labels"]):
@@ -493,7 +503,7 @@ def nobody_reaches_more_than_needed(manifests: list[Manifest]) -> Iterator[str]:
 
 # Where Ray takes code to run: the dashboard with its job API, the GCS, Ray's client and agents.
 RUNS_CODE = {8265, 6379, 10001, 52365}
-OPERATOR = {NAME_LABEL: "kuberay-operator"}
+OPERATOR = {"app.kubernetes.io/component": "kuberay-operator"}
 
 
 def only_the_operator_reaches_the_dashboard(manifests: list[Manifest]) -> Iterator[str]:
@@ -599,10 +609,29 @@ def workers_carry_the_replicas(manifests: list[Manifest]) -> Iterator[str]:
         room = group["maxReplicas"] * gpus[group["groupName"]]
         if needed[group["groupName"]] and needed[group["groupName"]] + 0.25 > room:
             yield f"{group['groupName']}: fractions of {room:g} GPUs leave none free for rolling"
-    for one in of_kind(manifests, "PodDisruptionBudget"):
-        least = sum(group["minReplicas"] for group in workers)
-        if not one["spec"]["minAvailable"] < least:
-            yield f"{named(one)}: minAvailable blocks every drain of {least} workers"
+
+
+def a_node_drain_leaves_every_group_a_worker(manifests: list[Manifest]) -> Iterator[str]:
+    budgets = of_kind(manifests, "PodDisruptionBudget")
+    pods = pod_labels(manifests)
+    for one in budgets:
+        found = [
+            where for where, labels in pods.items() if _selects(one["spec"]["selector"], labels)
+        ]
+        if len(found) != 1:
+            yield f"{named(one)}: counts {found} together"
+    least = {
+        f"RayService, {group['groupName']}": group["minReplicas"] for group in groups(manifests)[1:]
+    }
+    for where, labels in pods.items():
+        kept = [
+            one["spec"].get("minAvailable")
+            for one in budgets
+            if _selects(one["spec"]["selector"], labels)
+        ]
+        wanted = [1] if least.get(where, 1) > 1 else []
+        if kept != wanted:
+            yield f"{where}: budgets keep {kept} of at least {least.get(where, 1)}, not {wanted}"
 
 
 def _resource(group: Manifest, name: str) -> float:

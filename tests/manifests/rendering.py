@@ -80,6 +80,16 @@ def pod_templates(manifests: list[Manifest]) -> dict[str, Manifest]:
     return found
 
 
+def pod_labels(manifests: list[Manifest]) -> dict[str, dict[str, str]]:
+    """Every pod's labels by where its template stands: ours, and the operator's of a group."""
+    found = {
+        where: dict(one["metadata"]["labels"]) for where, one in pod_templates(manifests).items()
+    }
+    for group in groups(manifests)[1:]:
+        found[f"RayService, {group['groupName']}"]["ray.io/group"] = group["groupName"]
+    return found
+
+
 def containers(template: Manifest) -> list[Manifest]:
     spec = template["spec"]
     return [*spec.get("initContainers", []), *spec["containers"]]

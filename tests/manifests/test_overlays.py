@@ -325,7 +325,13 @@ FAULTS: dict[Check, list[tuple[str, Plant]]] = {
          lambda m: policy(m, "to-redis")["egress"][0]["to"][0]["podSelector"]["matchLabels"].update(
              x="y")),
         ("PodDisruptionBudget",
-         lambda m: the(m, "PodDisruptionBudget")["spec"]["selector"]["matchLabels"].update(x="y")),
+         lambda m: the(m, "PodDisruptionBudget", "original")["spec"]["selector"][
+             "matchLabels"].update({"ray.io/group": "orginal"})),
+        ("selects another app.kubernetes.io/name",
+         lambda m: groups(m)[0]["template"]["metadata"]["labels"].update(
+             {"app.kubernetes.io/name": "distilled-sd-serve"})),
+        ("selects another ray.io/identifier",
+         lambda m: groups(m)[0].update(labels={"ray.io/identifier": "x"})),
         ("PodMonitor",
          lambda m: the(m, "PodMonitor", "head")["spec"]["selector"]["matchLabels"].update(x="y")),
         ("Service", lambda m: the(m, "Service")["spec"]["selector"].update(x="y")),
@@ -393,8 +399,20 @@ FAULTS: dict[Check, list[tuple[str, Plant]]] = {
         ("max_surge_percent 0", in_deployment(1, max_surge_percent=0)),
         ("no worker group with a GPU",
          lambda m: ray_container(m, 1)["resources"]["limits"].pop("nvidia.com/gpu")),
-        ("blocks every drain",
-         lambda m: the(m, "PodDisruptionBudget")["spec"].update(minAvailable=6)),
+    ],
+    checks.a_node_drain_leaves_every_group_a_worker: [
+        ("original: budgets keep [2] of at least 2",
+         lambda m: the(m, "PodDisruptionBudget", "original")["spec"].update(minAvailable=2)),
+        ("original: budgets keep [1] of at least 1, not []",
+         lambda m: groups(m)[1].update(minReplicas=1)),
+        ("original: budgets keep [] of at least 2",
+         without("PodDisruptionBudget distilled-sd-serve-original")),
+        ("together",
+         lambda m: the(m, "PodDisruptionBudget", "original")["spec"]["selector"][
+             "matchLabels"].pop("ray.io/group")),
+        ("head: budgets keep [1]",
+         lambda m: the(m, "PodDisruptionBudget", "original")["spec"]["selector"].update(
+             matchLabels={"app.kubernetes.io/component": "head"})),
     ],
     checks.the_weights_are_where_they_are_looked_for: [
         ("not mounted read-only",
