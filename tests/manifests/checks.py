@@ -151,10 +151,15 @@ def the_drain_chain_holds(manifests: list[Manifest]) -> Iterator[str]:
             yield "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S is no literal of the Ray container"
             continue
         drain = int(literals["RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S"])
-        for name, replica in replicas.items():
-            if replica > drain:
-                yield f"{name}: graceful_shutdown_timeout_s {replica} > the drain timeout {drain}"
         pod_s = pod["terminationGracePeriodSeconds"]
+        if "groupName" in group:
+            for name, replica in replicas.items():
+                if replica > drain:
+                    yield (
+                        f"{name}: graceful_shutdown_timeout_s {replica} > the drain timeout {drain}"
+                    )
+        elif drain or pod_s > _HEADS_GRACE_S:  # It has no replica to wait for.
+            yield f"head: drains {drain} s of {pod_s} s before there can be another"
         if drain >= pod_s:
             yield f"the drain timeout {drain} >= terminationGracePeriodSeconds {pod_s}"
         cluster_s = spec["rayClusterDeletionDelaySeconds"]

@@ -252,6 +252,10 @@ FAULTS: dict[Check, list[tuple[str, Plant]]] = {
         ("no literal", lambda m: ray_container(m, 1)["env"].pop(0)),
         ("rayClusterDeletionDelaySeconds 60",
          lambda m: ray_service(m)["spec"].update(rayClusterDeletionDelaySeconds=60)),
+        ("head: drains 150 s of 30 s",
+         lambda m: ray_container(m)["env"][0].update(value="150")),
+        ("head: drains 0 s of 180 s",
+         lambda m: ray_pod(m).update(terminationGracePeriodSeconds=180)),
         ("preStop",
          lambda m: ray_container(m, 1).update(
              lifecycle={"preStop": {"exec": {"command": ["ray", "stop"]}}})),
