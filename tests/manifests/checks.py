@@ -42,8 +42,8 @@ from tests.manifests.rendering import (
 )
 from tests.manifests.strict import against_crd, crd_schema, unknown_keys
 
-# The oldest Kubernetes that KubeRay 1.7 is run on here, and the newest with a schema.
-KUBERNETES_VERSIONS = ["1.32", "1.37"]
+# The oldest that is supported, and the newest with a schema.
+KUBERNETES_VERSIONS = ["1.29", "1.37"]
 # Custom resources of others. Their definitions aren't part of Kubernetes' schemas.
 UNCHECKED_KINDS = {"Gateway", "HTTPRoute", "PodMonitor", "PrometheusRule"}
 CRD_FOLDERS = [
@@ -67,7 +67,13 @@ _OPERATORS_LABELS = {
 
 
 def core_kinds_fit_their_schemas(manifests: list[Manifest]) -> Iterator[str]:
-    for one in manifests:
+    # What the operator makes of a RayService is a core kind, too.
+    pods = [
+        {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": where}, "spec": template["spec"]}
+        for where, template in pod_templates(manifests).items()
+        if where.startswith("RayService")
+    ]
+    for one in [*manifests, *pods]:
         if one["kind"] in UNCHECKED_KINDS | {"RayService"}:
             continue
         for version in KUBERNETES_VERSIONS:

@@ -214,6 +214,10 @@ FAULTS: dict[Check, list[tuple[str, Plant]]] = {
     checks.core_kinds_fit_their_schemas: [
         ("updateStratgy", lambda m: the(m, "DaemonSet")["spec"].update(updateStratgy={})),
         ("not a kind", lambda m: the(m, "DaemonSet").update(kind="DeamonSet")),
+        # Fields of 1.31, and of 1.34.
+        ("Pod RayService, original",
+         lambda m: ray_pod(m, 1)["volumes"].append({"name": "x", "image": {"reference": "x"}})),
+        ("hostnameOverride", lambda m: pod_of(m, "Job").update(hostnameOverride="x")),
     ],
     checks.the_ray_service_fits_the_crd: [
         ("enableInTreeAutoscalling", lambda m: cluster(m).update(enableInTreeAutoscalling=True)),
