@@ -19,7 +19,13 @@ Manifest = dict[str, Any]
 
 NAMES = sorted(path.parent.name for path in OVERLAYS.glob("*/kustomization.yaml"))
 # Components that no overlay includes, over the one that they are made for.
-OPTIONAL = ["spot", "loadtest", "in-place-upgrade"]
+OPTIONAL = [
+    "spot",
+    "loadtest",
+    "in-place-upgrade",
+    "api-server-public",
+    "api-server-cilium",
+]
 
 
 def kustomize(folder: Path) -> str:

@@ -69,6 +69,18 @@ def test_spot_workers_take_the_peaks_and_on_demand_workers_the_rest(tmp_path: Pa
     assert spot["priority"] < on_demand.get("priority", 0)
 
 
+def test_the_head_reaches_api_servers_wherever_they_usually_listen(tmp_path: Path) -> None:
+    private, public = (
+        policy(with_components(tmp_path, "gpu", ["api-server-public"]), name)["egress"][0]
+        for name in ("-api-server", "-api-server-public")
+    )
+    # EKS, AKS and GKE; kubeadm, kind and k3s; minikube; MicroK8s.
+    assert {one["port"] for one in private["ports"]} == {443, 6443, 8443, 16443}
+    assert all(one["ipBlock"]["cidr"] != "0.0.0.0/0" for one in private["to"])
+    (everywhere,) = public["to"]
+    assert everywhere["ipBlock"] == {"cidr": "0.0.0.0/0", "except": ["169.254.0.0/16"]}
+
+
 def test_load_tests_wait_until_they_are_started(tmp_path: Path) -> None:
     jobs = of_kind(with_components(tmp_path, "production", ["loadtest"]), "Job")
     loads = [one for one in jobs if one["metadata"]["name"].startswith("loadtest")]
