@@ -25,6 +25,7 @@ OPTIONAL = [
     "in-place-upgrade",
     "api-server-public",
     "api-server-cilium",
+    "gpu-operator-nodes",
 ]
 
 

@@ -1,5 +1,6 @@
 """Every overlay holds to every check, and every check fails on a fault that is planted."""
 
+import re
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
@@ -67,6 +68,25 @@ def test_spot_workers_take_the_peaks_and_on_demand_workers_the_rest(tmp_path: Pa
     assert (spot["minReplicas"], spot["maxReplicas"]) == (0, 5)
     assert spot["labels"] == on_demand["labels"]
     assert spot["priority"] < on_demand.get("priority", 0)
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "laptop"])
+def test_workers_find_gpu_nodes_by_asking_for_a_gpu_and_a_daemon_set_by_labels(name: str) -> None:
+    for group in groups(rendered(name))[1:]:
+        assert group["template"]["spec"]["nodeSelector"] == {}
+        assert "nvidia.com/gpu" in group["template"]["spec"]["containers"][0]["resources"]["limits"]
+    for one in of_kind(rendered(name), "DaemonSet"):
+        affinity = one["spec"]["template"]["spec"]["affinity"]["nodeAffinity"]
+        wanted = affinity["requiredDuringSchedulingIgnoredDuringExecution"]["nodeSelectorTerms"]
+        labels = [term["matchExpressions"][0]["key"] for term in wanted]
+        assert "nvidia.com/gpu.present" in labels
+        assert all(re.search("gpu|accelerator", label) for label in labels)
+
+
+def test_a_label_of_gpu_nodes_can_be_asked_for_in_every_group(tmp_path: Path) -> None:
+    _, *workers = groups(with_components(tmp_path, "production", ["gpu-operator-nodes"]))
+    selectors = [group["template"]["spec"]["nodeSelector"] for group in workers]
+    assert selectors == [{"nvidia.com/gpu.present": "true"}] * len(workers)
 
 
 def test_the_head_reaches_api_servers_wherever_they_usually_listen(tmp_path: Path) -> None:
