@@ -26,5 +26,6 @@ SIGKILL. It is not in these: pods run this checkout instead of the image, as the
 it, on a writable root, without limits and with Secrets in /tmp; GPUs are logical, and a denoising
 step may be a sleep; one key stands for many clients and so has no limit of its own; pods start one
 after the other; each worker group has one pod, with room for a replica more in place of an
-autoscaler; an old cluster is kept for 30 s at most; nothing retries a request.
+autoscaler, in whose container a process only sleeps; an old cluster is kept for 30 s at most;
+nothing retries a request.
 """

@@ -35,16 +35,17 @@ from tests.manifests.rendering import (
     groups,
     named,
     of_kind,
+    pod_labels,
     pod_templates,
     ray_service,
     serve_config,
 )
 from tests.manifests.strict import against_crd, crd_schema, unknown_keys
 
-# The oldest Kubernetes that KubeRay 1.7 is run on here, and the newest with a schema.
-KUBERNETES_VERSIONS = ["1.32", "1.37"]
+# The oldest that is supported, and the newest with a schema.
+KUBERNETES_VERSIONS = ["1.29", "1.37"]
 # Custom resources of others. Their definitions aren't part of Kubernetes' schemas.
-UNCHECKED_KINDS = {"Gateway", "HTTPRoute", "PodMonitor", "PrometheusRule"}
+UNCHECKED_KINDS = {"Gateway", "HTTPRoute", "PodMonitor", "PrometheusRule", "CiliumNetworkPolicy"}
 CRD_FOLDERS = [
     Path(os.environ.get("KUBERAY_CRDS", "/nonexistent")),
     ROOT.parent / "shared" / "reference" / "kuberay-1.7.0",
@@ -55,11 +56,24 @@ CRD_SOURCE = (
 )
 # So many in a row replace a replica: Serve's own number.
 _FAILED_CHECKS = 3
-NAME_LABEL = "app.kubernetes.io/name"
+# Kubernetes' default: Ray's processes end within it.
+_HEADS_GRACE_S = 30
+# By these its Service finds the head: `HeadServiceLabels` in KubeRay's `common/service.go`.
+_OPERATORS_LABELS = {
+    "app.kubernetes.io/name",
+    "app.kubernetes.io/created-by",
+    "ray.io/identifier",
+}
 
 
 def core_kinds_fit_their_schemas(manifests: list[Manifest]) -> Iterator[str]:
-    for one in manifests:
+    # What the operator makes of a RayService is a core kind, too.
+    pods = [
+        {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": where}, "spec": template["spec"]}
+        for where, template in pod_templates(manifests).items()
+        if where.startswith("RayService")
+    ]
+    for one in [*manifests, *pods]:
         if one["kind"] in UNCHECKED_KINDS | {"RayService"}:
             continue
         for version in KUBERNETES_VERSIONS:
@@ -143,10 +157,15 @@ def the_drain_chain_holds(manifests: list[Manifest]) -> Iterator[str]:
             yield "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S is no literal of the Ray container"
             continue
         drain = int(literals["RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S"])
-        for name, replica in replicas.items():
-            if replica > drain:
-                yield f"{name}: graceful_shutdown_timeout_s {replica} > the drain timeout {drain}"
         pod_s = pod["terminationGracePeriodSeconds"]
+        if "groupName" in group:
+            for name, replica in replicas.items():
+                if replica > drain:
+                    yield (
+                        f"{name}: graceful_shutdown_timeout_s {replica} > the drain timeout {drain}"
+                    )
+        elif drain or pod_s > _HEADS_GRACE_S:  # It has no replica to wait for.
+            yield f"head: drains {drain} s of {pod_s} s before there can be another"
         if drain >= pod_s:
             yield f"the drain timeout {drain} >= terminationGracePeriodSeconds {pod_s}"
         cluster_s = spec["rayClusterDeletionDelaySeconds"]
@@ -373,11 +392,13 @@ def _referenced(content: Any) -> Iterator[tuple[str, str]]:
 
 
 def labels_and_selectors_meet(manifests: list[Manifest]) -> Iterator[str]:
-    templates = pod_templates(manifests)
-    pods = [template["metadata"]["labels"] for template in templates.values()]
+    templates, pods = pod_templates(manifests), pod_labels(manifests)
     for where, selector in _selectors(manifests):
-        if selector and not any(_selects(selector, labels) for labels in pods):
+        if selector and not any(_selects(selector, labels) for labels in pods.values()):
             yield f"{where}: selects none of our pods: {selector}"
+    head = groups(manifests)[0]
+    for name in _OPERATORS_LABELS & {*pods["RayService, head"], *head.get("labels", {})}:
+        yield f"head: the operator's Service selects another {name}"
     for where, template in templates.items():
         for spread in template["spec"].get("topologySpreadConstraints", []):
             if not _selects(spread["labelSelector"], template["metadata"]["labels"]):
@@ -403,6 +424,8 @@ def _selectors(manifests: list[Manifest]) -> Iterator[tuple[str, Manifest]]:
                 yield named(one), {"matchLabels": spec["selector"]}
             case "PodDisruptionBudget" | "PodMonitor" | "StatefulSet" | "DaemonSet":
                 yield named(one), spec["selector"]
+            case "CiliumNetworkPolicy":
+                yield named(one), spec["endpointSelector"]
 
 
 def _selects(selector: Manifest, labels: dict[str, str]) -> bool:
@@ -480,7 +503,8 @@ def nobody_reaches_more_than_needed(manifests: list[Manifest]) -> Iterator[str]:
             component = (
                 one["spec"]["podSelector"].get("matchLabels", {}).get("app.kubernetes.io/component")
             )
-            if anywhere and component != "weights":
+            chosen = one["metadata"]["name"].endswith("-api-server-public")
+            if anywhere and component != "weights" and not chosen:
                 yield f"{named(one)}: may leave the cluster"
             if not inside and not rule.get("ports"):
                 yield f"{named(one)}: every port of addresses outside"
@@ -493,7 +517,7 @@ def nobody_reaches_more_than_needed(manifests: list[Manifest]) -> Iterator[str]:
 
 # Where Ray takes code to run: the dashboard with its job API, the GCS, Ray's client and agents.
 RUNS_CODE = {8265, 6379, 10001, 52365}
-OPERATOR = {NAME_LABEL: "kuberay-operator"}
+OPERATOR = {"app.kubernetes.io/component": "kuberay-operator"}
 
 
 def only_the_operator_reaches_the_dashboard(manifests: list[Manifest]) -> Iterator[str]:
@@ -599,10 +623,29 @@ def workers_carry_the_replicas(manifests: list[Manifest]) -> Iterator[str]:
         room = group["maxReplicas"] * gpus[group["groupName"]]
         if needed[group["groupName"]] and needed[group["groupName"]] + 0.25 > room:
             yield f"{group['groupName']}: fractions of {room:g} GPUs leave none free for rolling"
-    for one in of_kind(manifests, "PodDisruptionBudget"):
-        least = sum(group["minReplicas"] for group in workers)
-        if not one["spec"]["minAvailable"] < least:
-            yield f"{named(one)}: minAvailable blocks every drain of {least} workers"
+
+
+def a_node_drain_leaves_every_group_a_worker(manifests: list[Manifest]) -> Iterator[str]:
+    budgets = of_kind(manifests, "PodDisruptionBudget")
+    pods = pod_labels(manifests)
+    for one in budgets:
+        found = [
+            where for where, labels in pods.items() if _selects(one["spec"]["selector"], labels)
+        ]
+        if len(found) != 1:
+            yield f"{named(one)}: counts {found} together"
+    least = {
+        f"RayService, {group['groupName']}": group["minReplicas"] for group in groups(manifests)[1:]
+    }
+    for where, labels in pods.items():
+        kept = [
+            one["spec"].get("minAvailable")
+            for one in budgets
+            if _selects(one["spec"]["selector"], labels)
+        ]
+        wanted = [1] if least.get(where, 1) > 1 else []
+        if kept != wanted:
+            yield f"{where}: budgets keep {kept} of at least {least.get(where, 1)}, not {wanted}"
 
 
 def _resource(group: Manifest, name: str) -> float:

@@ -19,7 +19,14 @@ Manifest = dict[str, Any]
 
 NAMES = sorted(path.parent.name for path in OVERLAYS.glob("*/kustomization.yaml"))
 # Components that no overlay includes, over the one that they are made for.
-OPTIONAL = ["spot", "loadtest", "in-place-upgrade"]
+OPTIONAL = [
+    "spot",
+    "loadtest",
+    "in-place-upgrade",
+    "api-server-public",
+    "api-server-cilium",
+    "gpu-operator-nodes",
+]
 
 
 def kustomize(folder: Path) -> str:
@@ -77,6 +84,16 @@ def pod_templates(manifests: list[Manifest]) -> dict[str, Manifest]:
     }
     for one in of_kind(manifests, "Job", "StatefulSet", "DaemonSet", "Deployment"):
         found[f"{one['kind']} {one['metadata']['name']}"] = one["spec"]["template"]
+    return found
+
+
+def pod_labels(manifests: list[Manifest]) -> dict[str, dict[str, str]]:
+    """Every pod's labels by where its template stands: ours, and the operator's of a group."""
+    found = {
+        where: dict(one["metadata"]["labels"]) for where, one in pod_templates(manifests).items()
+    }
+    for group in groups(manifests)[1:]:
+        found[f"RayService, {group['groupName']}"]["ray.io/group"] = group["groupName"]
     return found
 
 

@@ -1,5 +1,6 @@
 """Every overlay holds to every check, and every check fails on a fault that is planted."""
 
+import re
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
@@ -68,6 +69,37 @@ def test_spot_workers_take_the_peaks_and_on_demand_workers_the_rest(tmp_path: Pa
     assert (spot["minReplicas"], spot["maxReplicas"]) == (0, 5)
     assert spot["labels"] == on_demand["labels"]
     assert spot["priority"] < on_demand.get("priority", 0)
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "laptop"])
+def test_workers_find_gpu_nodes_by_asking_for_a_gpu_and_a_daemon_set_by_labels(name: str) -> None:
+    for group in groups(rendered(name))[1:]:
+        assert group["template"]["spec"]["nodeSelector"] == {}
+        assert "nvidia.com/gpu" in group["template"]["spec"]["containers"][0]["resources"]["limits"]
+    for one in of_kind(rendered(name), "DaemonSet"):
+        affinity = one["spec"]["template"]["spec"]["affinity"]["nodeAffinity"]
+        wanted = affinity["requiredDuringSchedulingIgnoredDuringExecution"]["nodeSelectorTerms"]
+        labels = [term["matchExpressions"][0]["key"] for term in wanted]
+        assert "nvidia.com/gpu.present" in labels
+        assert all(re.search("gpu|accelerator", label) for label in labels)
+
+
+def test_a_label_of_gpu_nodes_can_be_asked_for_in_every_group(tmp_path: Path) -> None:
+    _, *workers = groups(with_components(tmp_path, "production", ["gpu-operator-nodes"]))
+    selectors = [group["template"]["spec"]["nodeSelector"] for group in workers]
+    assert selectors == [{"nvidia.com/gpu.present": "true"}] * len(workers)
+
+
+def test_the_head_reaches_api_servers_wherever_they_usually_listen(tmp_path: Path) -> None:
+    private, public = (
+        policy(with_components(tmp_path, "gpu", ["api-server-public"]), name)["egress"][0]
+        for name in ("-api-server", "-api-server-public")
+    )
+    # EKS, AKS and GKE; kubeadm, kind and k3s; minikube; MicroK8s.
+    assert {one["port"] for one in private["ports"]} == {443, 6443, 8443, 16443}
+    assert all(one["ipBlock"]["cidr"] != "0.0.0.0/0" for one in private["to"])
+    (everywhere,) = public["to"]
+    assert everywhere["ipBlock"] == {"cidr": "0.0.0.0/0", "except": ["169.254.0.0/16"]}
 
 
 def test_load_tests_wait_until_they_are_started(tmp_path: Path) -> None:
@@ -215,6 +247,10 @@ FAULTS: dict[Check, list[tuple[str, Plant]]] = {
     checks.core_kinds_fit_their_schemas: [
         ("updateStratgy", lambda m: the(m, "DaemonSet")["spec"].update(updateStratgy={})),
         ("not a kind", lambda m: the(m, "DaemonSet").update(kind="DeamonSet")),
+        # Fields of 1.31, and of 1.34.
+        ("Pod RayService, original",
+         lambda m: ray_pod(m, 1)["volumes"].append({"name": "x", "image": {"reference": "x"}})),
+        ("hostnameOverride", lambda m: pod_of(m, "Job").update(hostnameOverride="x")),
     ],
     checks.the_ray_service_fits_the_crd: [
         ("enableInTreeAutoscalling", lambda m: cluster(m).update(enableInTreeAutoscalling=True)),
@@ -253,6 +289,10 @@ FAULTS: dict[Check, list[tuple[str, Plant]]] = {
         ("no literal", lambda m: ray_container(m, 1)["env"].pop(0)),
         ("rayClusterDeletionDelaySeconds 60",
          lambda m: ray_service(m)["spec"].update(rayClusterDeletionDelaySeconds=60)),
+        ("head: drains 150 s of 30 s",
+         lambda m: ray_container(m)["env"][0].update(value="150")),
+        ("head: drains 0 s of 180 s",
+         lambda m: ray_pod(m).update(terminationGracePeriodSeconds=180)),
         ("preStop",
          lambda m: ray_container(m, 1).update(
              lifecycle={"preStop": {"exec": {"command": ["ray", "stop"]}}})),
@@ -326,7 +366,13 @@ FAULTS: dict[Check, list[tuple[str, Plant]]] = {
          lambda m: policy(m, "to-redis")["egress"][0]["to"][0]["podSelector"]["matchLabels"].update(
              x="y")),
         ("PodDisruptionBudget",
-         lambda m: the(m, "PodDisruptionBudget")["spec"]["selector"]["matchLabels"].update(x="y")),
+         lambda m: the(m, "PodDisruptionBudget", "original")["spec"]["selector"][
+             "matchLabels"].update({"ray.io/group": "orginal"})),
+        ("selects another app.kubernetes.io/name",
+         lambda m: groups(m)[0]["template"]["metadata"]["labels"].update(
+             {"app.kubernetes.io/name": "distilled-sd-serve"})),
+        ("selects another ray.io/identifier",
+         lambda m: groups(m)[0].update(labels={"ray.io/identifier": "x"})),
         ("PodMonitor",
          lambda m: the(m, "PodMonitor", "head")["spec"]["selector"]["matchLabels"].update(x="y")),
         ("Service", lambda m: the(m, "Service")["spec"]["selector"].update(x="y")),
@@ -394,8 +440,20 @@ FAULTS: dict[Check, list[tuple[str, Plant]]] = {
         ("max_surge_percent 0", in_deployment(1, max_surge_percent=0)),
         ("no worker group with a GPU",
          lambda m: ray_container(m, 1)["resources"]["limits"].pop("nvidia.com/gpu")),
-        ("blocks every drain",
-         lambda m: the(m, "PodDisruptionBudget")["spec"].update(minAvailable=6)),
+    ],
+    checks.a_node_drain_leaves_every_group_a_worker: [
+        ("original: budgets keep [2] of at least 2",
+         lambda m: the(m, "PodDisruptionBudget", "original")["spec"].update(minAvailable=2)),
+        ("original: budgets keep [1] of at least 1, not []",
+         lambda m: groups(m)[1].update(minReplicas=1)),
+        ("original: budgets keep [] of at least 2",
+         without("PodDisruptionBudget distilled-sd-serve-original")),
+        ("together",
+         lambda m: the(m, "PodDisruptionBudget", "original")["spec"]["selector"][
+             "matchLabels"].pop("ray.io/group")),
+        ("head: budgets keep [1]",
+         lambda m: the(m, "PodDisruptionBudget", "original")["spec"]["selector"].update(
+             matchLabels={"app.kubernetes.io/component": "head"})),
     ],
     checks.the_weights_are_where_they_are_looked_for: [
         ("not mounted read-only",

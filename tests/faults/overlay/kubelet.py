@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import httpx
 
@@ -56,12 +56,19 @@ def get(address: str, port: int, path: str, timeout_s: float) -> str | None:
 class Kubelet(threading.Thread):
     """Runs one pod until it is deleted, or failed where its template says never to restart."""
 
-    def __init__(self, pod: Pod, group: Group, args: str, environment: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        pod: Pod,
+        group: Group,
+        args: str,
+        environment: Mapping[str, str],
+        autoscaler: Sequence[str] = (),
+    ) -> None:
         super().__init__(name=f"kubelet-{pod.name}", daemon=True)
         self.pod = pod
         self.group = group
         self.failed = False
-        self._args, self._environment = args, environment
+        self._start = (args, environment, autoscaler)
         self._probe = readiness_probe(group)
         self._deleted = threading.Event()
         self._ended = threading.Event()
@@ -69,8 +76,9 @@ class Kubelet(threading.Thread):
 
     @property
     def ready(self) -> bool:
-        """What services follow: probes pass, and the pod isn't being deleted."""
-        return not self._deleted.is_set() and self._failures < self._probe["failureThreshold"]
+        """What services follow: all containers run, probes pass, and it isn't being deleted."""
+        passes = self._failures < self._probe["failureThreshold"]
+        return not self._deleted.is_set() and passes and self.pod.whole
 
     def run(self) -> None:
         probe, starts, next_probe_s = self._probe, 0, 0.0
@@ -85,7 +93,7 @@ class Kubelet(threading.Thread):
                 self._failures = probe["failureThreshold"]
                 self.failed = starts > 0 and not self.group.restarts_in_place
                 if not self.failed:
-                    self.pod.start(self._args, self._environment)
+                    self.pod.start(*self._start)
                     starts += 1
                     next_probe_s = self.pod.started_s + probe["initialDelaySeconds"]
             self._ended.wait(_LISTED_EVERY_S)

@@ -23,6 +23,7 @@ from .translation import (
     GCS_PORT,
     Group,
     auth_token,
+    autoscaler,
     container_args,
     environment,
     groups,
@@ -122,7 +123,7 @@ class Cluster:
         gives a head 30 seconds.
         """
         for kubelet in [one for one in self.kubelets if one.failed]:
-            self.delete(kubelet, grace_period_s=0)
+            self.delete(kubelet)
         for one in self.kubelets:
             if not (one.ready if one.group.is_head else raylet_alive(one.pod.address)):
                 return
@@ -140,7 +141,8 @@ class Cluster:
             pod.mount(path, self._overlay.files.get(secret, {}))
         args = container_args(self._overlay, group, self._head_fqdn)
         variables = environment(self._overlay, group, self.name, name, self._head_fqdn)
-        self.kubelets.append(Kubelet(pod, group, args, variables))
+        beside = autoscaler(self._overlay) if group.is_head else []
+        self.kubelets.append(Kubelet(pod, group, args, variables, beside))
         self.kubelets[-1].start()
 
     def delete(self, kubelet: Kubelet, grace_period_s: float | None = None) -> float:

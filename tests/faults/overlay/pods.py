@@ -1,11 +1,12 @@
-"""Pods: a bridge between them, and the container's command as process 1 of their namespaces."""
+"""Pods: a bridge between them, and each container's command as process 1 of its namespaces."""
 
+import contextlib
 import shlex
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import psutil
@@ -15,6 +16,10 @@ from tests.machine import ROOT
 
 _PREFIX = "10.203.0"
 _BRIDGE = "pods"
+# Stands in for `ray kuberay-autoscaler`, which would ask an API server. Neither handles SIGTERM, so
+# that as process 1 it is ignored.
+_RAY = "#!/bin/sh\nexec sleep infinity\n"
+_PATH = f"{Path(sys.executable).parent}:/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin"
 
 
 def mounted_at(path: str) -> str:
@@ -87,7 +92,10 @@ def _ip(command: str) -> None:
 
 
 class Pod:
-    """Its address stays the same for life; its container may be started again."""
+    """Its address stays the same for life; its containers may be started again.
+
+    The first container is Ray's. A head may have its autoscaler's beside it.
+    """
 
     def __init__(self, name: str, network: Network) -> None:
         self.name = name
@@ -98,13 +106,28 @@ class Pod:
         self.hosts = self.folder / "hosts"
         (self.folder / "resolv.conf").write_text("")
         self.started_s = 0.0
-        self._process: subprocess.Popen[bytes] | None = None
+        self._containers: list[subprocess.Popen[bytes]] = []
         self._network = network
         network.add(self)
 
     @property
     def running(self) -> bool:
-        return self._process is not None and self._process.poll() is None
+        """Whether the first container runs."""
+        return bool(self._containers) and self._containers[0].poll() is None
+
+    @property
+    def whole(self) -> bool:
+        return bool(self._containers) and all(one.poll() is None for one in self._containers)
+
+    @property
+    def autoscalers(self) -> list[psutil.Process]:
+        """The processes that stand in for `ray kuberay-autoscaler`: one, or none between two."""
+        found = []
+        with contextlib.suppress(psutil.Error):  # What ends meanwhile.
+            for one in self._containers[1:]:
+                processes = psutil.Process(one.pid).children(recursive=True)
+                found += [one for one in processes if one.cmdline() == ["sleep", "infinity"]]
+        return found
 
     def mount(self, path: str, files: Mapping[str, str]) -> None:
         """Give it a folder of a Secret's files, for its owner only, at `mounted_at(path)`."""
@@ -114,10 +137,26 @@ class Pod:
             (folder / name).touch(mode=0o600)
             (folder / name).write_text(content)
 
-    def start(self, args: str, environment: Mapping[str, str]) -> None:
-        """Run `/bin/bash -c -- ARGS`, as the operator has the container do."""
+    def start(
+        self, args: str, environment: Mapping[str, str], autoscaler: Sequence[str] = ()
+    ) -> None:
+        """Run `/bin/bash -c -- ARGS`, as the operator has Ray's container do, and the other's."""
+        self._kill(self._containers)
+        self._containers = [self._run(["/bin/bash", "-c", "--", args], environment)]
+        if autoscaler:
+            stand_in = self.folder / "tmp" / "autoscaler" / "ray"
+            stand_in.parent.mkdir(exist_ok=True)
+            stand_in.write_text(_RAY)
+            stand_in.chmod(0o755)
+            environment = {**environment, "PATH": f"/tmp/autoscaler:{_PATH}"}
+            self._containers.append(self._run(autoscaler, environment))
+        self.started_s = time.monotonic()
+
+    def _run(
+        self, command: Sequence[str], environment: Mapping[str, str]
+    ) -> "subprocess.Popen[bytes]":
         environment = {
-            "PATH": f"{Path(sys.executable).parent}:/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin",
+            "PATH": _PATH,
             "PYTHONPATH": str(ROOT),
             "LANG": "C.UTF-8",
             "RAY_AUTH_MODE": "disabled",
@@ -129,12 +168,12 @@ class Pod:
             # Its own: a token that lies in the user's home would switch Ray's authentication on.
             "HOME": "/tmp/home",
         }
-        command = ["nsenter", f"--net=/run/netns/{self.namespace}"]
-        command += ["unshare", "--mount", "--pid", "--uts", "--fork", "--kill-child"]
-        script = f"{self._mounts()}\nexec /bin/bash -c -- {shlex.quote(args)}"
+        inside = ["nsenter", f"--net=/run/netns/{self.namespace}"]
+        inside += ["unshare", "--mount", "--pid", "--uts", "--fork", "--kill-child"]
+        script = f"{self._mounts()}\nexec {shlex.join(command)}"
         with (self.folder / "output.log").open("ab") as log:
-            self._process = subprocess.Popen(
-                [*command, "--mount-proc", "/bin/bash", "-euc", script],
+            return subprocess.Popen(
+                [*inside, "--mount-proc", "/bin/bash", "-euc", script],
                 cwd=ROOT,
                 env=environment,
                 stdin=subprocess.DEVNULL,
@@ -142,27 +181,35 @@ class Pod:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,  # Ctrl-C is for the command line alone.
             )
-        self.started_s = time.monotonic()
 
     def kill(self) -> None:
-        """SIGKILL to process 1; the kernel ends all others of the pod with it."""
-        if self._process is not None:
-            self._process.kill()  # Its child, process 1, goes with it: --kill-child.
-            self._process.wait()
+        """SIGKILL to process 1 of the first container."""
+        self._kill(self._containers[:1])
+
+    @staticmethod
+    def _kill(containers: "Sequence[subprocess.Popen[bytes]]") -> None:
+        for one in containers:
+            # Its child, process 1, goes with it: --kill-child; and the kernel ends all others.
+            one.kill()
+            one.wait()
 
     def terminate(self, grace_period_s: float) -> float:
-        """SIGTERM to process 1, and SIGKILL after the grace period; returns how long it took."""
+        """SIGTERM to each process 1, SIGKILL after the grace period; returns how long it took."""
         began_s = time.monotonic()
-        if self._process is not None and self.running:
-            for process in psutil.Process(self._process.pid).children():
-                process.terminate()
-        while self.running and time.monotonic() < began_s + grace_period_s:
+        for one in self._containers:
+            if one.poll() is None:
+                for process in psutil.Process(one.pid).children():
+                    process.terminate()
+        while self._alive() and time.monotonic() < began_s + grace_period_s:
             time.sleep(0.1)
-        self.kill()
+        self._kill(self._containers)
         return time.monotonic() - began_s
 
+    def _alive(self) -> bool:
+        return any(one.poll() is None for one in self._containers)
+
     def remove(self) -> None:
-        self.kill()
+        self._kill(self._containers)
         self._network.remove(self)
 
     def tail(self, lines: int = 20) -> str:

@@ -4,7 +4,7 @@ Restates KubeRay v1.7.0, so far as overlays here use it, down to the double blan
 
 - `ray-operator/controllers/ray/common/pod.go`: the container's command (`BuildPod`,
   `generateRayStartCommand`, `convertParamMap`), its parameters (`setMissingRayStartParams`), its
-  environment, and the restart policy
+  environment, the restart policy, and the autoscaler's container (`BuildAutoscalerContainer`)
 - `ray-operator/controllers/ray/common/service.go`: when the head's service has an address
 
 Another version of KubeRay means reading these again, and those that `operator` and `kubelet`
@@ -103,6 +103,18 @@ def container_args(overlay: Overlay, group: Group, head_fqdn: str) -> str:
     """What the container's `/bin/bash -c --` gets."""
     files = "ulimit -n ${RAY_START_ULIMIT_OPEN_FILES:-65536}"
     return f"{files}; {ray_start(overlay, group, head_fqdn)}"
+
+
+def autoscaler(overlay: Overlay) -> list[str]:
+    """The command of the autoscaler's container in the head's pod; empty where there is none."""
+    if not overlay.cluster.get("enableInTreeAutoscaling"):
+        return []
+    options = overlay.cluster.get("autoscalerOptions") or {}
+    flags = '--cluster-name "$RAY_CLUSTER_NAME" --cluster-namespace "$RAY_CLUSTER_NAMESPACE"'
+    return [
+        *(options.get("command") or ["/bin/bash", "-c", "--"]),
+        *(options.get("args") or [f"ray kuberay-autoscaler {flags}"]),
+    ]
 
 
 def ray_start(overlay: Overlay, group: Group, head_fqdn: str) -> str:

@@ -52,5 +52,7 @@ SCENARIOS = {
     "worker drained": _OnOverlay(pods.worker_drained, 600),
     "worker killed": _OnOverlay(pods.worker_killed, 600, quick=True),
     "head killed": _OnOverlay(pods.head_killed, 600),
+    "head evicted": _OnOverlay(pods.head_evicted, 600),
+    "autoscaler ended": _OnOverlay(pods.autoscaler_ended, 600),
     "blue/green": _OnOverlay(pods.blue_green, 1800),
 }

@@ -6,7 +6,7 @@ Here a 429 counts as a loss, too: the load is far below what the overlay can dra
 import asyncio
 import contextlib
 import threading
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from copy import deepcopy
 from typing import TypeVar
 
@@ -172,6 +172,30 @@ def was_under_way(load: Load, sample: Sample, killed_s: float) -> bool:
 
 async def head_killed(stage: OverlayStage) -> Found:
     """The head dies: requests are answered all the while, by the same replicas."""
+
+    async def kill(head: Kubelet) -> list[Check]:
+        await asyncio.to_thread(head.pod.kill)
+        await stage.wait_until(
+            lambda: not stage.service.cluster.details(), 60, "the loss of the head"
+        )
+        return []
+
+    return await _without_a_head(stage, kill)
+
+
+async def head_evicted(stage: OverlayStage) -> Found:
+    """The head is evicted: it goes within its grace period, and the same replicas answer."""
+
+    async def evict(head: Kubelet) -> list[Check]:
+        took_s = await asyncio.to_thread(stage.service.cluster.delete, head)
+        return [within("gone after", took_s, head.group.grace_period_s)]
+
+    return await _without_a_head(stage, evict)
+
+
+async def _without_a_head(
+    stage: OverlayStage, lose: Callable[[Kubelet], Awaitable[list[Check]]]
+) -> Found:
     if stage.service.no_redis:
         raise Skipped(stage.service.no_redis)
     async with stage.load(1):
@@ -180,11 +204,26 @@ async def head_killed(stage: OverlayStage) -> Found:
     async with _disturbed(stage) as (load, checks):
         head = stage.service.cluster.head
         assert head is not None  # It answered a moment ago.
-        await asyncio.to_thread(head.pod.kill)
-        await stage.wait_until(
-            lambda: not stage.service.cluster.details(), 60, "the loss of the head"
-        )
+        checks += await lose(head)
     checks.append(await _none_gone(stage, before))
+    return _found(load, checks)
+
+
+async def autoscaler_ended(stage: OverlayStage) -> Found:
+    """The autoscaler's process dies: another one comes, and the head stays ready."""
+    head = stage.service.cluster.head
+    assert head is not None  # The service is whole.
+    if not head.pod.autoscalers:
+        raise Skipped("the overlay has no autoscaler")
+    (autoscaler,) = head.pod.autoscalers
+    async with _disturbed(stage) as (load, checks):
+        autoscaler.kill()
+        await asyncio.to_thread(autoscaler.wait)
+        took_s = await stage.wait_until(lambda: head.pod.autoscalers, 60, "another autoscaler")
+        checks += [
+            measured(f"another after {took_s:.1f} s"),
+            Check(f"head ready: {head.ready}", "True", head.ready),
+        ]
     return _found(load, checks)
 
 
@@ -198,7 +237,6 @@ async def blue_green(stage: OverlayStage) -> Found:
             await stage.wait_until(lambda: operator.pending is None, START_LIMIT_S, "the switch")
             await asyncio.sleep(delay_s)
             threading.Thread(target=old.delete_all, daemon=True).start()
-            # The head is never idle, so it drains for as long as it may; nobody waits for it.
             workers = "the end of the old workers"
             await stage.wait_until(lambda old=old: not old.workers, START_LIMIT_S, workers)  # type: ignore[misc]
             await stage.wait_until(stage.service.ready, START_LIMIT_S, "recovery")

@@ -81,6 +81,37 @@ def test_sigterm_reaches_process_one_and_a_container_starts_again_at_the_same_ad
     assert output.splitlines() == ["True True False", "True False", "True True"]
 
 
+def test_a_pod_lasts_as_long_as_its_autoscaler_which_as_process_one_ignores_sigterm() -> None:
+    output, _ = play(
+        """
+        from tests.faults.overlay.manifests import render
+        from tests.faults.overlay.translation import autoscaler
+        from tests.manifests.rendering import OVERLAYS
+
+        overlay = render(OVERLAYS / "gpu")
+        loop = autoscaler(overlay)
+        overlay.cluster["autoscalerOptions"] = {"version": "v2"}
+        for command in (loop, autoscaler(overlay)):
+            made = Pod(f"head{len(command)}", network)
+            made.start("trap 'exit 0' TERM; while :; do sleep 0.1; done", {}, command)
+            wait_for(lambda: made.autoscalers)
+            first, = made.autoscalers
+            first.kill()
+            first.wait()
+            if command is loop:
+                wait_for(lambda: made.autoscalers)
+            else:
+                wait_for(lambda: not made.whole)
+            print(made.running, made.whole)
+            made.start("trap 'exit 0' TERM; while :; do sleep 0.1; done", {}, command)
+            wait_for(lambda: made.autoscalers)
+            limit_s = 120 if command is loop else 5
+            print(made.terminate(limit_s) < limit_s, made.whole)
+        """
+    ).communicate(timeout=HANG_S)
+    assert output.splitlines() == ["True True", "True False", "True False", "False False"]
+
+
 @pytest.mark.parametrize("end", ["SIGTERM", "SIGKILL", "Ctrl-C"])
 def test_nothing_outlives_a_run_that_is_ended(end: str) -> None:
     marker = uuid4().hex
