@@ -80,6 +80,8 @@ class FakeDenoiser:
     flags: Callable[[NDArray[np.uint8]], bool] = lambda picture: False
     memory_freed: int = 0
     threads: dict[str, set[str]] = field(default_factory=dict)
+    switched_on: Sequence[str] = ()
+    left_off: dict[str, str] = field(default_factory=dict)
     # Tests hold a step open with it.
     gate: threading.Event = field(default_factory=threading.Event)
     decode_gate: threading.Event = field(default_factory=threading.Event)

@@ -3,7 +3,7 @@
 Implemented by the pipelines, the tests' fakes and the load tests' fixed-step denoiser.
 """
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Protocol, TypeVar
 
 import numpy as np
@@ -49,6 +49,14 @@ class Denoiser(Protocol[JobT, TrajectoryT]):
     @property
     def prompt_lookups(self) -> tuple[int, int]:
         """Hits and misses of the prompt embedding cache so far."""
+
+    @property
+    def switched_on(self) -> Sequence[str]:
+        """Names of what makes it faster, constant once it is loaded."""
+
+    @property
+    def left_off(self) -> Mapping[str, str]:
+        """Names of what would have made it faster but failed when it was loaded, and why."""
 
     def clock_s(self) -> float:
         """A monotonic clock in seconds, for timing calls on the thread that makes them.

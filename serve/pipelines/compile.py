@@ -6,6 +6,7 @@ split and padded. Other sizes run eagerly: each would need minutes of compiling 
 On a CPU: channels_last, and torch.compile if configured.
 """
 
+import gc
 import time
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext, suppress
@@ -14,11 +15,10 @@ from functools import partial
 from typing import Any, TypeVar, cast
 
 import torch
-from torch._dynamo.exc import TorchDynamoException
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from .components import Model, UNet
-from .cuda_graphs import Inputs, Record, UNetCall, cuda_graphs, record_unet
+from .cuda_graphs import Inputs, UNetCall, cuda_graphs, record_unet
 from .optimisations import Attention, Optimisations
 
 T = TypeVar("T")
@@ -51,6 +51,18 @@ class Readiness:
             return work()
         finally:
             self.seconds[part] = time.perf_counter() - started_s
+
+    def attempt(self, part: str, work: Callable[[], T]) -> T | None:
+        """Run a part that can be left off; None if it fails, with the reason in `left_off`."""
+        try:
+            return self.timed(part, work)
+        except Exception as fault:  # Whatever it is: the plain call draws the same pictures.
+            reason = str(fault).strip().partition("\n")[0]
+            self.left_off[part] = f"{type(fault).__name__}: {reason}"
+        # Outside the handler: the error's traceback keeps tensors alive.
+        gc.collect()
+        torch.cuda.empty_cache()
+        return None
 
 
 def use_channels_last(models: Iterable[Model]) -> None:
@@ -89,25 +101,29 @@ def prepare_unet(
         wanted = optimisations.attention
         if optimisations.deterministic and wanted == "auto":
             wanted = "default"  # Two processes that time kernels may choose different ones.
-        attention = readiness.timed(
+        chosen = readiness.attempt(
             f"{name}: attention", partial(choose_attention, unet, inputs, wanted, device_seconds)
         )
-        readiness.switched_on.append(f"{name}: attention {attention}")
+        if chosen is not None:
+            attention = chosen
+            readiness.switched_on.append(f"{name}: attention {attention}")
     eager = fast = plain_call(unet, attention)
     if compiling:
-        try:
-            fast = readiness.timed(
-                f"{name}: compile", partial(compile_unet, unet, eager, attention, inputs)
-            )
-            readiness.switched_on.append(f"{name}: compile")
-        except TorchDynamoException as fault:
-            # No C++ compiler on this machine, for example: slower, but the same pictures.
-            readiness.left_off[f"{name}: compile"] = str(fault).strip().splitlines()[0]
+        part = f"{name}: compile"
+        compiled = readiness.attempt(part, partial(compile_unet, unet, eager, attention, inputs))
+        if compiled is not None:
+            fast = compiled
+            readiness.switched_on.append(part)
     if cuda and optimisations.cuda_graphs:
         sizes = _ROWS_OF_ONE_IMAGE if optimisations.deterministic else ROWS_A_CALL
-        fast = record_if_possible(
-            f"{name}: CUDA graphs", fast, inputs, sizes, cuda_graphs(), device_seconds, readiness
+        part = f"{name}: CUDA graphs"
+        recorded = readiness.attempt(
+            part, partial(record_unet, fast, inputs, sizes, cuda_graphs(), device_seconds)
         )
+        if recorded is not None:
+            fast = recorded
+            rows = ", ".join(map(str, recorded.sizes))
+            readiness.switched_on.append(f"{part} of {rows} rows")
     return fast if fast is eager else for_size(size, fast, eager)
 
 
@@ -159,11 +175,7 @@ def choose_attention(
 
 
 def compile_unet(unet: UNet, eager: UNetCall, attention: Attention, inputs: Inputs) -> UNetCall:
-    """A compiled call for any number of rows, warm: the number of rows is a dynamic dimension.
-
-    Raises:
-        TorchDynamoException: it can't be compiled on this machine.
-    """
+    """A compiled call for any number of rows, warm: the number of rows is a dynamic dimension."""
     # What `torch.compile` returns keeps the module's attributes.
     compiled = plain_call(cast("UNet", torch.compile(unet)), attention)
     for rows in ROWS_A_CALL:
@@ -178,24 +190,6 @@ def compile_unet(unet: UNet, eager: UNetCall, attention: Attention, inputs: Inpu
         return chosen(latents, timesteps, embeds)
 
     return call
-
-
-def record_if_possible(
-    part: str,
-    call: UNetCall,
-    inputs: Inputs,
-    sizes: tuple[int, ...],
-    record: Record,
-    time_s: TimeSeconds,
-    readiness: Readiness,
-) -> UNetCall:
-    """The call recorded with each size that fits into memory, or else unchanged."""
-    recorded = readiness.timed(part, partial(record_unet, call, inputs, sizes, record, time_s))
-    if recorded is None:
-        readiness.left_off[part] = "no memory for a single one"
-        return call
-    readiness.switched_on.append(f"{part} of {', '.join(map(str, recorded.sizes))} rows")
-    return recorded
 
 
 def device_seconds(call: Callable[[], object], repeats: int = 5) -> float:

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 class Pipeline:
     """One or several variants, loaded and warm: an `engine.denoiser.Denoiser`.
 
-    `components` holds each variant's models by name, `readiness` which optimisations are on.
+    `components` holds each variant's models by name, `readiness` also the seconds of each part.
     """
 
     def __init__(
@@ -111,6 +111,16 @@ class Pipeline:
         """Hits and misses of the embedding cache so far."""
         lookups = [encoder.lookups for encoder in self._encoders.values()]
         return sum(hits for hits, _ in lookups), sum(misses for _, misses in lookups)
+
+    @property
+    def switched_on(self) -> list[str]:
+        """Which optimisations are on."""
+        return self.readiness.switched_on
+
+    @property
+    def left_off(self) -> dict[str, str]:
+        """Which optimisations failed when it was loaded, and why."""
+        return self.readiness.left_off
 
     def clock_s(self) -> float:
         """A clock for timing steps; see `devices.clock_s`."""

@@ -6,7 +6,6 @@ from typing import Any
 import pytest
 import torch
 from diffusers import UNet2DConditionModel
-from torch._dynamo.exc import TorchDynamoException
 
 from serve.miniature import WEIGHTS_DIR
 from serve.pipelines.compile import (
@@ -15,13 +14,12 @@ from serve.pipelines.compile import (
     choose_attention,
     plain_call,
     prepare_unet,
-    record_if_possible,
 )
-from serve.pipelines.cuda_graphs import Inputs, UNetCall
+from serve.pipelines.cuda_graphs import Inputs, Recording, UNetCall
 from serve.pipelines.optimisations import Optimisations
 from serve.pipelines.pipeline import Pipeline
 from serve.variants import MINIATURE
-from tests.unit.pipelines.test_cuda_graphs import record_again
+from tests.emulated_cuda import OnCuda, prepare_as_on_cuda, record_again
 
 
 def small_unet() -> Any:
@@ -97,42 +95,21 @@ def test_compiled_code_is_warm_for_every_size_and_serves_the_default_size_only(
     assert compiler.rows == [6]
 
 
-def test_where_nothing_can_be_compiled_the_plain_call_serves_and_the_report_says_why(
+def test_the_report_says_which_calls_were_recorded(
     unet: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def broken(module: Any) -> Any:
-        def call(*args: Any, **kwargs: Any) -> Any:
-            raise TorchDynamoException("no C compiler found\nand a long trace")
-
-        return call
-
-    monkeypatch.setattr(torch, "compile", broken)
-    call, readiness = prepare(unet, Optimisations(compile=True))
-    assert readiness.left_off == {"unet: compile": "no C compiler found"}
-    assert readiness.switched_on == []
-    assert torch.equal(noise(call, 2), noise(plain_call(unet, "default"), 2))
-
-
-@pytest.mark.parametrize("memory", [True, False], ids=["memory", "no-memory"])
-def test_the_report_says_which_calls_were_recorded(unet: Any, memory: bool) -> None:
-    def record(call: Callable[[], torch.Tensor]) -> Any:
-        if not memory:
+    def record(call: Callable[[], torch.Tensor]) -> Recording:
+        recording = record_again(call)
+        if len(recording.output) > 8:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return record_again(call)
+        return recording
 
-    readiness, plain = Readiness(), plain_call(unet, "default")
-    with torch.inference_mode():
-        inputs = Inputs.random(unet, max(ROWS_A_CALL), (8, 8), 7)
-        call = record_if_possible(
-            "graphs", plain, inputs, ROWS_A_CALL, record, lambda _: 1.0, readiness
-        )
-    if memory:
-        assert readiness.switched_on == ["graphs of 2, 4, 8, 16, 32 rows"]
-        assert torch.allclose(noise(call, 5), noise(plain, 5), atol=1e-5)
-    else:
-        assert readiness.left_off == {"graphs": "no memory for a single one"}
-        assert call is plain
-    assert list(readiness.seconds) == ["graphs"]
+    prepare_as_on_cuda(monkeypatch, record)
+    call, readiness = prepare(OnCuda(unet), Optimisations())
+    assert readiness.left_off == {}
+    assert readiness.switched_on[1:] == ["unet: compile", "unet: CUDA graphs of 2, 4, 8 rows"]
+    assert list(readiness.seconds) == ["unet: attention", "unet: compile", "unet: CUDA graphs"]
+    assert torch.allclose(noise(call, 11), noise(plain_call(unet, "default"), 11), atol=1e-5)
 
 
 @pytest.mark.parametrize("fastest", ["default", "cudnn", "flash"])
