@@ -304,18 +304,15 @@ class Engine(Generic[JobT, TrajectoryT]):
                 self._denoiser.step, [image.begun for image in images]
             )
         except OutOfDeviceMemory as fault:
-            self._make_room(images, fault)
+            self._make_room(self._hand_on_stepped(images, before), len(images), fault)
             return
         except Exception as fault:
             if len(images) == 1:
                 images[0].ticket.end(fault)
                 return
             _log.exception("a step of %d images failed; repeating it for each", len(images))
-            steps = list(zip(images, before, strict=True))
-            self._hand_on([image for image, left in steps if image.steps_left < left])
-            for image, left in steps:
-                if image.steps_left == left:
-                    self._step([image])
+            for image in self._hand_on_stepped(images, before):
+                self._step([image])
             return
         # With launches one call ahead of the device, the first call's time says nothing.
         if not self._rested:
@@ -325,17 +322,29 @@ class Engine(Generic[JobT, TrajectoryT]):
             self._budget.earn(seconds)
         self._hand_on(images)
 
-    def _make_room(self, images: list[ImageTask[TrajectoryT]], fault: OutOfDeviceMemory) -> None:
+    def _hand_on_stepped(
+        self, images: list[ImageTask[TrajectoryT]], before: list[int]
+    ) -> list[ImageTask[TrajectoryT]]:
+        """Hand on those images of a failed call that it has advanced; returns the others."""
+        steps = list(zip(images, before, strict=True))
+        self._hand_on([image for image, left in steps if image.steps_left < left])
+        return [image for image, left in steps if image.steps_left == left]
+
+    def _make_room(
+        self, images: list[ImageTask[TrajectoryT]], called: int, fault: OutOfDeviceMemory
+    ) -> None:
+        """Go on with fewer images at once than were called; these have not advanced."""
         self._denoiser.free_memory()
         self._observer.out_of_memory()
-        if len(images) > 1:
+        if called > 1:
             with self._changed:
                 # For good: what took the memory may come again, and a restart tries anew.
-                self._slots.cap = max(1, len(images) // 2)
+                self._slots.cap = max(1, called // 2)
             _log.warning("out of device memory: %d image(s) at once from now on", self.cap)
-        elif images[0].had_no_room:
-            images[0].ticket.end(fault)
-        images[0].had_no_room = len(images) == 1
+        for image in images:
+            if called == 1 and image.had_no_room:
+                image.ticket.end(fault)
+            image.had_no_room = called == 1
 
     def _hand_on(self, images: list[ImageTask[TrajectoryT]]) -> None:
         """Hand images that were stepped to the decoding: finished, or for a preview."""

@@ -257,6 +257,37 @@ async def test_without_memory_the_slots_are_halved_and_nothing_is_lost(engine, d
     assert max(len(call) for call in denoiser.calls) == 2
 
 
+class FailsHalfWay(FakeDenoiser):
+    """Advances the first image of the first call of several that is to end it, then fails."""
+
+    fault: Exception = OutOfDeviceMemory("no room")
+    failed = False
+
+    def step(self, trajectories: list[FakeTrajectory]) -> None:
+        last = trajectories[0].steps_done == trajectories[0].total_steps - 1
+        if len(trajectories) > 1 and last and not self.failed:
+            self.failed = True
+            trajectories[0].steps_done += 1
+            raise self.fault
+        super().step(trajectories)
+
+
+@pytest.mark.parametrize(
+    "fault", [OutOfDeviceMemory("no room"), ValueError("a bad step")], ids=["memory", "other"]
+)
+@play(FailsHalfWay, cap=4)
+async def test_an_image_that_a_failed_call_has_advanced_is_not_stepped_again(
+    engine, denoiser, fault
+):
+    denoiser.fault = fault
+    jobs = [generation(seeds=(seed,)) for seed in (1, 2, 3)]
+    tickets = await submitted_together(engine, denoiser, *jobs)
+    results = await asyncio.gather(*(ticket.result() for ticket in tickets))
+    assert denoiser.failed
+    assert [int(result.images[0][0, 0, 0]) for result in results] == [1, 2, 3]
+    assert {int(result.images[0][0, 0, 2]) for result in results} == {5}
+
+
 @play(room=0, cap=4)
 async def test_an_image_that_finds_no_room_alone_fails_and_says_why(engine, denoiser):
     with pytest.raises(OutOfDeviceMemory):
