@@ -7,6 +7,7 @@ On a CPU: channels_last, and torch.compile if configured.
 """
 
 import gc
+import math
 import time
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext, suppress
@@ -24,9 +25,10 @@ from .optimisations import Attention, Optimisations
 T = TypeVar("T")
 TimeSeconds = Callable[[Callable[[], object]], float]
 
-# With guidance an image has two rows.
+ROWS_OF_ONE_IMAGE = 2  # With guidance.
 ROWS_A_CALL = (2, 4, 8, 16, 32)
-_ROWS_OF_ONE_IMAGE = (2,)
+# The compiler plans kernels for the first; the others show that it needn't compile again.
+_DYNAMIC_ROWS = (16, 4, 8, 32)
 # With fewer rows a fast GPU waits for the launches, and every attention takes the same time.
 _ROWS_OF_ATTENTION_TRIALS = 16
 _FOR_EVERY_SHAPE = [SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
@@ -115,7 +117,7 @@ def prepare_unet(
             fast = compiled
             readiness.switched_on.append(part)
     if cuda and optimisations.cuda_graphs:
-        sizes = _ROWS_OF_ONE_IMAGE if optimisations.deterministic else ROWS_A_CALL
+        sizes = (ROWS_OF_ONE_IMAGE,) if optimisations.deterministic else ROWS_A_CALL
         part = f"{name}: CUDA graphs"
         recorded = readiness.attempt(
             part, partial(record_unet, fast, inputs, sizes, cuda_graphs(), device_seconds)
@@ -175,18 +177,30 @@ def choose_attention(
 
 
 def compile_unet(unet: UNet, eager: UNetCall, attention: Attention, inputs: Inputs) -> UNetCall:
-    """A compiled call for any number of rows, warm: the number of rows is a dynamic dimension."""
+    """A compiled call for any number of rows, warm.
+
+    The rows of one image have code of their own: kernels planned for so few are slow with many, and
+    those planned for many with few. For all others the number of rows is a dynamic dimension, and
+    more than were tried are split, since guards of diffusers' UNet would compile anew from 64.
+    """
     # What `torch.compile` returns keeps the module's attributes.
-    compiled = plain_call(cast("UNet", torch.compile(unet)), attention)
-    for rows in ROWS_A_CALL:
+    few = plain_call(cast("UNet", torch.compile(unet, dynamic=False)), attention)
+    many = plain_call(cast("UNet", torch.compile(unet)), attention)
+    few(*inputs.first(ROWS_OF_ONE_IMAGE))
+    for rows in _DYNAMIC_ROWS:
         arguments = inputs.first(rows)
         for argument in arguments:
             torch._dynamo.maybe_mark_dynamic(argument, 0)
-        compiled(*arguments)
+        many(*arguments)
 
     def call(latents: torch.Tensor, timesteps: torch.Tensor, embeds: torch.Tensor) -> torch.Tensor:
+        rows, most = len(latents), max(ROWS_A_CALL)
+        if rows > most:
+            calls = math.ceil(rows / most)
+            parts = (argument.tensor_split(calls) for argument in (latents, timesteps, embeds))
+            return torch.cat([call(*part) for part in zip(*parts, strict=True)])
         # A single row would be compiled anew, in the middle of a request.
-        chosen = compiled if len(latents) > 1 else eager
+        chosen = {1: eager, ROWS_OF_ONE_IMAGE: few}.get(rows, many)
         return chosen(latents, timesteps, embeds)
 
     return call
