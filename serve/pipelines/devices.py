@@ -141,3 +141,12 @@ def free_memory_bytes(device: torch.device) -> int:
     free, _ = torch.cuda.mem_get_info(device)
     unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
     return int(free + unused)
+
+
+def recorded_bytes() -> int:
+    """Of torch's unused blocks, those in pools that only CUDA graphs' replays can use."""
+    return sum(
+        segment["total_size"] - segment["allocated_size"]
+        for segment in torch.cuda.memory_snapshot()
+        if tuple(segment["segment_pool_id"]) != (0, 0)
+    )

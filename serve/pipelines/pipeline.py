@@ -56,7 +56,6 @@ class Pipeline:
         unet = components[variants[0].name].unet
         self.device, self.dtype = unet.device, unet.dtype
         self._clock = StepClock(self.device)
-        self._decoder = Decoder(self.device)
         self._safety_checker = safety_checker
         if optimisations.channels_last:
             use_channels_last(
@@ -69,6 +68,7 @@ class Pipeline:
         for variant in variants:
             if variant.unet.folder not in self._unets:
                 self._unets[variant.unet.folder] = self._prepare(variant)
+        self._decoder = Decoder(self.device)
 
     @classmethod
     def load(
@@ -222,7 +222,7 @@ class Pipeline:
             trajectory.advance(prediction, self._clock.mark)
 
     def decode_slice(self, trajectory: Trajectory) -> int:
-        """How many images like this one to decode at once, 1 to 8; on CUDA by free memory."""
+        """How many images like this one to decode at once, 1 to 8; on CUDA as memory allows."""
         if self.optimisations.deterministic:
             return 1
         vae = self.components[trajectory.variant.name].vae
