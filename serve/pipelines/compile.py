@@ -2,7 +2,8 @@
 
 On CUDA: channels_last, the fastest attention, torch.compile, and CUDA graphs for calls of 1, 2, 4,
 8 and 16 images of the family's default size with guidance; calls with another number of images are
-split and padded. Other sizes run eagerly: each would need minutes of compiling and its own memory.
+split and padded. Other sizes run eagerly, with FlashAttention: each would need minutes of compiling
+and its own memory.
 On a CPU: channels_last, and torch.compile if configured.
 """
 
@@ -99,20 +100,22 @@ def prepare_unet(
         return plain_call(unet, "default")
     inputs = Inputs.random(unet, max(ROWS_A_CALL), size, tokens)
     attention: Attention = "default"
+    wanted = optimisations.attention
+    if optimisations.deterministic and wanted == "auto":
+        wanted = "default"  # Two processes that time kernels may choose different ones.
     if cuda:
-        wanted = optimisations.attention
-        if optimisations.deterministic and wanted == "auto":
-            wanted = "default"  # Two processes that time kernels may choose different ones.
         chosen = readiness.attempt(
             f"{name}: attention", partial(choose_attention, unet, inputs, wanted, device_seconds)
         )
         if chosen is not None:
             attention = chosen
             readiness.switched_on.append(f"{name}: attention {attention}")
-    eager = fast = plain_call(unet, attention)
+    fast = plain_call(unet, attention)
+    # cuDNN's, which may be fastest, plans anew for each shape, up to a second on the steps' thread.
+    others = plain_call(unet, "flash") if cuda and wanted == "auto" else fast
     if compiling:
         part = f"{name}: compile"
-        compiled = readiness.attempt(part, partial(compile_unet, unet, eager, attention, inputs))
+        compiled = readiness.attempt(part, partial(compile_unet, unet, others, attention, inputs))
         if compiled is not None:
             fast = compiled
             readiness.switched_on.append(part)
@@ -126,7 +129,7 @@ def prepare_unet(
             fast = recorded
             rows = ", ".join(map(str, recorded.sizes))
             readiness.switched_on.append(f"{part} of {rows} rows")
-    return fast if fast is eager else for_size(size, fast, eager)
+    return for_size(size, fast, others)
 
 
 def plain_call(unet: UNet, attention: Attention) -> UNetCall:
@@ -176,7 +179,7 @@ def choose_attention(
     return min(seconds, key=seconds.__getitem__)
 
 
-def compile_unet(unet: UNet, eager: UNetCall, attention: Attention, inputs: Inputs) -> UNetCall:
+def compile_unet(unet: UNet, others: UNetCall, attention: Attention, inputs: Inputs) -> UNetCall:
     """A compiled call for any number of rows, warm.
 
     The rows of one image have code of their own: kernels planned for so few are slow with many, and
@@ -200,7 +203,7 @@ def compile_unet(unet: UNet, eager: UNetCall, attention: Attention, inputs: Inpu
             parts = (argument.tensor_split(calls) for argument in (latents, timesteps, embeds))
             return torch.cat([call(*part) for part in zip(*parts, strict=True)])
         # A single row would be compiled anew, in the middle of a request.
-        chosen = {1: eager, ROWS_OF_ONE_IMAGE: few}.get(rows, many)
+        chosen = {1: others, ROWS_OF_ONE_IMAGE: few}.get(rows, many)
         return chosen(latents, timesteps, embeds)
 
     return call

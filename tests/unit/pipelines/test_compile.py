@@ -141,6 +141,26 @@ def test_the_fastest_attention_is_kept(unet: Any, fastest: str) -> None:
     assert len(timed) == 3
 
 
+@pytest.mark.parametrize("wanted", ["auto", "cudnn"])
+def test_cudnns_attention_serves_what_it_was_measured_with_unless_it_was_asked_for(
+    unet: Any, wanted: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    allowed = []
+
+    class Watched(OnCuda):
+        def __call__(self, *args: Any, **kwargs: Any) -> Any:
+            allowed.append(torch.backends.cuda.cudnn_sdp_enabled())
+            return super().__call__(*args, **kwargs)
+
+    seconds = iter((2.0, 1.0, 2.0))  # cuDNN's is the fastest.
+    prepare_as_on_cuda(monkeypatch, seconds=lambda _: next(seconds))
+    call, _ = prepare(Watched(unet), Optimisations(attention=wanted, cuda_graphs=False))
+    allowed.clear()
+    for rows, side in ((2, 8), (6, 8), (1, 8), (6, 16)):
+        noise(call, rows, side)
+    assert allowed == [True, True, wanted == "cudnn", wanted == "cudnn"]
+
+
 def test_an_attention_that_fails_on_the_real_unet_is_passed_over(unet: Any) -> None:
     seconds = iter((2.0, None, 1.0))
 
