@@ -78,7 +78,7 @@ class Denoiser(Protocol[JobT, TrajectoryT]):
         """
 
     def decode_slice(self, trajectory: TrajectoryT, /) -> int:
-        """How many images like this one a call of `decode` has memory for, at least 1."""
+        """How many images like this one a call of `decode` should have, 1 to 8."""
 
     def decode(self, trajectories: list[TrajectoryT], /) -> NDArray[np.uint8]:
         """Pixels of finished trajectories, all of one decode group: `(B, H, W, 3)` uint8.

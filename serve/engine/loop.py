@@ -31,7 +31,7 @@ from .denoiser import Denoiser, JobT, TrajectoryT
 from .forecast import Forecast, Pace, Work, forecast
 from .observer import Observer, Outcome
 from .previews import PreviewBudget
-from .slots import Policy, Slots
+from .slots import Limit, Policy, Slots
 from .tickets import Result, Ticket
 from .under_way import ImageTask, Stopwatch
 
@@ -62,6 +62,7 @@ class Engine(Generic[JobT, TrajectoryT]):
         self._pace = pace or Pace()
         self._observer = observer or Observer()
         self._slots: Slots[ImageTask[TrajectoryT]] = Slots(settings.policy, settings.cap)
+        self._limit = Limit(settings.cap)
         self._budget = PreviewBudget()
         self._decoding = Decoding(denoiser, self._pace, self._budget, self._observer)
         self._stopwatch = Stopwatch()
@@ -153,7 +154,7 @@ class Engine(Generic[JobT, TrajectoryT]):
 
     @property
     def cap(self) -> int:
-        """Number of slots; fewer than configured after running out of memory."""
+        """Number of slots; fewer than configured for a while after running out of memory."""
         return self._slots.cap
 
     def close(self) -> None:
@@ -261,7 +262,10 @@ class Engine(Generic[JobT, TrajectoryT]):
 
     def _admit(self) -> None:
         """Free the slots of jobs that have ended, and fill them with new ones."""
+        if self._limit.raise_if_due(time.perf_counter()):
+            _log.info("no lack of device memory lately: trying %d at once", self._limit.value)
         with self._changed:
+            self._slots.cap = self._limit.value
             self._drop_ended()
             self._rested = not self._slots.under_way
             admitted = self._slots.admit()
@@ -337,10 +341,10 @@ class Engine(Generic[JobT, TrajectoryT]):
         self._denoiser.free_memory()
         self._observer.out_of_memory()
         if called > 1:
+            self._limit.lower(called, time.perf_counter())
             with self._changed:
-                # For good: what took the memory may come again, and a restart tries anew.
-                self._slots.cap = max(1, called // 2)
-            _log.warning("out of device memory: %d image(s) at once from now on", self.cap)
+                self._slots.cap = self._limit.value
+            _log.warning("out of device memory: %d image(s) at once now", self.cap)
         for image in images:
             if called == 1 and image.had_no_room:
                 image.ticket.end(fault)

@@ -1,14 +1,17 @@
 import asyncio
 import inspect
+import itertools
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import fields
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from serve.engine import decoding, loop
 from serve.engine.forecast import Pace
 from serve.engine.loop import Engine, Settings
 from serve.engine.slots import Policy
@@ -286,6 +289,26 @@ async def test_an_image_that_a_failed_call_has_advanced_is_not_stepped_again(
     assert denoiser.failed
     assert [int(result.images[0][0, 0, 0]) for result in results] == [1, 2, 3]
     assert {int(result.images[0][0, 0, 2]) for result in results} == {5}
+
+
+@play(decode_room=3, slice_most=8, cap=8)
+async def test_once_there_is_memory_again_the_slots_and_slices_grow_back(
+    engine, denoiser, monkeypatch
+):
+    job = generation(seeds=tuple(range(8)), num_inference_steps=12)
+    await engine.submit(job).result()
+    denoiser.room = 3
+    await engine.submit(job).result()
+    assert engine.cap == max(denoiser.decodes) == 2
+    denoiser.room = denoiser.decode_room = 8
+    hour_later = time.perf_counter() + 3600
+    for module in (loop, decoding):
+        clock = itertools.count(hour_later, 3600)
+        monkeypatch.setattr(module, "time", SimpleNamespace(perf_counter=lambda c=clock: next(c)))
+    for _ in range(8):
+        await engine.submit(job).result()
+    assert engine.cap == 8
+    assert len(denoiser.calls[-1]) == max(denoiser.decodes) == 8
 
 
 @play(room=0, cap=4)
