@@ -5,6 +5,7 @@ On logical GPUs it shows how replicas, router and proxy scale on a machine witho
 
 import time
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 
@@ -92,6 +93,10 @@ class FixedStep:
     def clock_s(self) -> float:
         """The wall's: a step is a sleep."""
         return time.perf_counter()
+
+    def measuring(self) -> AbstractContextManager[None]:
+        """Nothing disturbs a sleep."""
+        return nullcontext()
 
 
 class FixedStepArgs(AppArgs):

@@ -4,6 +4,7 @@ Implemented by the pipelines, the tests' fakes and the load tests' fixed-step de
 """
 
 from collections.abc import Hashable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Protocol, TypeVar
 
 import numpy as np
@@ -63,6 +64,9 @@ class Denoiser(Protocol[JobT, TrajectoryT]):
 
         Where possible, it stands still while other work has the device.
         """
+
+    def measuring(self) -> AbstractContextManager[None]:
+        """A context for timing calls: while it is open, no other process times on this device."""
 
     def plan(self, job: JobT, /) -> Plan:
         """The work of a job; returns at once, without using the device."""

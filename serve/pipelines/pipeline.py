@@ -6,6 +6,7 @@ picture is the one that `StableDiffusionPipeline` makes with the same arguments.
 """
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
@@ -18,7 +19,15 @@ from ..variants import Variant
 from .compile import Readiness, prepare_unet, use_channels_last
 from .components import Components, Scheduler, load_components
 from .cuda_graphs import UNetCall
-from .devices import DeviceName, StepClock, clock_s, name_memory_errors, resolve_device, to_device
+from .devices import (
+    DeviceName,
+    StepClock,
+    clock_s,
+    measuring,
+    name_memory_errors,
+    resolve_device,
+    to_device,
+)
 from .embeddings import PromptEncoder
 from .optimisations import DEFAULTS, Optimisations
 from .trajectories import SCHEDULERS, Trajectory, plan
@@ -125,6 +134,10 @@ class Pipeline:
     def clock_s(self) -> float:
         """A clock for timing steps; see `devices.clock_s`."""
         return clock_s(self.device)
+
+    def measuring(self) -> AbstractContextManager[None]:
+        """A context for timing steps; see `devices.measuring`."""
+        return measuring(self.device)
 
     def plan(self, generation: Generation) -> Plan:
         """The work of a request; see `trajectories.plan`."""
