@@ -5,6 +5,7 @@ On logical GPUs it shows how replicas, router and proxy scale on a machine witho
 
 import time
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 
@@ -45,6 +46,8 @@ class FixedStep:
     prompt_lookups = 0, 0
 
     def __init__(self, step_s: float, _: Sequence[Variant]) -> None:
+        self.switched_on: Sequence[str] = ()
+        self.left_off: dict[str, str] = {}
         self._step_s = step_s
 
     def plan(self, generation: Generation) -> Plan:
@@ -95,6 +98,10 @@ class FixedStep:
     def clock_s(self) -> float:
         """The wall's: a step is a sleep."""
         return time.perf_counter()
+
+    def measuring(self) -> AbstractContextManager[None]:
+        """Nothing disturbs a sleep."""
+        return nullcontext()
 
 
 class FixedStepArgs(AppArgs):

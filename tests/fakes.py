@@ -5,6 +5,7 @@ import re
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -81,6 +82,10 @@ class FakeDenoiser:
     flags: Callable[[NDArray[np.uint8]], bool] = lambda picture: False
     memory_freed: int = 0
     threads: dict[str, set[str]] = field(default_factory=dict)
+    # Entered for the sweep.
+    lock: AbstractContextManager[None] = field(default_factory=nullcontext)
+    switched_on: Sequence[str] = ()
+    left_off: dict[str, str] = field(default_factory=dict)
     # Tests hold a step open with it.
     gate: threading.Event = field(default_factory=threading.Event)
     decode_gate: threading.Event = field(default_factory=threading.Event)
@@ -98,6 +103,9 @@ class FakeDenoiser:
 
     def clock_s(self) -> float:
         return time.perf_counter()
+
+    def measuring(self) -> AbstractContextManager[None]:
+        return self.lock
 
     def plan(self, job: Generation) -> Plan:
         steps = job.num_inference_steps

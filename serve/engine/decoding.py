@@ -14,10 +14,12 @@ from .denoiser import Denoiser, JobT, TrajectoryT
 from .forecast import Pace
 from .observer import Observer
 from .previews import PreviewBudget
+from .slots import Limit
 from .tickets import Preview
 from .under_way import ImageTask, Stopwatch
 
 _log = logging.getLogger("ray.serve")
+_MOST_AT_ONCE = 8  # No denoiser asks for more.
 
 
 class Decoding(Generic[JobT, TrajectoryT]):
@@ -40,7 +42,7 @@ class Decoding(Generic[JobT, TrajectoryT]):
         self._observer = observer
         self._finished: deque[ImageTask[TrajectoryT]] = deque()
         self._previews: deque[tuple[ImageTask[TrajectoryT], int, bool]] = deque()
-        self._slice_limit: int | None = None
+        self._limit = Limit(_MOST_AT_ONCE)
         self._closed = False
         self._changed = threading.Condition()
         # A daemon: a call that hangs in the device must not keep the process alive.
@@ -87,6 +89,7 @@ class Decoding(Generic[JobT, TrajectoryT]):
         """The oldest finished image, and those that can share its call."""
         with self._changed:
             now = time.perf_counter()
+            self._limit.raise_if_due(now)
             waiting, self._finished = self._finished, deque()
             chosen: list[ImageTask[TrajectoryT]] = []
             most = 0
@@ -97,8 +100,7 @@ class Decoding(Generic[JobT, TrajectoryT]):
                 if ticket.ended:
                     continue
                 if not chosen:
-                    most = self._denoiser.decode_slice(image.begun)
-                    most = min(most, self._slice_limit or most)
+                    most = min(self._denoiser.decode_slice(image.begun), self._limit.value)
                 fits = not chosen or image.begun.decode_group == chosen[0].begun.decode_group
                 if fits and len(chosen) < most:
                     chosen.append(image)
@@ -145,8 +147,8 @@ class Decoding(Generic[JobT, TrajectoryT]):
             images[0].ticket.end(fault)
             return
         images[0].had_no_room = len(images) == 1
-        self._slice_limit = max(1, len(images) // 2)
-        _log.warning("out of device memory: decoding %d image(s) at once now", self._slice_limit)
+        self._limit.lower(len(images), time.perf_counter())
+        _log.warning("out of device memory: decoding %d image(s) at once now", self._limit.value)
         self._observer.out_of_memory()
         with self._changed:
             self._finished.extendleft(reversed(images))

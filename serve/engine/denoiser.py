@@ -3,7 +3,8 @@
 Implemented by the pipelines, the tests' fakes and the load tests' fixed-step denoiser.
 """
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Protocol, TypeVar
 
 import numpy as np
@@ -54,11 +55,22 @@ class Denoiser(Protocol[JobT, TrajectoryT]):
     def info(self) -> ReplicaInfo:
         """What it runs on, and the memory that it takes now; returns at once."""
 
+    @property
+    def switched_on(self) -> Sequence[str]:
+        """Names of what makes it faster, constant once it is loaded."""
+
+    @property
+    def left_off(self) -> Mapping[str, str]:
+        """Names of what would have made it faster but failed when it was loaded, and why."""
+
     def clock_s(self) -> float:
         """A monotonic clock in seconds, for timing calls on the thread that makes them.
 
         Where possible, it stands still while other work has the device.
         """
+
+    def measuring(self) -> AbstractContextManager[None]:
+        """A context for timing calls: while it is open, no other process times on this device."""
 
     def plan(self, job: JobT, /) -> Plan:
         """The work of a job; returns at once, without using the device."""
@@ -74,7 +86,7 @@ class Denoiser(Protocol[JobT, TrajectoryT]):
         """
 
     def decode_slice(self, trajectory: TrajectoryT, /) -> int:
-        """How many images like this one a call of `decode` has memory for, at least 1."""
+        """How many images like this one a call of `decode` should have, 1 to 8."""
 
     def decode(self, trajectories: list[TrajectoryT], /) -> NDArray[np.uint8]:
         """Pixels of finished trajectories, all of one decode group: `(B, H, W, 3)` uint8.

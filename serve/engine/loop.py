@@ -31,7 +31,7 @@ from .denoiser import Denoiser, JobT, TrajectoryT
 from .forecast import Forecast, Pace, Work, forecast
 from .observer import Observer, Outcome
 from .previews import PreviewBudget
-from .slots import Policy, Slots
+from .slots import Limit, Policy, Slots
 from .tickets import Result, Ticket
 from .under_way import ImageTask, Stopwatch
 
@@ -62,6 +62,7 @@ class Engine(Generic[JobT, TrajectoryT]):
         self._pace = pace or Pace()
         self._observer = observer or Observer()
         self._slots: Slots[ImageTask[TrajectoryT]] = Slots(settings.policy, settings.cap)
+        self._limit = Limit(settings.cap)
         self._budget = PreviewBudget()
         self._decoding = Decoding(denoiser, self._pace, self._budget, self._observer)
         self._stopwatch = Stopwatch()
@@ -153,7 +154,7 @@ class Engine(Generic[JobT, TrajectoryT]):
 
     @property
     def cap(self) -> int:
-        """Number of slots; fewer than configured after running out of memory."""
+        """Number of slots; fewer than configured for a while after running out of memory."""
         return self._slots.cap
 
     def close(self) -> None:
@@ -261,7 +262,10 @@ class Engine(Generic[JobT, TrajectoryT]):
 
     def _admit(self) -> None:
         """Free the slots of jobs that have ended, and fill them with new ones."""
+        if self._limit.raise_if_due(time.perf_counter()):
+            _log.info("no lack of device memory lately: trying %d at once", self._limit.value)
         with self._changed:
+            self._slots.cap = self._limit.value
             self._drop_ended()
             self._rested = not self._slots.under_way
             admitted = self._slots.admit()
@@ -304,18 +308,15 @@ class Engine(Generic[JobT, TrajectoryT]):
                 self._denoiser.step, [image.begun for image in images]
             )
         except OutOfDeviceMemory as fault:
-            self._make_room(images, fault)
+            self._make_room(self._hand_on_stepped(images, before), len(images), fault)
             return
         except Exception as fault:
             if len(images) == 1:
                 images[0].ticket.end(fault)
                 return
             _log.exception("a step of %d images failed; repeating it for each", len(images))
-            steps = list(zip(images, before, strict=True))
-            self._hand_on([image for image, left in steps if image.steps_left < left])
-            for image, left in steps:
-                if image.steps_left == left:
-                    self._step([image])
+            for image in self._hand_on_stepped(images, before):
+                self._step([image])
             return
         # With launches one call ahead of the device, the first call's time says nothing.
         if not self._rested:
@@ -325,17 +326,29 @@ class Engine(Generic[JobT, TrajectoryT]):
             self._budget.earn(seconds)
         self._hand_on(images)
 
-    def _make_room(self, images: list[ImageTask[TrajectoryT]], fault: OutOfDeviceMemory) -> None:
+    def _hand_on_stepped(
+        self, images: list[ImageTask[TrajectoryT]], before: list[int]
+    ) -> list[ImageTask[TrajectoryT]]:
+        """Hand on those images of a failed call that it has advanced; returns the others."""
+        steps = list(zip(images, before, strict=True))
+        self._hand_on([image for image, left in steps if image.steps_left < left])
+        return [image for image, left in steps if image.steps_left == left]
+
+    def _make_room(
+        self, images: list[ImageTask[TrajectoryT]], called: int, fault: OutOfDeviceMemory
+    ) -> None:
+        """Go on with fewer images at once than were called; these have not advanced."""
         self._denoiser.free_memory()
         self._observer.out_of_memory()
-        if len(images) > 1:
+        if called > 1:
+            self._limit.lower(called, time.perf_counter())
             with self._changed:
-                # For good: what took the memory may come again, and a restart tries anew.
-                self._slots.cap = max(1, len(images) // 2)
-            _log.warning("out of device memory: %d image(s) at once from now on", self.cap)
-        elif images[0].had_no_room:
-            images[0].ticket.end(fault)
-        images[0].had_no_room = len(images) == 1
+                self._slots.cap = self._limit.value
+            _log.warning("out of device memory: %d image(s) at once now", self.cap)
+        for image in images:
+            if called == 1 and image.had_no_room:
+                image.ticket.end(fault)
+            image.had_no_room = called == 1
 
     def _hand_on(self, images: list[ImageTask[TrajectoryT]]) -> None:
         """Hand images that were stepped to the decoding: finished, or for a preview."""

@@ -17,6 +17,10 @@ from typing import Generic, Literal, Protocol, TypeVar
 
 Policy = Literal["step", "batch"]
 
+_FIRST_WAIT_S = 60.0
+# A neighbour that stays would otherwise cost a failed call, and its own callers memory, every time.
+_LONGEST_WAIT_S = 16 * _FIRST_WAIT_S
+
 
 class Schedulable(Protocol):
     """An image as the slots see it."""
@@ -29,10 +33,46 @@ class Schedulable(Protocol):
 ImageT = TypeVar("ImageT", bound=Schedulable)
 
 
+class Limit:
+    """A number of images that falls when memory runs out, and is tried again upwards, slowly.
+
+    It grows by one image after a minute. Where memory runs out in such a trial, it falls back to
+    what went well before, and the next trial waits twice as long, up to 16 minutes.
+    """
+
+    def __init__(self, most: int) -> None:
+        self.value = self._most = most
+        self._wait_s = _FIRST_WAIT_S
+        self._next_at = 0.0
+        self._on_trial = False
+
+    def lower(self, images: int, now_s: float) -> None:
+        """A call of so many images had no memory."""
+        if self._on_trial and images == self.value:
+            self.value -= 1
+            self._wait_s = min(2 * self._wait_s, _LONGEST_WAIT_S)
+        else:
+            self.value = max(1, images // 2)
+        self._on_trial = False
+        self._next_at = now_s + self._wait_s
+
+    def raise_if_due(self, now_s: float) -> bool:
+        """Try one image more, if there were more at first and it is time; returns whether."""
+        if now_s < self._next_at:
+            return False
+        self._on_trial = self.value < self._most
+        if not self._on_trial:
+            self._wait_s = _FIRST_WAIT_S
+            return False
+        self.value += 1
+        self._next_at = now_s + self._wait_s
+        return True
+
+
 class Slots(Generic[ImageT]):
     """A queue of images, and the at most `cap` of them that are under way.
 
-    `cap` may be lowered at any time; what is under way stays, in calls of at most `cap` images.
+    `cap` may change at any time; what is under way stays, in calls of at most `cap` images.
     """
 
     def __init__(self, policy: Policy, cap: int) -> None:

@@ -21,7 +21,8 @@ def sweep_denoiser(
     Raises:
         OutOfDeviceMemory: there is no memory for a single image.
     """
-    return sweep(partial(_time_call, denoiser, job), most)
+    with denoiser.measuring():
+        return sweep(partial(_time_call, denoiser, job), most)
 
 
 def _time_call(

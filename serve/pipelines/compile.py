@@ -2,10 +2,13 @@
 
 On CUDA: channels_last, the fastest attention, torch.compile, and CUDA graphs for calls of 1, 2, 4,
 8 and 16 images of the family's default size with guidance; calls with another number of images are
-split and padded. Other sizes run eagerly: each would need minutes of compiling and its own memory.
+split and padded. Other sizes run eagerly, with FlashAttention: each would need minutes of compiling
+and its own memory.
 On a CPU: channels_last, and torch.compile if configured.
 """
 
+import gc
+import math
 import time
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext, suppress
@@ -14,19 +17,20 @@ from functools import partial
 from typing import Any, TypeVar, cast
 
 import torch
-from torch._dynamo.exc import TorchDynamoException
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from .components import Model, UNet
-from .cuda_graphs import Inputs, Record, UNetCall, cuda_graphs, record_unet
+from .cuda_graphs import Inputs, UNetCall, cuda_graphs, record_unet
+from .devices import measuring
 from .optimisations import Attention, Optimisations
 
 T = TypeVar("T")
 TimeSeconds = Callable[[Callable[[], object]], float]
 
-# With guidance an image has two rows.
+ROWS_OF_ONE_IMAGE = 2  # With guidance.
 ROWS_A_CALL = (2, 4, 8, 16, 32)
-_ROWS_OF_ONE_IMAGE = (2,)
+# The compiler plans kernels for the first; the others show that it needn't compile again.
+_DYNAMIC_ROWS = (16, 4, 8, 32)
 # With fewer rows a fast GPU waits for the launches, and every attention takes the same time.
 _ROWS_OF_ATTENTION_TRIALS = 16
 _FOR_EVERY_SHAPE = [SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
@@ -51,6 +55,18 @@ class Readiness:
             return work()
         finally:
             self.seconds[part] = time.perf_counter() - started_s
+
+    def attempt(self, part: str, work: Callable[[], T]) -> T | None:
+        """Run a part that can be left off; None if it fails, with the reason in `left_off`."""
+        try:
+            return self.timed(part, work)
+        except Exception as fault:  # Whatever it is: the plain call draws the same pictures.
+            reason = str(fault).strip().partition("\n")[0]
+            self.left_off[part] = f"{type(fault).__name__}: {reason}"
+        # Outside the handler: the error's traceback keeps tensors alive.
+        gc.collect()
+        torch.cuda.empty_cache()
+        return None
 
 
 def use_channels_last(models: Iterable[Model]) -> None:
@@ -85,30 +101,36 @@ def prepare_unet(
         return plain_call(unet, "default")
     inputs = Inputs.random(unet, max(ROWS_A_CALL), size, tokens)
     attention: Attention = "default"
+    wanted = optimisations.attention
+    if optimisations.deterministic and wanted == "auto":
+        wanted = "default"  # Two processes that time kernels may choose different ones.
     if cuda:
-        wanted = optimisations.attention
-        if optimisations.deterministic and wanted == "auto":
-            wanted = "default"  # Two processes that time kernels may choose different ones.
-        attention = readiness.timed(
+        chosen = readiness.attempt(
             f"{name}: attention", partial(choose_attention, unet, inputs, wanted, device_seconds)
         )
-        readiness.switched_on.append(f"{name}: attention {attention}")
-    eager = fast = plain_call(unet, attention)
+        if chosen is not None:
+            attention = chosen
+            readiness.switched_on.append(f"{name}: attention {attention}")
+    fast = plain_call(unet, attention)
+    # cuDNN's, which may be fastest, plans anew for each shape, up to a second on the steps' thread.
+    others = plain_call(unet, "flash") if cuda and wanted == "auto" else fast
     if compiling:
-        try:
-            fast = readiness.timed(
-                f"{name}: compile", partial(compile_unet, unet, eager, attention, inputs)
-            )
-            readiness.switched_on.append(f"{name}: compile")
-        except TorchDynamoException as fault:
-            # No C++ compiler on this machine, for example: slower, but the same pictures.
-            readiness.left_off[f"{name}: compile"] = str(fault).strip().splitlines()[0]
+        part = f"{name}: compile"
+        compiled = readiness.attempt(part, partial(compile_unet, unet, others, attention, inputs))
+        if compiled is not None:
+            fast = compiled
+            readiness.switched_on.append(part)
     if cuda and optimisations.cuda_graphs:
-        sizes = _ROWS_OF_ONE_IMAGE if optimisations.deterministic else ROWS_A_CALL
-        fast = record_if_possible(
-            f"{name}: CUDA graphs", fast, inputs, sizes, cuda_graphs(), device_seconds, readiness
+        sizes = (ROWS_OF_ONE_IMAGE,) if optimisations.deterministic else ROWS_A_CALL
+        part = f"{name}: CUDA graphs"
+        recorded = readiness.attempt(
+            part, partial(record_unet, fast, inputs, sizes, cuda_graphs(), device_seconds)
         )
-    return fast if fast is eager else for_size(size, fast, eager)
+        if recorded is not None:
+            fast = recorded
+            rows = ", ".join(map(str, recorded.sizes))
+            readiness.switched_on.append(f"{part} of {rows} rows")
+    return for_size(size, fast, others)
 
 
 def plain_call(unet: UNet, attention: Attention) -> UNetCall:
@@ -158,52 +180,46 @@ def choose_attention(
     return min(seconds, key=seconds.__getitem__)
 
 
-def compile_unet(unet: UNet, eager: UNetCall, attention: Attention, inputs: Inputs) -> UNetCall:
-    """A compiled call for any number of rows, warm: the number of rows is a dynamic dimension.
+def compile_unet(unet: UNet, others: UNetCall, attention: Attention, inputs: Inputs) -> UNetCall:
+    """A compiled call for any number of rows, warm.
 
-    Raises:
-        TorchDynamoException: it can't be compiled on this machine.
+    The rows of one image have code of their own: kernels planned for so few are slow with many, and
+    those planned for many with few. For all others the number of rows is a dynamic dimension, and
+    more than were tried are split, since guards of diffusers' UNet would compile anew from 64.
     """
     # What `torch.compile` returns keeps the module's attributes.
-    compiled = plain_call(cast("UNet", torch.compile(unet)), attention)
-    for rows in ROWS_A_CALL:
+    few = plain_call(cast("UNet", torch.compile(unet, dynamic=False)), attention)
+    many = plain_call(cast("UNet", torch.compile(unet)), attention)
+    few(*inputs.first(ROWS_OF_ONE_IMAGE))
+    for rows in _DYNAMIC_ROWS:
         arguments = inputs.first(rows)
         for argument in arguments:
             torch._dynamo.maybe_mark_dynamic(argument, 0)
-        compiled(*arguments)
+        many(*arguments)
 
     def call(latents: torch.Tensor, timesteps: torch.Tensor, embeds: torch.Tensor) -> torch.Tensor:
+        rows, most = len(latents), max(ROWS_A_CALL)
+        if rows > most:
+            calls = math.ceil(rows / most)
+            parts = (argument.tensor_split(calls) for argument in (latents, timesteps, embeds))
+            return torch.cat([call(*part) for part in zip(*parts, strict=True)])
         # A single row would be compiled anew, in the middle of a request.
-        chosen = compiled if len(latents) > 1 else eager
+        chosen = {1: others, ROWS_OF_ONE_IMAGE: few}.get(rows, many)
         return chosen(latents, timesteps, embeds)
 
     return call
 
 
-def record_if_possible(
-    part: str,
-    call: UNetCall,
-    inputs: Inputs,
-    sizes: tuple[int, ...],
-    record: Record,
-    time_s: TimeSeconds,
-    readiness: Readiness,
-) -> UNetCall:
-    """The call recorded with each size that fits into memory, or else unchanged."""
-    recorded = readiness.timed(part, partial(record_unet, call, inputs, sizes, record, time_s))
-    if recorded is None:
-        readiness.left_off[part] = "no memory for a single one"
-        return call
-    readiness.switched_on.append(f"{part} of {', '.join(map(str, recorded.sizes))} rows")
-    return recorded
-
-
 def device_seconds(call: Callable[[], object], repeats: int = 5) -> float:
-    """Mean seconds of a call on a CUDA device, after one that warms up."""
-    call()
-    torch.cuda.synchronize()
-    started_s = time.perf_counter()
-    for _ in range(repeats):
-        call()
-    torch.cuda.synchronize()
-    return (time.perf_counter() - started_s) / repeats
+    """Seconds of a call on a CUDA device, after one that warms up: the fastest of several.
+
+    Neighbours on the same GPU only add to it.
+    """
+    seconds = []
+    with measuring(torch.device("cuda")):
+        for _ in range(1 + repeats):
+            started_s = time.perf_counter()
+            call()
+            torch.cuda.synchronize()
+            seconds.append(time.perf_counter() - started_s)
+    return min(seconds[1:])

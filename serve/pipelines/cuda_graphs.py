@@ -7,6 +7,7 @@ torch.compile's own CUDA graphs are bound to a thread, and replicas load on anot
 """
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 
@@ -124,8 +125,8 @@ def record_unet(
     sizes: tuple[int, ...],
     record: Record,
     time_s: Callable[[Callable[[], object]], float],
-) -> RecordedUNet | None:
-    """Record a call with each number of rows that fits into memory; None if none does.
+) -> RecordedUNet:
+    """Record a call with each number of rows that fits into memory.
 
     Args:
         call: what to record.
@@ -133,6 +134,10 @@ def record_unet(
         sizes: numbers of rows.
         record: records one call.
         time_s: times a function on the device.
+
+    Raises:
+        torch.OutOfMemoryError: not even the smallest fits.
+        RuntimeError: the call can't be recorded.
     """
     recordings: dict[int, Recording] = {}
     # The largest first: the smaller ones then fit into the memory that it reserved.
@@ -140,9 +145,8 @@ def record_unet(
         try:
             recordings[rows] = record(partial(call, *inputs.first(rows)))
         except torch.OutOfMemoryError:
-            continue
-    if not recordings:
-        return None
+            if rows == min(sizes) and not recordings:
+                raise
     seconds = {rows: time_s(recording.replay) for rows, recording in recordings.items()}
     return RecordedUNet(inputs, recordings, seconds)
 
@@ -160,9 +164,22 @@ def cuda_graphs() -> Record:
                 call()
         torch.cuda.current_stream().wait_stream(warm_up)
         graph = torch.cuda.CUDAGraph()
-        # Another thread may use the device meanwhile; only this thread's calls must be recordable.
-        with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
-            output = call()
+        before = torch.cuda.current_stream()
+        try:
+            # Another thread may use the device meanwhile; only this thread's calls must be
+            # recordable.
+            with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
+                output = call()
+        except BaseException:
+            # What can't be recorded makes `capture_end` raise, too, before torch takes back what
+            # `capture_begin` did: the allocator would never free the pool again, nor whatever two
+            # streams have used. Where it did take it back, the first of these raises.
+            with suppress(RuntimeError):
+                torch._C._cuda_endAllocateToPool(torch.cuda.current_device(), pool)
+                torch._C._cuda_releasePool(torch.cuda.current_device(), pool)
+            raise
+        finally:
+            torch.cuda.set_stream(before)  # Likewise.
         return Recording(graph.replay, output)
 
     return record

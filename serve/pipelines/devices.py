@@ -5,10 +5,14 @@ launches work: `begin` and `step` use the default stream, `decode` and `preview`
 another thread, a stream of their own. Events order the two.
 """
 
+import fcntl
 import functools
+import logging
+import os
+import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Literal, ParamSpec, TypeVar
 
@@ -18,6 +22,10 @@ from ..errors import DeviceUnavailable, OutOfDeviceMemory
 from ..replica_info import Memory, cpu_name
 
 DeviceName = Literal["auto", "cpu", "cuda"]
+
+_log = logging.getLogger("ray.serve")
+# What a replica measures takes seconds; a few replicas may be before this one.
+_LONGEST_WAIT_S = 60.0
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -138,6 +146,45 @@ def clock_s(device: torch.device) -> float:
     return time.thread_time() if device.type == "cpu" else time.perf_counter()
 
 
+@contextmanager
+def measuring(device: torch.device, longest_wait_s: float = _LONGEST_WAIT_S) -> Iterator[None]:
+    """While open, no other process of this machine measures on the same GPU.
+
+    What is measured at start-up is kept for good, and replicas that share a GPU start together.
+    Waits for a while only, since a measurement that was disturbed is better than no start. On a CPU
+    it does nothing: its clock doesn't count others' work.
+    """
+    if device.type != "cuda":
+        yield
+        return
+    # By UUID: each process may number the GPUs that it sees from 0.
+    name = f"distilled-sd-serve-{torch.cuda.get_device_properties(device).uuid}.lock"
+    lock = None
+    # Another user may own the file.
+    with suppress(OSError):
+        path = Path(tempfile.gettempdir(), name)
+        lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+    try:
+        if lock is not None and not _locked(lock, longest_wait_s):
+            _log.warning("another process has measured on this GPU for %.0f s", longest_wait_s)
+        yield
+    finally:
+        if lock is not None:
+            os.close(lock)  # Gives the lock back, as the kernel does when a process dies.
+
+
+def _locked(file: int, longest_wait_s: float) -> bool:
+    deadline = time.monotonic() + longest_wait_s
+    while True:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        except BlockingIOError:
+            if time.monotonic() >= deadline:
+                return False
+            time.sleep(0.05)
+
+
 def free_memory_bytes(device: torch.device) -> int:
     """Free memory of a CUDA device, including torch's own unused blocks."""
     free, _ = torch.cuda.mem_get_info(device)
@@ -176,3 +223,12 @@ def _status_bytes() -> dict[str, int]:
         return {}
     fields = [line.split() for line in lines if line.endswith(" kB")]
     return {name.rstrip(":"): int(kib) * 1024 for name, kib, _ in fields}
+
+
+def recorded_bytes() -> int:
+    """Of torch's unused blocks, those in pools that only CUDA graphs' replays can use."""
+    return sum(
+        segment["total_size"] - segment["allocated_size"]
+        for segment in torch.cuda.memory_snapshot()
+        if tuple(segment["segment_pool_id"]) != (0, 0)
+    )

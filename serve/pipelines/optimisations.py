@@ -24,7 +24,7 @@ class Optimisations:
     """lay weights out for fast convolutions"""
     attention: Attention = "auto"
     """CUDA only: whose kernels come first: torch's choice (default), cuDNN's, FlashAttention's, or
-    the fastest on the real UNet (auto)"""
+    the fastest on the real UNet at the default size, and FlashAttention's at others (auto)"""
     compile: bool | None = None
     """torch.compile the UNets; null means on CUDA only, since on a CPU it takes far longer than it
     saves"""

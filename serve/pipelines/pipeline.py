@@ -6,6 +6,7 @@ picture is the one that `StableDiffusionPipeline` makes with the same arguments.
 """
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
@@ -24,6 +25,7 @@ from .devices import (
     StepClock,
     clock_s,
     device_name,
+    measuring,
     memory,
     name_memory_errors,
     resolve_device,
@@ -41,7 +43,7 @@ if TYPE_CHECKING:
 class Pipeline:
     """One or several variants, loaded and warm: an `engine.denoiser.Denoiser`.
 
-    `components` holds each variant's models by name, `readiness` which optimisations are on.
+    `components` holds each variant's models by name, `readiness` also the seconds of each part.
     """
 
     def __init__(
@@ -66,7 +68,6 @@ class Pipeline:
         unet = components[variants[0].name].unet
         self.device, self.dtype = unet.device, unet.dtype
         self._clock = StepClock(self.device)
-        self._decoder = Decoder(self.device)
         self._safety_checker = safety_checker
         if optimisations.channels_last:
             use_channels_last(
@@ -79,6 +80,7 @@ class Pipeline:
         for variant in variants:
             if variant.unet.folder not in self._unets:
                 self._unets[variant.unet.folder] = self._prepare(variant)
+        self._decoder = Decoder(self.device)
 
     @classmethod
     def load(
@@ -126,9 +128,23 @@ class Pipeline:
         """What it runs on, and the memory that it takes now."""
         return ReplicaInfo(device_name(self.device), memory(self.device))
 
+    @property
+    def switched_on(self) -> list[str]:
+        """Which optimisations are on."""
+        return self.readiness.switched_on
+
+    @property
+    def left_off(self) -> dict[str, str]:
+        """Which optimisations failed when it was loaded, and why."""
+        return self.readiness.left_off
+
     def clock_s(self) -> float:
         """A clock for timing steps; see `devices.clock_s`."""
         return clock_s(self.device)
+
+    def measuring(self) -> AbstractContextManager[None]:
+        """A context for timing steps; see `devices.measuring`."""
+        return measuring(self.device)
 
     def plan(self, generation: Generation) -> Plan:
         """The work of a request; see `trajectories.plan`."""
@@ -226,7 +242,7 @@ class Pipeline:
             trajectory.advance(prediction, self._clock.mark)
 
     def decode_slice(self, trajectory: Trajectory) -> int:
-        """How many images like this one to decode at once, 1 to 8; on CUDA by free memory."""
+        """How many images like this one to decode at once, 1 to 8; on CUDA as memory allows."""
         if self.optimisations.deterministic:
             return 1
         vae = self.components[trajectory.variant.name].vae

@@ -1,14 +1,17 @@
 import asyncio
 import inspect
+import itertools
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import fields
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from serve.engine import decoding, loop
 from serve.engine.forecast import Pace
 from serve.engine.loop import Engine, Settings
 from serve.engine.slots import Policy
@@ -255,6 +258,57 @@ async def test_without_memory_the_slots_are_halved_and_nothing_is_lost(engine, d
     assert engine.cap == 2
     assert denoiser.memory_freed == 2
     assert max(len(call) for call in denoiser.calls) == 2
+
+
+class FailsHalfWay(FakeDenoiser):
+    """Advances the first image of the first call of several that is to end it, then fails."""
+
+    fault: Exception = OutOfDeviceMemory("no room")
+    failed = False
+
+    def step(self, trajectories: list[FakeTrajectory]) -> None:
+        last = trajectories[0].steps_done == trajectories[0].total_steps - 1
+        if len(trajectories) > 1 and last and not self.failed:
+            self.failed = True
+            trajectories[0].steps_done += 1
+            raise self.fault
+        super().step(trajectories)
+
+
+@pytest.mark.parametrize(
+    "fault", [OutOfDeviceMemory("no room"), ValueError("a bad step")], ids=["memory", "other"]
+)
+@play(FailsHalfWay, cap=4)
+async def test_an_image_that_a_failed_call_has_advanced_is_not_stepped_again(
+    engine, denoiser, fault
+):
+    denoiser.fault = fault
+    jobs = [generation(seeds=(seed,)) for seed in (1, 2, 3)]
+    tickets = await submitted_together(engine, denoiser, *jobs)
+    results = await asyncio.gather(*(ticket.result() for ticket in tickets))
+    assert denoiser.failed
+    assert [int(result.images[0][0, 0, 0]) for result in results] == [1, 2, 3]
+    assert {int(result.images[0][0, 0, 2]) for result in results} == {5}
+
+
+@play(decode_room=3, slice_most=8, cap=8)
+async def test_once_there_is_memory_again_the_slots_and_slices_grow_back(
+    engine, denoiser, monkeypatch
+):
+    job = generation(seeds=tuple(range(8)), num_inference_steps=12)
+    await engine.submit(job).result()
+    denoiser.room = 3
+    await engine.submit(job).result()
+    assert engine.cap == max(denoiser.decodes) == 2
+    denoiser.room = denoiser.decode_room = 8
+    hour_later = time.perf_counter() + 3600
+    for module in (loop, decoding):
+        clock = itertools.count(hour_later, 3600)
+        monkeypatch.setattr(module, "time", SimpleNamespace(perf_counter=lambda c=clock: next(c)))
+    for _ in range(8):
+        await engine.submit(job).result()
+    assert engine.cap == 8
+    assert len(denoiser.calls[-1]) == max(denoiser.decodes) == 8
 
 
 @play(room=0, cap=4)

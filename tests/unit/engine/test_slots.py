@@ -3,7 +3,7 @@ from dataclasses import dataclass
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serve.engine.slots import Policy, Slots
+from serve.engine.slots import Limit, Policy, Slots
 
 
 @dataclass(eq=False)
@@ -31,6 +31,43 @@ def test_a_lowered_cap_splits_what_is_under_way_and_nobody_is_left_out() -> None
     slots.admit()
     slots.cap = 2
     assert [slots.turn(), slots.turn(), slots.turn()] == [four[:2], four[2:], four[:2]]
+
+
+def played(limit: Limit, room: int, since_s: int, until_s: int) -> list[tuple[int, int]]:
+    """Call with as many images as the limit allows, every 10 s; returns its changes and when."""
+    changes = []
+    for now_s in range(since_s, until_s, 10):
+        before = limit.value
+        limit.raise_if_due(now_s)
+        if limit.value > room:
+            limit.lower(limit.value, now_s)
+            changes.append((now_s, limit.value))
+        elif limit.value != before:
+            changes.append((now_s, limit.value))
+    return changes
+
+
+def test_a_limit_halves_without_memory_and_grows_by_one_a_minute_once_there_is_some() -> None:
+    limit = Limit(8)
+    assert played(limit, room=8, since_s=0, until_s=1000) == []
+    assert played(limit, room=4, since_s=1000, until_s=1020) == [(1000, 4)]
+    grown = [(1060, 5), (1120, 6), (1180, 7), (1240, 8)]
+    assert played(limit, room=8, since_s=1020, until_s=9000) == grown
+    # Long after the last trial, memory is lacking again.
+    assert played(limit, room=4, since_s=9000, until_s=9010) == [(9000, 4)]
+
+
+def test_a_trial_that_fails_costs_one_image_and_the_next_comes_later_each_time() -> None:
+    limit = Limit(8)
+    limit.lower(8, 0)
+    failed = played(limit, room=4, since_s=10, until_s=5000)
+    assert {value for _, value in failed} == {4}
+    minutes = [now_s / 60 for now_s, _ in failed]
+    assert minutes == [1, 3, 7, 15, 31, 47, 63, 79]
+    # A call of fewer images fails for another reason than the trial.
+    limit.raise_if_due(5700)
+    limit.lower(3, 5710)
+    assert limit.value == 1
 
 
 @given(

@@ -1,3 +1,6 @@
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import pytest
 
 from serve.engine.sweep import sweep, sweep_denoiser
@@ -46,9 +49,17 @@ def test_steps_are_timed_by_the_denoisers_own_clock() -> None:
             self.step_s = 0.02 if len(trajectories) in (2, 8) else 0.0
             super().step(trajectories)
 
+    @contextmanager
+    def measuring() -> Iterator[None]:
+        yield
+        locked.append(denoiser.steps)
+
+    locked: list[int] = []
+    denoiser = Disturbed(lock=measuring())
     best, seconds = sweep_denoiser(
-        Disturbed(),
+        denoiser,
         lambda images, steps: generation(seeds=tuple(range(images)), num_inference_steps=steps),
     )
     assert best == 16
+    assert locked == [denoiser.steps]  # All of it.
     assert seconds == pytest.approx({n: 0.010 + 0.005 * n for n in (1, 2, 4, 8, 16)})

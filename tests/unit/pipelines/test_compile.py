@@ -6,7 +6,6 @@ from typing import Any
 import pytest
 import torch
 from diffusers import UNet2DConditionModel
-from torch._dynamo.exc import TorchDynamoException
 
 from serve.miniature import WEIGHTS_DIR
 from serve.pipelines.compile import (
@@ -15,22 +14,21 @@ from serve.pipelines.compile import (
     choose_attention,
     plain_call,
     prepare_unet,
-    record_if_possible,
 )
-from serve.pipelines.cuda_graphs import Inputs, UNetCall
+from serve.pipelines.cuda_graphs import Inputs, Recording, UNetCall
 from serve.pipelines.optimisations import Optimisations
 from serve.pipelines.pipeline import Pipeline
 from serve.variants import MINIATURE
-from tests.unit.pipelines.test_cuda_graphs import record_again
+from tests.emulated_cuda import OnCuda, prepare_as_on_cuda, record_again
 
 
 def small_unet() -> Any:
     torch.manual_seed(0)
     return UNet2DConditionModel(
-        block_out_channels=(8,),
-        down_block_types=("CrossAttnDownBlock2D",),
+        block_out_channels=(8, 8),
+        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
         mid_block_type=None,
-        up_block_types=("CrossAttnUpBlock2D",),
+        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
         layers_per_block=1,
         cross_attention_dim=8,
         attention_head_dim=2,
@@ -59,17 +57,26 @@ def noise(call: UNetCall, rows: int, side: int = 8) -> torch.Tensor:
 
 
 class Compiler:
-    """In place of `torch.compile`: the module as it is, with a count of its calls."""
+    """In place of inductor: runs what dynamo has traced, with a list of what it was given."""
 
-    def __init__(self) -> None:
-        self.rows: list[int] = []
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.rows: list[tuple[str, int]] = []
+        torch_compile = torch.compile
+        monkeypatch.setattr(
+            torch,
+            "compile",
+            lambda module, **options: torch_compile(module, backend=self, **options),
+        )
 
-    def __call__(self, module: Callable[..., Any]) -> Callable[..., Any]:
-        def call(latents: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
-            self.rows.append(len(latents))
-            return module(latents, *args, **kwargs)
+    def __call__(self, graph: torch.fx.GraphModule, inputs: list[Any]) -> Callable[..., Any]:
+        rows = next(given.shape[0] for given in inputs if is_latents(given))
+        dynamic = any(isinstance(given, torch.SymInt) for given in inputs)
+        self.rows.append(("dynamic" if dynamic else "fixed", rows))
+        return graph.forward
 
-        return call
+
+def is_latents(given: Any) -> bool:
+    return isinstance(given, torch.Tensor) and given.shape[1:] == (4, 8, 8)
 
 
 def test_on_a_cpu_nothing_is_compiled_unless_it_is_asked_for(
@@ -81,58 +88,39 @@ def test_on_a_cpu_nothing_is_compiled_unless_it_is_asked_for(
     assert readiness == Readiness()
 
 
-def test_compiled_code_is_warm_for_every_size_and_serves_the_default_size_only(
+def test_no_number_of_rows_and_no_other_size_is_compiled_once_it_is_warm(
     unet: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    compiler = Compiler()
-    monkeypatch.setattr(torch, "compile", compiler)
-    call, readiness = prepare(unet, Optimisations(compile=True))
-    assert tuple(compiler.rows) == ROWS_A_CALL
+    compiler = Compiler(monkeypatch)
+    # These take 16 rows or more for other convolutions than fewer; CUDA's libraries don't.
+    monkeypatch.setattr(torch.backends.mkldnn, "enabled", False)
+    with torch.backends.nnpack.flags(enabled=False):
+        call, readiness = prepare(unet, Optimisations(compile=True))
+    # Two rows have code of their own; kernels of the other are planned for many.
+    assert compiler.rows == [("fixed", 2), ("dynamic", 16)]
     assert readiness.switched_on == ["unet: compile"]
     assert readiness.seconds["unet: compile"] > 0
-    compiler.rows.clear()
-    for rows, side in ((6, 8), (1, 8), (6, 16)):
-        assert torch.equal(noise(call, rows, side), noise(plain_call(unet, "default"), rows, side))
-    # A single row, or another size, would be compiled while a request waits.
-    assert compiler.rows == [6]
+    plain = plain_call(unet, "default")
+    for rows, side in [*((rows, 8) for rows in range(1, 97)), (1, 16), (6, 16), (70, 16)]:
+        assert torch.allclose(noise(call, rows, side), noise(plain, rows, side), atol=1e-5)
+    assert len(compiler.rows) == 2
 
 
-def test_where_nothing_can_be_compiled_the_plain_call_serves_and_the_report_says_why(
+def test_the_report_says_which_calls_were_recorded(
     unet: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def broken(module: Any) -> Any:
-        def call(*args: Any, **kwargs: Any) -> Any:
-            raise TorchDynamoException("no C compiler found\nand a long trace")
-
-        return call
-
-    monkeypatch.setattr(torch, "compile", broken)
-    call, readiness = prepare(unet, Optimisations(compile=True))
-    assert readiness.left_off == {"unet: compile": "no C compiler found"}
-    assert readiness.switched_on == []
-    assert torch.equal(noise(call, 2), noise(plain_call(unet, "default"), 2))
-
-
-@pytest.mark.parametrize("memory", [True, False], ids=["memory", "no-memory"])
-def test_the_report_says_which_calls_were_recorded(unet: Any, memory: bool) -> None:
-    def record(call: Callable[[], torch.Tensor]) -> Any:
-        if not memory:
+    def record(call: Callable[[], torch.Tensor]) -> Recording:
+        recording = record_again(call)
+        if len(recording.output) > 8:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return record_again(call)
+        return recording
 
-    readiness, plain = Readiness(), plain_call(unet, "default")
-    with torch.inference_mode():
-        inputs = Inputs.random(unet, max(ROWS_A_CALL), (8, 8), 7)
-        call = record_if_possible(
-            "graphs", plain, inputs, ROWS_A_CALL, record, lambda _: 1.0, readiness
-        )
-    if memory:
-        assert readiness.switched_on == ["graphs of 2, 4, 8, 16, 32 rows"]
-        assert torch.allclose(noise(call, 5), noise(plain, 5), atol=1e-5)
-    else:
-        assert readiness.left_off == {"graphs": "no memory for a single one"}
-        assert call is plain
-    assert list(readiness.seconds) == ["graphs"]
+    prepare_as_on_cuda(monkeypatch, record)
+    call, readiness = prepare(OnCuda(unet), Optimisations())
+    assert readiness.left_off == {}
+    assert readiness.switched_on[1:] == ["unet: compile", "unet: CUDA graphs of 2, 4, 8 rows"]
+    assert list(readiness.seconds) == ["unet: attention", "unet: compile", "unet: CUDA graphs"]
+    assert torch.allclose(noise(call, 11), noise(plain_call(unet, "default"), 11), atol=1e-5)
 
 
 @pytest.mark.parametrize("fastest", ["default", "cudnn", "flash"])
@@ -151,6 +139,26 @@ def test_the_fastest_attention_is_kept(unet: Any, fastest: str) -> None:
     assert timed == ["default", "cudnn", "flash"]
     assert choose_attention(unet, inputs, "flash", time_s) == "flash"
     assert len(timed) == 3
+
+
+@pytest.mark.parametrize("wanted", ["auto", "cudnn"])
+def test_cudnns_attention_serves_what_it_was_measured_with_unless_it_was_asked_for(
+    unet: Any, wanted: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    allowed = []
+
+    class Watched(OnCuda):
+        def __call__(self, *args: Any, **kwargs: Any) -> Any:
+            allowed.append(torch.backends.cuda.cudnn_sdp_enabled())
+            return super().__call__(*args, **kwargs)
+
+    seconds = iter((2.0, 1.0, 2.0))  # cuDNN's is the fastest.
+    prepare_as_on_cuda(monkeypatch, seconds=lambda _: next(seconds))
+    call, _ = prepare(Watched(unet), Optimisations(attention=wanted, cuda_graphs=False))
+    allowed.clear()
+    for rows, side in ((2, 8), (6, 8), (1, 8), (6, 16)):
+        noise(call, rows, side)
+    assert allowed == [True, True, wanted == "cudnn", wanted == "cudnn"]
 
 
 def test_an_attention_that_fails_on_the_real_unet_is_passed_over(unet: Any) -> None:

@@ -7,7 +7,15 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from serve.pipelines.cuda_graphs import Inputs, RecordedUNet, Recording, cheapest_cover, record_unet
+from serve.pipelines.cuda_graphs import (
+    Inputs,
+    RecordedUNet,
+    Recording,
+    cheapest_cover,
+    cuda_graphs,
+    record_unet,
+)
+from tests.emulated_cuda import EmulatedCapture, record_again
 
 SIZES = (2, 4, 8)
 # An A100's, as published: what grows with the rows outweighs what doesn't.
@@ -18,11 +26,6 @@ LAUNCH_BOUND = {rows: 10.0 + 0.01 * rows for rows in (2, 4, 8, 16, 32)}
 def unet(latents: torch.Tensor, timesteps: torch.Tensor, embeds: torch.Tensor) -> torch.Tensor:
     """Each row of the result depends on all arguments of its row, and on no other."""
     return latents * timesteps[:, None, None, None] + embeds.sum((1, 2))[:, None, None, None]
-
-
-def record_again(call: Callable[[], torch.Tensor]) -> Recording:
-    output = call()
-    return Recording(lambda: output.copy_(call()), output)
 
 
 def inputs(rows: int = max(SIZES)) -> Inputs:
@@ -39,9 +42,7 @@ def recorded(
     seconds: dict[int, float] | None = None, buffers: Inputs | None = None
 ) -> RecordedUNet:
     times = iter([seconds[rows] for rows in sorted(seconds, reverse=True)] if seconds else [1] * 9)
-    made = record_unet(unet, buffers or inputs(), SIZES, record_again, lambda _: next(times))
-    assert made is not None
-    return made
+    return record_unet(unet, buffers or inputs(), SIZES, record_again, lambda _: next(times))
 
 
 @pytest.mark.parametrize("rows", range(1, 20))
@@ -96,11 +97,29 @@ def test_recording_goes_as_far_as_the_memory(fits: int) -> None:
             raise torch.OutOfMemoryError("CUDA out of memory")
         return made
 
-    made = record_unet(unet, inputs(), SIZES, record, lambda _: 1.0)
     if fits == 0:
-        assert made is None
+        with pytest.raises(torch.OutOfMemoryError):
+            record_unet(unet, inputs(), SIZES, record, lambda _: 1.0)
         return
-    assert made is not None
+    made = record_unet(unet, inputs(), SIZES, record, lambda _: 1.0)
     assert made.sizes == [size for size in SIZES if size <= fits]
     given = arguments(11)
     assert torch.equal(made(*given), unet(*given))
+
+
+def test_a_recording_that_fails_leaves_stream_and_allocator_as_they_were(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    cuda = EmulatedCapture(monkeypatch)
+
+    def call() -> torch.Tensor:
+        if cuda.allocating:
+            cuda.valid = False
+            raise RuntimeError("CUDA error: operation not permitted when stream is capturing")
+        return torch.zeros(1)
+
+    with pytest.raises(RuntimeError, match="CUDA error"):
+        cuda_graphs()(call)
+    assert cuda.current is cuda.default
+    assert not cuda.allocating
+    assert cuda.pool_users == 0

@@ -16,6 +16,7 @@ from serve.pipelines.devices import resolve_device
 from serve.pipelines.optimisations import Optimisations
 from serve.pipelines.pipeline import Pipeline
 from serve.pipelines.trajectories import SCHEDULERS, Trajectory
+from serve.pipelines.vae import Decoder
 from serve.settings import forbid_chance
 from serve.variants import MINIATURE
 from tests.determinism import drawn_elsewhere
@@ -228,6 +229,28 @@ def test_on_a_cpu_small_pictures_are_decoded_four_at_a_time() -> None:
         for side in (64, 96, 128, 192)
     }
     assert sizes == {64: 8, 96: 4, 128: 2, 192: 1}
+
+
+@pytest.mark.parametrize(("free_gib", "expected"), [(0.2, (1, 1)), (0.5, (1, 3)), (80, (2, 8))])
+def test_on_a_gpu_slices_fit_into_what_recorded_calls_leave_free(
+    free_gib: float, expected: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    segments = [
+        {"segment_pool_id": (0, 0), "total_size": 1.5 * 2**30, "allocated_size": 1.4 * 2**30},
+        {"segment_pool_id": (0, 1), "total_size": 2.0 * 2**30, "allocated_size": 0.1 * 2**30},
+    ]
+    for name, figure in {
+        "memory_snapshot": segments,
+        "mem_get_info": (free_gib * 2**30, 80 * 2**30),
+        "memory_reserved": 3.5 * 2**30,
+        "memory_allocated": 1.5 * 2**30,
+        "Stream": None,
+    }.items():
+        monkeypatch.setattr(torch.cuda, name, lambda *_, figure=figure: figure)
+    decoder = Decoder(torch.device("cuda"))
+    (image,) = begin(generation(width_px=512, height_px=512))
+    kl, tiny = (packed().components[name].vae for name in ("distilled", "distilled-tiny-vae"))
+    assert (decoder.slice_size(kl, image), decoder.slice_size(tiny, image)) == expected
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])

@@ -1,0 +1,72 @@
+"""A replica starts, and draws, whatever fails of what should make it faster."""
+
+import logging
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+from torch._dynamo.exc import TorchDynamoException
+
+from serve.app import _load_pipeline
+from serve.config import AppArgs
+from serve.metrics import ReplicaMetrics
+from serve.miniature import WEIGHTS_DIR
+from serve.pipelines import compile, pipeline
+from serve.pipelines.cuda_graphs import Recording
+from serve.replica.encoding import Encoder
+from serve.replica.startup import start
+from serve.variants import MINIATURE
+from tests.emulated_cuda import OnCuda, prepare_as_on_cuda, record_again
+
+FAULTS = {
+    "memory": torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1.00 GiB"),
+    "strides": AssertionError("expected size 320==320, stride 1==4096 at dim=1"),
+    "compiler": TorchDynamoException("no C compiler found\nand a long trace"),
+    "capture": RuntimeError("CUDA error: operation not permitted when stream is capturing"),
+}
+
+
+@pytest.mark.parametrize("name", FAULTS)
+async def test_what_fails_is_left_off_with_its_reason_and_the_replica_draws(
+    name: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    fault = FAULTS[name]
+
+    def record(call: Callable[[], torch.Tensor]) -> Recording:
+        if name == "capture":
+            raise fault
+        return record_again(call)
+
+    def compiler(module: Callable[..., Any], **_: Any) -> Callable[..., Any]:
+        def call(latents: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+            # Memory is enough for fewer rows.
+            if name in ("strides", "compiler") or (name == "memory" and len(latents) == 4):
+                raise fault
+            return module(latents, *args, **kwargs)
+
+        return call
+
+    variant, prepare = MINIATURE.variants["distilled"], pipeline.prepare_unet
+    monkeypatch.setattr(
+        pipeline, "prepare_unet", lambda unet, **rest: prepare(unet=OnCuda(unet), **rest)
+    )
+    prepare_as_on_cuda(monkeypatch, record, compiler)
+    monkeypatch.setattr(compile, "ROWS_A_CALL", (2, 4))
+    caplog.set_level(logging.INFO, "ray.serve")
+    encoder = Encoder()
+    denoiser, engine = await start(
+        [variant], partial(_load_pipeline, AppArgs(), WEIGHTS_DIR), 1, encoder, ReplicaMetrics()
+    )
+    try:
+        await engine.submit(variant.generation("a star", [1], 2)).result()
+    finally:
+        engine.close()
+        await engine.wait_closed()
+        encoder.close()
+    part = f"unet_distilled: {'CUDA graphs' if name == 'capture' else 'compile'}"
+    why = f"{type(fault).__name__}: {str(fault).splitlines()[0]}"
+    assert denoiser.left_off == {part: why}
+    assert f"left off: {part} ({why})" in caplog.text
+    assert len(denoiser.switched_on) == 2
