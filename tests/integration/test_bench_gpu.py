@@ -27,6 +27,7 @@ def test_it_starts_where_there_is_neither_ray_nor_pydantic() -> None:
 
 
 @pytest.mark.thorough
+@pytest.mark.timeout(3600)  # Ten minutes are little for it on a busy machine.
 def test_a_rehearsal_on_a_cpu_answers_every_question(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "loadtests.bench.gpu", "--out", str(tmp_path)]
     command += ["--device", "cpu", "--family", "miniature", "--budget", "3600"]
