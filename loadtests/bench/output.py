@@ -15,11 +15,16 @@ def bars_table(bars: list[dict[str, Any]]) -> str:
     return table("## What must hold", ["bar", "wanted", "found", "state"], rows)
 
 
-def publish(result: dict[str, Any], report: str, out: Path, name: str) -> int:
-    """Write `NAME.md` and `NAME.json`, print both, the JSON last; 1 where a bar is missed."""
+def write(result: dict[str, Any], report: str, out: Path, name: str) -> None:
+    """Write `NAME.md` and `NAME.json`."""
     out.mkdir(parents=True, exist_ok=True)
     (out / f"{name}.md").write_text(report)
     (out / f"{name}.json").write_text(json.dumps(result, indent=1) + "\n")
+
+
+def publish(result: dict[str, Any], report: str, out: Path, name: str) -> int:
+    """Write both files, print both, the JSON last; 1 where a bar is missed."""
+    write(result, report, out, name)
     print(f"\n{report}\nWritten to {out / name}.md and .json")
     print(json.dumps(result), flush=True)
     return 1 if any(bar["state"] == "missed" for bar in result["bars"]) else 0

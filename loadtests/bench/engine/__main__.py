@@ -5,12 +5,13 @@ architectures run in fp16 at 512x512, with random values unless a family folder 
 a picture takes doesn't depend on them); on a CPU the embedded miniature runs in fp32. Needs only
 torch, diffusers and transformers, so that it runs on a bare GPU machine, too.
 
-Tables go to the terminal and to a report; the last line is the result as JSON. The exit status is 1
-where a bar is missed.
+Tables go to the terminal and to a report, which is written anew after each section, the most
+valuable first; the last line is the result as JSON. The exit status is 1 where a bar is missed.
 """
 
 import argparse
 import json
+import math
 import shlex
 import sys
 import tempfile
@@ -18,18 +19,18 @@ import time
 import warnings
 from functools import partial
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import diffusers
 import transformers
 
 from serve.errors import ServingError
-from serve.pipelines.devices import DeviceName, resolve_device
+from serve.pipelines.devices import DeviceName, device_name, resolve_device
 from serve.variants import FamilyName, family
 from serve.weights.layout import architecture_dir, family_dir
 from serve.weights.random_values import write_random_components
 
-from ..output import REPORTS, publish
+from ..output import REPORTS, publish, write
 from .report import render
 from .run import EngineRun, measure
 
@@ -58,6 +59,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--rounds", type=int, default=5, help="of the contenders, and of policies under load")
     add("--requests", type=int, help="in a round of a load; default: 30, on a GPU 100")
     add("--quick", action="store_true", help="three rounds, batches 1 and 4, two at one load")
+    add("--budget", type=float, default=math.inf, help="seconds; what doesn't fit is left out")
+    add("--resume", action="store_true", help="measure only what the report in --out lacks")
     add("--out", type=Path, default=REPORTS)
     return parser
 
@@ -91,6 +94,7 @@ def _engine_run(parser: argparse.ArgumentParser, args: argparse.Namespace) -> En
 
 def _run(run: EngineRun, args: argparse.Namespace) -> int:
     started_at = time.perf_counter()
+    command = shlex.join(["python", "-m", "loadtests.bench.engine", *sys.argv[1:]])
     warnings.simplefilter("ignore")
     diffusers.logging.set_verbosity_error()
     diffusers.logging.disable_progress_bar()
@@ -105,12 +109,22 @@ def _run(run: EngineRun, args: argparse.Namespace) -> int:
             folder = made
         else:
             folder = family_dir(run.family, args.weights_dir)
-        result = measure(run, folder, _progress)
-        result["random_weights"] = folder == made or _has_random_weights(folder)
-    result["command"] = shlex.join(["python", "-m", "loadtests.bench.engine", *sys.argv[1:]])
-    result["seconds"] = time.perf_counter() - started_at
-    kind = "cpu" if result["device"].startswith("CPU") else result["device"]
-    name = f"bench-{run.family}-{kind}".lower().replace(" ", "-")
+        device = device_name(resolve_device(run.device)[0])
+        kind = "cpu" if device.startswith("CPU") else device
+        name = f"bench-{run.family}-{kind}".lower().replace(" ", "-")
+        earlier = None
+        if args.resume:
+            earlier = json.loads((args.out / f"{name}.json").read_text())
+
+        def keep(result: dict[str, Any]) -> None:
+            result["random_weights"] = folder == made or _has_random_weights(folder)
+            result["command"] = command
+            result["seconds"] = before_s + time.perf_counter() - started_at
+            write(result, render(result), args.out, name)
+
+        before_s = 0.0 if earlier is None else earlier["seconds"]
+        result = measure(run, folder, _progress, keep, earlier, args.budget)
+        keep(result)
     return publish(result, render(result), args.out, name)
 
 

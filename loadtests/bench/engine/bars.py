@@ -23,28 +23,31 @@ def bars(result: dict[str, Any]) -> list[Bar]:
             Bar.at_least(f"`{name}` against stock, one image", 0.97, "x", _speed(costs, "1"))
             for name, costs in result["variants"].items()
         ]
-        found += _policy_bars(10, result["policies"])
-        found += _flop_bars(result)
+        found += _policy_bars(10, result.get("policies"))
+        if "seed_workload" in result:
+            found += _flop_bars(result)
     if (kind, result["family"]) == ("GPU", "sd-v1"):
-        found += _policy_bars(20, result["policies"])
+        found += _policy_bars(20, result.get("policies"))
         if "H200" in result["device"]:
             found += _h200_bars(result["variants"])
     return found
 
 
-def _policy_bars(percent: int, policies: dict[str, Any]) -> Iterator[Bar]:
-    rounds = policies["rounds"]
-    too_few = f"{rounds} rounds, and it takes {_LOAD_ROUNDS}" if rounds < _LOAD_ROUNDS else ""
-    cut: Finding = too_few
-    for load in () if too_few else policies["loads"]:
-        if load["load"] == 0.7:
-            ratio = Spread(**load["policies"]["step"]["mean_against_batch"])
-            cut = 100 * (1 - ratio.median), f"mean at {ratio.text()} of `batch`'s"
+def _policy_bars(percent: int, policies: dict[str, Any] | None) -> Iterator[Bar]:
+    cut: Finding = "not measured"
+    throughput: Finding = "not measured"
+    if policies is not None and policies["rounds"] < _LOAD_ROUNDS:
+        cut = throughput = f"{policies['rounds']} rounds, and it takes {_LOAD_ROUNDS}"
+    elif policies is not None:
+        for load in policies["loads"]:
+            if load["load"] == 0.7:
+                ratio = Spread(**load["policies"]["step"]["mean_against_batch"])
+                cut = 100 * (1 - ratio.median), f"mean at {ratio.text()} of `batch`'s"
+        ratio = Spread(**policies["step_against_batch"])
+        throughput = ratio.median, f"{ratio.text()}x"
     yield Bar.at_least(
         "how far `step` cuts `batch`'s mean latency at 70 % load", percent, " %", cut
     )
-    ratio = Spread(**policies["step_against_batch"])
-    throughput: Finding = too_few or (ratio.median, f"{ratio.text()}x")
     yield Bar.at_least(
         "`step` against `batch` in throughput from a full queue",
         0.97, "x", throughput,

@@ -12,21 +12,25 @@ from .load import POLICIES
 
 def render(result: dict[str, Any]) -> str:
     """The report, ending in a line break."""
-    sections = [
-        _head(result),
-        *([bars_table(result["bars"])] if result["bars"] else []),
-        _against_stock(result),
-        _seed_workload(result),
-        _stages(result),
-        _policies(result["policies"]),
-    ]
+    costs = result["variants"].values()
+    sections = [_head(result)]
+    if result["bars"]:
+        sections.append(bars_table(result["bars"]))
+    if any(each["batches"] for each in costs):
+        sections.append(_against_stock(result))
+    if "seed_workload" in result:
+        sections.append(_seed_workload(result))
+    if any("stages" in each for each in costs):
+        sections.append(_stages(result))
+    if "policies" in result:
+        sections.append(_policies(result["policies"]))
     return "\n\n".join(sections) + "\n"
 
 
 def regime(costs: Mapping[str, Any]) -> str:
     """What bounds the time at the seed workload's batch, from how a variant's UNet step grows."""
-    share = costs["stages"]["step_fixed_share"]
-    if share is None:
+    share = costs.get("stages", {}).get("step_fixed_share")
+    if share is None or not costs["batches"]:
         return "not decided: fewer than three batch sizes were measured"
     if share < 0.15:
         kind = "saturated: time grows with the work, so the ratios should be near the FLOP ratios"
@@ -47,6 +51,9 @@ def _head(result: dict[str, Any]) -> str:
     slots = ", ".join(f"{costs['cap']} for `{name}`" for name, costs in variants.items())
     optimisations = ", ".join(f"{name}={on}" for name, on in result["optimisations"].items())
     size, first = result["size_px"], next(iter(variants))
+    left_out = ""
+    if result["left_out"]:
+        left_out = f"\n- Left out for want of time: {'; '.join(result['left_out'])}."
     return f"""# Engine and pipelines: `{result["family"]}` on {result["device"]}
 
 - `{result["command"]}`, {result["seconds"] / 60:.0f} minutes.
@@ -60,7 +67,7 @@ of a replica finds them: {slots}. Optimisations: {optimisations}.
 load: wall time. Median (lowest to highest), contenders in turn within a round, ratios taken \
 within rounds.
 - Matmul peak measured here: {result["matmul_flop_per_s"] / 1e12:.3g} TFLOP/s.
-- Regime of `{first}`: {regime(variants[first])}."""
+- Regime of `{first}`: {regime(variants[first])}.{left_out}"""
 
 
 def _against_stock(result: dict[str, Any]) -> str:
@@ -105,7 +112,8 @@ def _seed_workload(result: dict[str, Any]) -> str:
 
 def _stages(result: dict[str, Any]) -> str:
     rows = []
-    for name, costs in result["variants"].items():
+    measured = {name: it for name, it in result["variants"].items() if "stages" in it}
+    for name, costs in measured.items():
         stages = costs["stages"]
         steps = " / ".join(f"{1000 * step['median']:.1f}" for step in stages["step_s"].values())
         rows.append(

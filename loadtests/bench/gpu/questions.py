@@ -1,0 +1,394 @@
+"""What each step asks. Those that need CUDA itself ask less on a CPU, and say so."""
+
+import importlib.metadata as metadata
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from PIL import Image
+from torch.profiler import ProfilerActivity, profile
+
+from serve.miniature import WEIGHTS_DIR
+from serve.pipelines.compile import plain_call, use_channels_last
+from serve.pipelines.components import UNet, Vae, load_components
+from serve.pipelines.cuda_graphs import Inputs, Recording, UNetCall, cuda_graphs, record_unet
+from serve.pipelines.devices import DeviceName, device_name, resolve_device
+from serve.pipelines.optimisations import Optimisations
+from serve.pipelines.pipeline import Pipeline
+from serve.variants import MINIATURE, FamilyName, Variant, family
+
+from ...machine import commit
+from ...published import CALLS, IMAGES_A_CALL, PROMPT
+from ...published import STEPS as PUBLISHED_STEPS
+from ...rounds import Spread
+from ..engine.contenders import EAGER, Ours, Stock
+from ..engine.sections import OPTIMISATIONS, against_stock, mean_difference, stages
+from ..engine.timing import Clock
+from .findings import SEED_WORKLOAD, Questions
+
+_ROOT = Path(__file__).parents[3]
+
+
+@dataclass(frozen=True)
+class Bench:
+    """Where to ask: a device, and a family folder."""
+
+    device: torch.device
+    family: FamilyName
+    folder: Path
+    questions: Questions
+
+    @property
+    def cuda(self) -> bool:
+        """Whether this is a GPU; on a CPU it is a rehearsal, with little work."""
+        return self.device.type == "cuda"
+
+    @property
+    def device_name(self) -> DeviceName:
+        """The device as it is configured."""
+        return "cuda" if self.cuda else "cpu"
+
+    @property
+    def steps(self) -> int:
+        """Denoising steps of a picture."""
+        return PUBLISHED_STEPS if self.cuda else 2
+
+    @property
+    def batches(self) -> tuple[int, ...]:
+        """Images a call."""
+        return (1, 2, 4, 8, 16) if self.cuda else (1, 2, 3)
+
+    def variants(self) -> list[Variant]:
+        """Of the family, the reference first."""
+        return list(family(self.family).variants.values())
+
+    def load(self, variants: Sequence[Variant], optimisations: Optimisations) -> Pipeline:
+        """Load variants, and note what became of the optimisations."""
+        loaded = Pipeline.load(variants, self.folder, self.device_name, optimisations)
+        self.questions.note("readiness", _readiness(loaded))
+        return loaded
+
+
+def env(bench: Bench) -> None:
+    """What is installed, which device it is, and whether the compiler works at all."""
+    note, ask = bench.questions.note, bench.questions.ask
+    note("commit", commit())
+    note("device", device_name(bench.device))
+    for name in ("torch", "triton", "diffusers", "transformers", "numpy"):
+        ask(f"version of {name}", partial(_version, name))
+    if bench.cuda:
+        query = [
+            "nvidia-smi",
+            "--query-gpu=name,memory.total,driver_version",
+            "--format=csv,noheader",
+        ]
+        ask(
+            "driver",
+            lambda: subprocess.run(query, capture_output=True, text=True, check=True).stdout,
+        )
+        ask("capability", torch.cuda.get_device_capability)
+        ask("cuDNN", torch.backends.cudnn.version)
+
+        def compiles() -> float:
+            double: Callable[[torch.Tensor], torch.Tensor] = torch.compile(lambda x: (x * 2).sum())
+            return float(double(torch.ones(1000, device=bench.device)))
+
+        ask("a compiled function's sum of 1000 times 2", compiles)
+
+
+def smoke(bench: Bench) -> None:
+    """The miniature with each optimisation: needs no other weights, and fails within seconds."""
+    ask = bench.questions.ask
+    kinds = {
+        "no optimisation": EAGER,
+        "channels_last": replace(EAGER, channels_last=True),
+        "recorded": replace(OPTIMISATIONS, compile=False),
+        "as shipped": OPTIMISATIONS,
+    }
+    variants = list(MINIATURE.variants.values())
+    stocks = {it.name: Stock(it, WEIGHTS_DIR, bench.device_name) for it in variants}
+    for name, kind in kinds.items():
+        load = partial(Pipeline.load, variants, WEIGHTS_DIR, bench.device_name, kind)
+        pipeline = ask(f"{name}: loads", load, _readiness)
+        if pipeline is None:
+            continue
+        for variant in variants:
+            ask(
+                f"{name}: `{variant.name}` against stock, mean difference",
+                partial(_parity, pipeline, variant, stocks[variant.name], bench.steps),
+            )
+        ask(f"{name}: the engine draws the same twice", partial(_twice, pipeline, variants[0]))
+
+
+def eager(bench: Bench) -> None:
+    """The reference at full size without the compiler: whether it works, and what to beat."""
+    variant = bench.variants()[0]
+    pipeline = bench.load([variant], replace(OPTIMISATIONS, compile=False))
+    clock, ours = Clock(bench.device), Ours(pipeline, variant)
+    try:
+        _stages(bench, ours, clock)
+        stock = Stock(variant, bench.folder, bench.device_name)
+        for images in (1, 4) if bench.cuda else (1,):
+            bench.questions.ask(
+                f"against stock, {images} image(s)",
+                partial(against_stock, ours, stock, images, bench.steps, 3, clock),
+            )
+    finally:
+        ours.close()
+
+
+def full(bench: Bench) -> None:
+    """The reference as shipped: compiled and recorded."""
+    note, ask = bench.questions.note, bench.questions.ask
+    variant = bench.variants()[0]
+    pipeline = bench.load([variant], OPTIMISATIONS)
+    clock, ours = Clock(bench.device), Ours(pipeline, variant)
+    try:
+        _stages(bench, ours, clock)
+        for images in (1, 8) if bench.cuda else (1,):
+            draw = partial(ours.draw, PROMPT, range(images), bench.steps)
+            ask(f"{images} image(s) through the engine, s", partial(_spread, draw, 4, clock))
+        if bench.cuda:
+            note("peak memory, bytes", torch.cuda.max_memory_allocated())
+            for images in (1, 8):
+                ask(f"kernels of a step of {images}", partial(_kernels, ours, images))
+        stock = Stock(variant, bench.folder, bench.device_name)
+        ask("against stock, 1 image", partial(against_stock, ours, stock, 1, bench.steps, 3, clock))
+    finally:
+        ours.close()
+
+
+def vae(bench: Bench) -> None:
+    """How long each VAE decodes an image in, by how many are decoded at once."""
+    ask, variant = bench.questions.ask, bench.variants()[0]
+    device, dtype = resolve_device(bench.device_name)
+    parts = load_components([variant], bench.folder, device, dtype)[variant.name]
+    size_px, clock = variant.default_size_px, Clock(device)
+
+    @torch.inference_mode()
+    def decode_ms(model: Vae) -> dict[int, float]:
+        found = {}
+        for images in (1, 2, 4, 8):
+            latents = torch.randn(images, 4, size_px // 8, size_px // 8, device=device, dtype=dtype)
+            decode = partial(model.decode, latents, return_dict=False)
+            found[images] = 1000 * _spread(decode, 5, clock)["median"] / images
+        return found
+
+    models = {"the KL VAE": parts.vae, "the tiny VAE": parts.preview_vae}
+    for layout in (torch.contiguous_format, torch.channels_last):
+        for name, model in models.items():
+            if model is not None:
+                model.to(memory_format=layout)
+                ask(f"{name}, {layout}, ms an image", partial(decode_ms, model))
+    if bench.cuda:
+        with torch.backends.cudnn.flags(enabled=True, benchmark=True):
+            ask("the KL VAE, cuDNN's search, ms an image", partial(decode_ms, parts.vae))
+
+
+def packed(bench: Bench) -> None:
+    """All variants in one process: the seed workload, and the throughput of a full queue."""
+    note, ask = bench.questions.note, bench.questions.ask
+    pipeline, clock = bench.load(bench.variants(), OPTIMISATIONS), Clock(bench.device)
+    workload_ms = {}
+    for variant in bench.variants():
+        ours = Ours(pipeline, variant)
+        try:
+            note(f"`{variant.name}`: slots", ours.settings.cap)
+            draw = partial(ours.draw, PROMPT, steps=bench.steps)
+
+            def workload(draw: Callable[..., Any] = draw) -> None:
+                for call in range(CALLS):
+                    first = call * IMAGES_A_CALL
+                    draw(range(first, first + IMAGES_A_CALL))
+
+            found = ask(f"`{variant.name}`: seed workload, s", partial(_spread, workload, 3, clock))
+            if found is not None:
+                workload_ms[variant.name] = 1000 * found["median"]
+            many = 32 if bench.cuda else 2
+            ask(
+                f"`{variant.name}`: {many} images at once, s",
+                partial(_spread, partial(draw, range(many)), 2, clock),
+            )
+        finally:
+            ours.close()
+    if bench.cuda and len(workload_ms) == len(bench.variants()):
+        note(SEED_WORKLOAD, workload_ms)
+    if bench.cuda:
+        note("peak memory, bytes", torch.cuda.max_memory_allocated())
+
+
+def ablate(bench: Bench) -> None:
+    """What makes the reference's UNet faster: replays of 2, 8 and 16 rows."""
+    ask, variant = bench.questions.ask, bench.variants()[0]
+    device, dtype = resolve_device(bench.device_name)
+    parts = load_components([variant], bench.folder, device, dtype)[variant.name]
+    unet = parts.unet
+    use_channels_last([unet])
+    latents = variant.default_size_px // 8
+    inputs = Inputs.random(unet, 32, (latents, latents), parts.tokenizer.model_max_length)
+    clock = Clock(device)
+    record = cuda_graphs() if bench.cuda else _run_again
+
+    @torch.inference_mode()
+    def replay_ms(call: UNetCall, sizes: Sequence[int] = (2, 8, 16)) -> dict[int, float]:
+        found: dict[int, float] = {}
+
+        def time_s(replay: Callable[[], object]) -> float:
+            seconds: float = _spread(replay, 10 if bench.cuda else 1, clock)["median"]
+            found[sorted(sizes, reverse=True)[len(found)]] = 1000 * seconds
+            return seconds
+
+        record_unet(call, inputs, tuple(sizes), record, time_s)
+        return found
+
+    if not bench.cuda:
+        ask("eager, ms by rows", partial(replay_ms, plain_call(unet, "default"), (2,)))
+        return
+    for attention in ("default", "cudnn", "flash"):
+        ask(
+            f"eager, {attention} attention, ms by rows",
+            partial(replay_ms, plain_call(unet, attention)),
+        )
+    with torch.backends.cudnn.flags(enabled=True, benchmark=True):
+        ask("eager, cuDNN's search, ms by rows", partial(replay_ms, plain_call(unet, "default")))
+
+    @torch.inference_mode()
+    def compiled_ms(first_rows: Sequence[int], **how: Any) -> dict[int, float]:
+        torch._dynamo.reset()
+        call = plain_call(cast("UNet", torch.compile(unet, **how)), "default")
+        for rows in first_rows:
+            arguments = inputs.first(rows)
+            if "dynamic" not in how:
+                for argument in arguments:
+                    torch._dynamo.maybe_mark_dynamic(argument, 0)
+            call(*arguments)
+        return replay_ms(call, first_rows if "dynamic" in how else (2, 8, 16))
+
+    ask("compiled, 16 rows first, ms by rows", partial(compiled_ms, (16, 2, 8)))
+    ask("compiled, 2 rows only, ms", partial(compiled_ms, (2,), dynamic=False))
+    ask("compiled, 16 rows only, ms", partial(compiled_ms, (16,), dynamic=False))
+    with torch._inductor.config.patch(conv_1x1_as_mm=True):
+        ask("compiled, 16 rows first, 1x1 as matmul, ms by rows", partial(compiled_ms, (16, 2, 8)))
+    with torch.backends.cudnn.flags(enabled=True, benchmark=True):
+        ask("compiled, 16 rows first, cuDNN's search, ms by rows", partial(compiled_ms, (16, 2, 8)))
+
+
+def gpu_tests(bench: Bench) -> None:
+    """tests/gpu; on a CPU all of them are skipped."""
+
+    def run() -> str:
+        done = subprocess.run(
+            [sys.executable, "-m", "pytest", "--noconftest", "-W", "default", "-q",
+             "-p", "no:cacheprovider", "tests/gpu"],
+            cwd=_ROOT, capture_output=True, text=True,
+        )  # fmt: skip
+        print(done.stdout, done.stderr)
+        last = done.stdout.strip().splitlines()[-1]
+        if done.returncode:
+            raise RuntimeError(last)
+        return last
+
+    bench.questions.ask("tests/gpu", run)
+
+
+def sanitizer(bench: Bench) -> None:
+    """The engine's two threads; under torch's sanitizer a race between streams ends the process."""
+    variant = MINIATURE.variants["original"]
+    loaded = Pipeline.load([variant], WEIGHTS_DIR, bench.device_name, EAGER)
+    ours = Ours(loaded, variant)
+    try:
+        for _ in range(3):
+            ours.draw(PROMPT, range(5), 5)
+    finally:
+        ours.close()
+    bench.questions.note("races between streams", "none" if bench.cuda else "not looked for")
+
+
+STEPS: Mapping[str, Callable[[Bench], None]] = {
+    "env": env,
+    "smoke": smoke,
+    "eager": eager,
+    "full": full,
+    "vae": vae,
+    "packed": packed,
+    "ablate": ablate,
+    "tests": gpu_tests,
+    "sanitizer": sanitizer,
+}
+
+
+def _readiness(pipeline: Pipeline) -> dict[str, Any]:
+    return asdict(pipeline.readiness)
+
+
+def _version(name: str) -> str:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def _parity(pipeline: Pipeline, variant: Variant, stock: Stock, steps: int) -> float:
+    """Without the engine, whose start-up sweep takes longer than the pictures."""
+    seeds = range(7, 9)
+    trajectories, _ = pipeline.begin(variant.generation(PROMPT, seeds, steps))
+    for _ in range(trajectories[0].total_steps):
+        pipeline.step(trajectories)
+    ours = [Image.fromarray(pixels) for pixels in pipeline.decode(trajectories)]
+    return mean_difference(ours, stock.draw(PROMPT, seeds, steps))
+
+
+def _twice(pipeline: Pipeline, variant: Variant) -> bool:
+    ours = Ours(pipeline, variant)
+    try:
+        first, again = (ours.draw(PROMPT, range(5), 2) for _ in range(2))
+    finally:
+        ours.close()
+    return all(
+        np.array_equal(np.asarray(one), np.asarray(other))
+        for one, other in zip(first, again, strict=True)
+    )
+
+
+def _stages(bench: Bench, ours: Ours, clock: Clock) -> None:
+    bench.questions.note("slots", ours.settings.cap)
+    calls_ms = {images: 1000 * seconds for images, seconds in ours.call_s.items()}
+    bench.questions.note("UNet calls of the start-up sweep, ms by images", calls_ms)
+    found = bench.questions.ask("stages", partial(stages, ours, bench.batches, 3, clock))
+    if found is not None:
+        steps = {images: 1000 * spread["median"] for images, spread in found["step_s"].items()}
+        bench.questions.note("step, ms by images", steps)
+
+
+def _spread(work: Callable[[], Any], repeats: int, clock: Clock) -> dict[str, Any]:
+    """Seconds of a call, after one that warms up."""
+    work()
+    return asdict(Spread.of([clock.time_s(work) for _ in range(repeats)]))
+
+
+def _kernels(ours: Ours, images: int) -> dict[str, str]:
+    """The 25 kernels that take most of a step: milliseconds, and how often."""
+    drawn, steps = ours.begin(PROMPT, range(images), 12), 5
+    ours.pipeline.step(drawn)
+    torch.cuda.synchronize()
+    with profile(activities=[ProfilerActivity.CUDA], acc_events=True) as profiler:
+        for _ in range(steps):
+            ours.pipeline.step(drawn)
+        torch.cuda.synchronize()
+    most = sorted(profiler.key_averages(), key=lambda it: -it.self_device_time_total)[:25]
+    return {
+        it.key[:70]: f"{it.self_device_time_total / steps / 1000:.3f} ms, {it.count // steps}x"
+        for it in most
+    }
+
+
+def _run_again(call: Callable[[], torch.Tensor]) -> Recording:
+    """On a CPU nothing is recorded; a replay is the call again."""
+    output = call()
+    return Recording(lambda: output.copy_(call()), output)
