@@ -37,6 +37,8 @@ RUN_BY_TESTS = {
     "pip download --no-deps -d wheels diffusers==0.42.1 importlib_metadata zipp",
     "python3 -m pip install --no-index --no-deps wheels/*.whl",
     "python3 -m loadtests.bench.engine --out reports",
+    # Rehearsed on a CPU by test_bench_gpu.py.
+    "python3 -m loadtests.bench.gpu --out first-run --budget 480",
     # Tried by hand: a program of its own, too large for a development dependency.
     "aiperf profile --endpoint-type image_generation --url http://127.0.0.1:8000 --model distilled "
     "--tokenizer serve/weights/architectures/sd-v1/tokenizer --ui none "
@@ -87,6 +89,10 @@ RUN_BY_TESTS = {
     '--type=merge -p \'{"status": {"pendingServiceStatus": null}}\'',
     "kubectl -n distilled-sd-serve get rayclusters",
     "kubectl -n distilled-sd-serve delete raycluster NAME",
+    "kubectl -n distilled-sd-serve delete raycluster "
+    "-l ray.io/originated-from-cr-name=distilled-sd-serve",
+    "kubectl -n distilled-sd-serve patch rayservice distilled-sd-serve --type=merge "
+    '-p \'{"spec": {"suspend": true}}\'',
     "kubectl -n distilled-sd-serve delete rayservice distilled-sd-serve",
     "kubectl -n distilled-sd-serve wait --for=delete raycluster --all --timeout=5m",
     "kubectl delete -k deploy/overlays/production --ignore-not-found",
@@ -134,7 +140,7 @@ def test_the_fields_that_kubectl_reads_and_patches_are_in_kuberays_definition() 
         ((field, value),) = json.loads(patch).items()
         if field != "metadata":  # Every object's.
             paths.extend([field, name] for name in value)
-    assert len(paths) == 4
+    assert len(paths) == 5
     for path in paths:
         schema: Any = ray_service_schema()
         for name in path:
