@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from diffusers.schedulers import scheduling_euler_ancestral_discrete as euler_ancestral
 from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 from diffusers.schedulers.scheduling_dpmsolver_multistep import DPMSolverMultistepScheduler
 from diffusers.schedulers.scheduling_euler_ancestral_discrete import (
@@ -17,10 +18,12 @@ from diffusers.schedulers.scheduling_euler_ancestral_discrete import (
 )
 from diffusers.schedulers.scheduling_euler_discrete import EulerDiscreteScheduler
 from diffusers.schedulers.scheduling_pndm import PNDMScheduler
+from diffusers.utils.torch_utils import randn_tensor
 
 from ..generation import Generation, Plan, SchedulerName
 from ..variants import Variant
 from .components import Scheduler
+from .devices import to_device
 
 SCHEDULERS: dict[SchedulerName, Any] = {
     "pndm": PNDMScheduler,
@@ -29,6 +32,20 @@ SCHEDULERS: dict[SchedulerName, Any] = {
     "euler": EulerDiscreteScheduler,
     "euler-a": EulerAncestralDiscreteScheduler,
 }
+
+
+def _without_waiting(
+    shape: Any, generator: Any = None, device: Any = None, dtype: Any = None, layout: Any = None
+) -> torch.Tensor:
+    """The noise of diffusers' `randn_tensor`, copied to the device from pinned memory."""
+    if not isinstance(generator, torch.Generator) or generator.device == device:
+        noise: torch.Tensor = randn_tensor(shape, generator, device, dtype, layout)
+        return noise
+    return to_device(torch.randn(shape, generator=generator, dtype=dtype), device)
+
+
+# An ancestral step draws noise itself, and copies it so that it waits for the device.
+euler_ancestral.randn_tensor = _without_waiting
 
 
 @dataclass(frozen=True, slots=True)

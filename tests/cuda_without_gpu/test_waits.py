@@ -58,15 +58,7 @@ def draw(pipe: Pipeline, **changes: Any) -> None:
     ("scheduler", "variant"),
     [
         ("pndm", "original"),
-        *((name, "distilled-tiny-vae") for name in SCHEDULERS if name != "euler-a"),
-        pytest.param(
-            "euler-a",
-            "distilled-tiny-vae",
-            marks=pytest.mark.xfail(
-                raises=Waits,
-                reason="diffusers copies each step's noise from pageable memory, which waits",
-            ),
-        ),
+        *((name, "distilled-tiny-vae") for name in SCHEDULERS),
     ],
 )
 def test_a_picture_waits_for_the_device_only_when_it_is_fetched(
