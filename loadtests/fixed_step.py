@@ -46,8 +46,6 @@ class FixedStep:
     prompt_lookups = 0, 0
 
     def __init__(self, step_s: float, _: Sequence[Variant]) -> None:
-        self.switched_on: Sequence[str] = ()
-        self.left_off: dict[str, str] = {}
         self._step_s = step_s
 
     def plan(self, generation: Generation) -> Plan:

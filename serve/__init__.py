@@ -40,7 +40,7 @@ Above them:
 Below them, for all:
 
     generation   what is to be drawn, and what came of it
-    replica_info what a replica says of itself: its device and memory
+    replica_info what a replica says of itself: device, memory, optimisations
     variants     the catalogue: which components make a variant
     weights      a family folder: download, manifest, check; `python -m serve.weights`
     miniature    the embedded default's weights; miniature/training made them

@@ -150,11 +150,12 @@ def _load_pipeline(
     pipeline = Pipeline.load(
         variants, folder, args.device, args.optimisations, safety_checker=args.safety_checker
     )
+    readiness = pipeline.readiness
     _log.info(
         "switched on: %s; %s",
-        ", ".join(pipeline.switched_on) or "nothing more",
-        ", ".join(f"{part} {s:.1f} s" for part, s in pipeline.readiness.seconds.items()),
+        ", ".join(readiness.switched_on) or "nothing more",
+        ", ".join(f"{part} {s:.1f} s" for part, s in readiness.seconds.items()),
     )
-    for part, why in pipeline.left_off.items():
+    for part, why in readiness.left_off.items():
         _log.warning("left off: %s (%s)", part, why)
     return pipeline

@@ -10,7 +10,7 @@ from ray.serve.metrics import Counter, Gauge, Histogram
 
 from .engine.observer import Observer, Outcome
 from .generation import Generation
-from .replica_info import Memory
+from .replica_info import ReplicaInfo
 
 # A picture takes from a tenth of a second on a large GPU to a minute on a CPU.
 _REQUEST_BUCKETS_S = [0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1, 1.5, 2, 3, 5, 7.5, 10, 15, 30, 60, 120]
@@ -74,6 +74,13 @@ class ReplicaMetrics(Observer):
         )
         self._memory_bytes = Gauge(
             "dsd_memory_bytes", "Memory that a replica takes, or that is free", ("kind",)
+        )
+        self._preparation_s = Gauge(
+            "dsd_preparation_seconds", "Loading and optimising, by part", ("part",)
+        )
+        # The reasons of what is left off are in /v1/models: as labels they would have no bounds.
+        self._optimisation = Gauge(
+            "dsd_optimisation", "1 for each optimisation that was tried", ("name", "state")
         )
         self._ready_s = Gauge("dsd_ready_seconds", "From the replica's start to ready")
         self._ready_after_s = 0.0
@@ -148,8 +155,8 @@ class ReplicaMetrics(Observer):
         """The replica is warm."""
         self._ready_after_s = seconds
 
-    def report_gauges(self, under_way: int, waiting: int, slots: int, memory: Memory) -> None:
-        """Images in slots, images that wait for one, slots, memory; call it every few seconds.
+    def report_gauges(self, under_way: int, waiting: int, slots: int, info: ReplicaInfo) -> None:
+        """Images in slots, images that wait for one, slots, info; call it every few seconds.
 
         Ray drops a gauge that hasn't been set for two of its export intervals.
         """
@@ -157,9 +164,14 @@ class ReplicaMetrics(Observer):
         self._images_waiting.set(waiting)
         self._slots.set(slots)
         self._ready_s.set(self._ready_after_s)
-        for name, count in asdict(memory).items():
+        for name, count in asdict(info.memory).items():
             if count is not None:
                 self._memory_bytes.set(count, {"kind": name.removesuffix("_bytes")})
+        for part, seconds in info.preparation_s.items():
+            self._preparation_s.set(seconds, {"part": part})
+        for state, names in (("on", info.switched_on), ("left_off", info.left_off)):
+            for name in names:
+                self._optimisation.set(1, {"name": name, "state": state})
 
 
 class RouterMetrics:

@@ -1,8 +1,14 @@
-"""What a replica says of itself: what it runs on, and the memory that it takes."""
+"""What a replica says of itself: its device, memory, optimisations, and how it was prepared."""
 
 import platform
-from dataclasses import dataclass
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+
+# A message that is longer than a sentence explains nothing more.
+_REASON_CHARACTERS = 200
+_PATH = re.compile(r"(?:/+[^\s/'\"`,;:()\[\]{}<>]+){2,}/?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,10 +31,25 @@ class Memory:
 
 @dataclass(frozen=True, slots=True)
 class ReplicaInfo:
-    """One replica. `device` is what its device calls itself; a CPU's name begins with "CPU"."""
+    """One replica; all but its memory is constant once it is loaded.
+
+    `device` is what its device calls itself; a CPU's name begins with "CPU". `switched_on` names
+    the optimisations that were tried and are on, `left_off` those that failed, each with a
+    `public_reason`. `preparation_s` has the seconds of each part of loading and optimising.
+    """
 
     device: str
     memory: Memory
+    switched_on: Sequence[str] = ()
+    left_off: Mapping[str, str] = field(default_factory=dict)
+    preparation_s: Mapping[str, float] = field(default_factory=dict)
+
+
+def public_reason(reason: str) -> str:
+    """An error's message for clients: its first line, without paths, of at most 200 characters."""
+    text = _PATH.sub("[path]", reason.strip().partition("\n")[0])
+    cut = f"{text[: _REASON_CHARACTERS - 3]}..."
+    return text if len(text) <= _REASON_CHARACTERS else cut
 
 
 def cpu_name() -> str:

@@ -56,6 +56,8 @@ class FakeService:
     wrong_every: int = 0
     # Seconds an image with 25 steps by variant, one after another, as a replica draws them.
     serial_s: dict[str, float] = field(default_factory=dict)
+    # Optimisations that failed in a variant's replica, and why.
+    left_off: dict[str, dict[str, str]] = field(default_factory=dict)
     # Fewer steps are refused with 400.
     least_steps: int = 0
     # `auto` takes the first of them whose queue is done within so many seconds; None: no `auto`.
@@ -94,6 +96,9 @@ class FakeService:
                 "replica": {
                     "device": "a fake GPU",
                     "memory": {"peak_reserved_bytes": 3 * 2**30, "peak_rss_bytes": 2**30},
+                    "switched_on": ["unet: compile"],
+                    "left_off": self.left_off.get(name, {}),
+                    "preparation_s": {"load": 2.0, "unet: compile": 61.25},
                 },
             }
             for name in self.serial_s

@@ -84,8 +84,6 @@ class FakeDenoiser:
     threads: dict[str, set[str]] = field(default_factory=dict)
     # Entered for the sweep.
     lock: AbstractContextManager[None] = field(default_factory=nullcontext)
-    switched_on: Sequence[str] = ()
-    left_off: dict[str, str] = field(default_factory=dict)
     # Tests hold a step open with it.
     gate: threading.Event = field(default_factory=threading.Event)
     decode_gate: threading.Event = field(default_factory=threading.Event)
@@ -99,7 +97,13 @@ class FakeDenoiser:
         return 0, self.begun
 
     def info(self) -> ReplicaInfo:
-        return ReplicaInfo("a fake", Memory(rss_bytes=2**20, peak_rss_bytes=2**21))
+        return ReplicaInfo(
+            "a fake",
+            Memory(rss_bytes=2**20, peak_rss_bytes=2**21),
+            switched_on=["unet: compile"],
+            left_off={"unet: CUDA graphs": "RuntimeError: not permitted"},
+            preparation_s={"load": 0.5, "unet: compile": 1.5},
+        )
 
     def clock_s(self) -> float:
         return time.perf_counter()

@@ -48,6 +48,12 @@ class Endpoint:
         return {name: info for name, info in said.items() if info}
 
     @property
+    def left_off(self) -> dict[str, Mapping[str, str]]:
+        """Optimisations that failed in replicas, and why, of each variant where any did."""
+        left_off = {name: info["left_off"] for name, info in self.replica_info.items()}
+        return {name: parts for name, parts in left_off.items() if parts}
+
+    @property
     def device(self) -> str:
         """The names of their devices; empty where none answered."""
         return " and ".join(sorted({info["device"] for info in self.replica_info.values()}))

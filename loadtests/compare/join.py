@@ -201,6 +201,11 @@ def _joined(
 def _told(report: Mapping[str, Any]) -> dict[str, Any]:
     """What may differ, but must be said."""
     made = report["made"]
+    optimisations = {
+        f"{variant}: {title}": ", ".join(info[name]) or "nothing"
+        for variant, info in report["endpoint"]["replica_info"].items()
+        for name, title in (("switched_on", "switched on"), ("left_off", "left off"))
+    }
     return {
         "commit": made["commit"],
         "python": made["python"],
@@ -208,6 +213,7 @@ def _told(report: Mapping[str, Any]) -> dict[str, Any]:
         "client": made["client"],
         "replicas": report["endpoint"]["replicas"],
         "devices_per_replica": report["setup"]["devices_per_replica"],
+        **optimisations,
     }
 
 
@@ -250,7 +256,8 @@ def _differences(joined: Joined) -> Table:
     devices = [source["device"] for source in joined.sources.values()]
     return Table(
         "What differs between the runs",
-        "Beside the device; all else that the reports tell of versions and topology is the same.",
+        "Beside the device; all else that the reports tell of versions, topology and "
+        "optimisations is the same.",
         ["", *devices],
         [[name, *map(str, values.values())] for name, values in joined.differences.items()],
     )

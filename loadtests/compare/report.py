@@ -4,7 +4,7 @@ import base64
 import io
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from ..replies import AUTO
 from ..samples import latencies_s
 from . import charts
 from .conclusion import Conclusion
+from .endpoint import Endpoint
 from .tables import Table, tables
 
 # Rows of the picture grid, and the width of a picture in it: enough to look, small enough to mail.
@@ -107,6 +108,16 @@ def _warnings(conclusion: Conclusion) -> list[str]:
         warnings.append("PARTIAL: interrupted; what was measured until then is below.")
     if conclusion.endpoint.random_weights:
         warnings.append("Random weights: the speeds count, the pictures say nothing.")
+    left_off = [
+        f"{name}: {', '.join(f'{part} ({why})' for part, why in parts.items())}"
+        for name, parts in conclusion.endpoint.left_off.items()
+        if name in conclusion.design.variants
+    ]
+    if left_off:
+        warnings.append(
+            f"Optimisations left off: {'; '.join(left_off)}. These variants are slower than they "
+            "could be, so the comparison isn't fair."
+        )
     if conclusion.record.left_out:
         warnings.append("Left out for want of time: " + "; ".join(conclusion.record.left_out) + ".")
     if failed := conclusion.record.failures():
@@ -126,6 +137,7 @@ def facts(conclusion: Conclusion) -> list[str]:
         f"Begun {made['began']}, commit {made['commit']}.",
         f"Service: {conclusion.endpoint.url}, family `{conclusion.endpoint.family}`, replicas: "
         f"{replicas}; device: {conclusion.setup.device}.",
+        *_replica_facts(conclusion.endpoint),
         f"Client: {made['client']}, {os.cpu_count()} cores, Python {made['python']}; {packages} "
         "(installed here; the service's own where it runs here).",
         f"Regime: over HTTP, every variant warmed up in both shapes first, one variant loaded at a "
@@ -140,6 +152,20 @@ def facts(conclusion: Conclusion) -> list[str]:
         f"{'' if design.auto_against else '; not measured (`--auto`)'}.",
         f"Budget: {design.whole_s / 60:.1f} minutes.",
     ]
+
+
+def _replica_facts(endpoint: Endpoint) -> list[str]:
+    """What is on and off in a replica of each variant, and how long its preparation took."""
+    return [
+        f"A replica of `{name}`: switched on: {_codes(info['switched_on'])}; left off: "
+        f"{_codes(info['left_off'])}; preparation: "
+        f"{', '.join(f'{part} {s:.1f} s' for part, s in info['preparation_s'].items()) or '-'}."
+        for name, info in endpoint.replica_info.items()
+    ]
+
+
+def _codes(names: Iterable[str]) -> str:
+    return ", ".join(f"`{name}`" for name in names) or "nothing"
 
 
 def _policy(policy: Mapping[str, Any] | None) -> str:

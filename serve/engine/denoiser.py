@@ -3,7 +3,7 @@
 Implemented by the pipelines, the tests' fakes and the load tests' fixed-step denoiser.
 """
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable
 from contextlib import AbstractContextManager
 from typing import Protocol, TypeVar
 
@@ -53,15 +53,7 @@ class Denoiser(Protocol[JobT, TrajectoryT]):
         """Hits and misses of the prompt embedding cache so far."""
 
     def info(self) -> ReplicaInfo:
-        """What it runs on, and the memory that it takes now; returns at once."""
-
-    @property
-    def switched_on(self) -> Sequence[str]:
-        """Names of what makes it faster, constant once it is loaded."""
-
-    @property
-    def left_off(self) -> Mapping[str, str]:
-        """Names of what would have made it faster but failed when it was loaded, and why."""
+        """What it runs on, its optimisations, and the memory that it takes now; returns at once."""
 
     def clock_s(self) -> float:
         """A monotonic clock in seconds, for timing calls on the thread that makes them.

@@ -39,8 +39,8 @@ class VariantModel(BaseModel):
         description="The least and the most of each number, and of each text's length."
     )
     replica: ReplicaInfo | None = Field(
-        description="What one of its replicas says of itself: device and memory; null where none "
-        "answers at once."
+        description="What one of its replicas says of itself: device, memory, optimisations that "
+        "are on or were left off, seconds of its preparation; null where none answers at once."
     )
 
 

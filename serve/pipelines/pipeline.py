@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from ..generation import Generation, Plan
-from ..replica_info import ReplicaInfo
+from ..replica_info import ReplicaInfo, public_reason
 from ..variants import Variant
 from .compile import Readiness, prepare_unet, use_channels_last
 from .components import Components, Scheduler, load_components
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 class Pipeline:
     """One or several variants, loaded and warm: an `engine.denoiser.Denoiser`.
 
-    `components` holds each variant's models by name, `readiness` also the seconds of each part.
+    `components` holds each variant's models by name.
     """
 
     def __init__(
@@ -125,18 +125,14 @@ class Pipeline:
         return sum(hits for hits, _ in lookups), sum(misses for _, misses in lookups)
 
     def info(self) -> ReplicaInfo:
-        """What it runs on, and the memory that it takes now."""
-        return ReplicaInfo(device_name(self.device), memory(self.device))
-
-    @property
-    def switched_on(self) -> list[str]:
-        """Which optimisations are on."""
-        return self.readiness.switched_on
-
-    @property
-    def left_off(self) -> dict[str, str]:
-        """Which optimisations failed when it was loaded, and why."""
-        return self.readiness.left_off
+        """What it runs on, the memory that it takes now, and what `readiness` reports."""
+        return ReplicaInfo(
+            device_name(self.device),
+            memory(self.device),
+            tuple(self.readiness.switched_on),
+            {part: public_reason(why) for part, why in self.readiness.left_off.items()},
+            dict(self.readiness.seconds),
+        )
 
     def clock_s(self) -> float:
         """A clock for timing steps; see `devices.clock_s`."""

@@ -105,14 +105,14 @@ class VariantReplica:
         return self._engine.forecast(generation).finish_s
 
     async def info(self) -> ReplicaInfo:
-        """What this replica runs on, and the memory that it takes now."""
+        """What this replica runs on, its optimisations, and the memory that it takes now."""
         return self._denoiser.info()
 
     def record_routing_stats(self) -> dict[str, float]:
         """Report to Serve's routers how much work is ahead here; see `routing/least_work.py`."""
         # Serve asks about once a second; Ray drops a gauge that isn't set for 20 s.
-        occupied, memory = self._engine.occupied, self._denoiser.info().memory
-        self._metrics.report_gauges(*occupied, self._engine.cap, memory)
+        occupied, info = self._engine.occupied, self._denoiser.info()
+        self._metrics.report_gauges(*occupied, self._engine.cap, info)
         return {
             "at": time.time(),
             "ahead_s": self._engine.ahead_s,

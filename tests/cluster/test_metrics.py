@@ -12,7 +12,7 @@ from ray import serve
 from ray.autoscaler._private.prom_metrics import AutoscalerPrometheusMetrics
 from ray.dashboard.modules.reporter.reporter_agent import METRICS_GAUGES
 
-from tests.cluster.conftest import Start, StartFake
+from tests.cluster.conftest import Fake, Start, StartFake
 from tests.machine import HANG_S, ROOT, wait_for
 from tests.manifests.monitoring import metrics, own_metrics
 
@@ -69,7 +69,7 @@ def wait_until_scraped(wanted: set[str]) -> set[str]:
 
 
 @pytest.fixture(scope="module")
-def busy(start: Start, start_fake: StartFake) -> None:
+def busy(start: Start, start_fake: StartFake) -> Fake:
     """Some series begin with the first request, error or scaling of their kind."""
     fake = start_fake("metrics", 0.01)
     fake.ask()
@@ -84,6 +84,7 @@ def busy(start: Start, start_fake: StartFake) -> None:
         fake.let_go("busy")
         assert long.result().status_code == 200
     assert httpx.get(start(Scaled.bind(), "scaled"), timeout=HANG_S).text == "here"
+    return fake
 
 
 @pytest.mark.usefixtures("busy")
@@ -134,6 +135,11 @@ def test_the_table_of_metrics_lists_what_a_replica_has() -> None:
             {"Name": "ServeReplica:metrics:original", "State": "PENDING_CREATION"},
             id="actors",
         ),
+        pytest.param(
+            "ray_dsd_optimisation",
+            {"application": "metrics", "name": "unet: CUDA graphs", "state": "left_off"},
+            id="optimisations",
+        ),
         pytest.param("ray_serve_proxy_status", {"node_ip_address": "127.0.0.1"}, id="proxy"),
     ],
 )
@@ -141,6 +147,31 @@ def test_the_labels_that_alerts_select_by_are_on_the_series(
     metric: str, labels: dict[str, str]
 ) -> None:
     wait_for(lambda: any(labels.items() <= one.items() for one in scrape().get(metric, [])))
+
+
+@pytest.mark.usefixtures("busy")
+def test_what_a_replica_switched_on_and_left_off_is_in_a_live_scrape_without_the_reasons() -> None:
+    """A label per text of an error would be a series each."""
+    assert wait_until_scraped({"ray_dsd_optimisation", "ray_dsd_preparation_seconds"}) == set()
+    found = scrape()
+    said = {(one["name"], one["state"]) for one in found["ray_dsd_optimisation"]}
+    assert said == {("unet: compile", "on"), ("unet: CUDA graphs", "left_off")}
+    parts = {one["part"] for one in found["ray_dsd_preparation_seconds"]}
+    assert parts == {"load", "unet: compile"}
+
+
+def test_models_have_what_a_replica_left_off_with_the_reasons(busy: Fake) -> None:
+    given = {
+        "switched_on": ["unet: compile"],
+        "left_off": {"unet: CUDA graphs": "RuntimeError: not permitted"},
+        "preparation_s": {"load": 0.5, "unet: compile": 1.5},
+    }
+
+    def replica() -> dict[str, object]:  # Null where it doesn't answer at once.
+        url = f"{busy.url}/v1/models/original"
+        return httpx.get(url, timeout=HANG_S).json()["replica"] or {}
+
+    wait_for(lambda: given.items() <= replica().items())
 
 
 @pytest.mark.usefixtures("cluster")

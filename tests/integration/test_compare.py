@@ -2,6 +2,7 @@
 
 import asyncio
 import csv
+import html
 import json
 import os
 import re
@@ -23,6 +24,7 @@ from tests.fake_service import FakeService, direct, serving
 from tests.machine import HANG_S, ROOT, free_port, wait_for
 
 SPEEDS = {"original": 0.040, "distilled": 0.020, "distilled-tiny-vae": 0.0195}
+LEFT_OFF = {"original": {"unet: CUDA graphs": "RuntimeError: `x` failed"}}
 
 
 def compare(service: FakeService, out: Path, *arguments: str) -> Done:
@@ -40,7 +42,8 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     config = out / "config.yaml"
     config.write_text("applications: <the file>\n")
     done = compare(
-        FakeService(latency_s=0.0, serial_s=SPEEDS), out, "--price-per-hour", "2",
+        FakeService(latency_s=0.0, serial_s=SPEEDS, left_off=LEFT_OFF), out,
+        "--price-per-hour", "2",
         "--device", "a fake", "--serve-config", str(config),
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
@@ -125,6 +128,17 @@ def test_the_report_tells_verdict_noise_and_how_to_repeat_it(whole: Path) -> Non
     assert "<" in (whole / "bars.txt").read_text()  # tqdm's time left.
 
 
+def test_a_report_warns_of_what_is_left_off_and_lists_what_is_on(whole: Path) -> None:
+    for name in ("report.md", "report.html"):
+        head, _ = (whole / name).read_text().split("Most pictures for the money", 1)
+        assert "left off: original: unet: CUDA graphs (RuntimeError: `x` failed). " in head
+        assert "the comparison isn't fair" in html.unescape(head)
+    facts = (whole / "report.md").read_text()
+    on, times = "switched on: `unet: compile`", "preparation: load 2.0 s, unet: compile 61.2 s"
+    assert f"- A replica of `original`: {on}; left off: `unet: CUDA graphs`; {times}." in facts
+    assert f"- A replica of `distilled`: {on}; left off: nothing; {times}." in facts
+
+
 def test_the_same_again_is_no_worse_and_a_slower_service_is(whole: Path, tmp_path: Path) -> None:
     baseline = ["--baseline", str(whole / "report.json"), "--quick"]
     same = compare(FakeService(latency_s=0.0, serial_s=SPEEDS), tmp_path / "same", *baseline)
@@ -134,6 +148,7 @@ def test_the_same_again_is_no_worse_and_a_slower_service_is(whole: Path, tmp_pat
     assert worse.returncode == 1
     assert "WORSE than the baseline: distilled, one picture" in worse.stdout
     assert "WORSE than the baseline: original" not in worse.stdout
+    assert "isn't fair" not in (tmp_path / "worse" / "report.md").read_text()
     assert "Against the baseline" in (tmp_path / "worse" / "report.md").read_text()
 
 

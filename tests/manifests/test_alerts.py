@@ -144,7 +144,7 @@ def test_every_alert_says_what_is_wrong_and_what_to_do() -> None:
     for group in alert_groups()["groups"]:
         for rule in group["rules"]:
             assert set(rule["annotations"]) == {"summary", "description"}, rule["alert"]
-            assert rule["labels"]["severity"] in ("critical", "warning"), rule["alert"]
+            assert rule["labels"]["severity"] in ("critical", "warning", "info"), rule["alert"]
 
 
 def test_every_panel_has_its_own_place_and_an_explanation() -> None:

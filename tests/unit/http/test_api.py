@@ -534,15 +534,27 @@ def test_options_and_a_refused_method_say_what_is_allowed(
 def test_models_tell_what_a_replica_says_of_itself_where_one_answers(
     call: Call, router: FakeRouter
 ) -> None:
-    router.info["distilled"] = ReplicaInfo("NVIDIA L4", Memory(1, 2, 3, 4, 5, 6, 7))
+    router.info["distilled"] = ReplicaInfo(
+        "NVIDIA L4",
+        Memory(1, 2, 3, 4, 5, 6, 7),
+        ("unet: compile",),
+        {"unet: CUDA graphs": "RuntimeError: no"},
+        {"load": 2.5},
+    )
+    router.info["original"] = ReplicaInfo("CPU, plain", Memory())
     models = {model["id"]: model for model in call("GET", "/v1/models").json()["data"]}
-    assert models["original"]["replica"] is None
+    assert models["distilled-tiny-vae"]["replica"] is None
+    plain = models["original"]["replica"]
+    assert (plain["switched_on"], plain["left_off"], plain["preparation_s"]) == ([], {}, {})
     assert models["distilled"]["replica"] == {
         "device": "NVIDIA L4",
         "memory": {
             "rss_bytes": 1, "peak_rss_bytes": 2, "allocated_bytes": 3, "peak_allocated_bytes": 4,
             "reserved_bytes": 5, "peak_reserved_bytes": 6, "free_bytes": 7,
         },
+        "switched_on": ["unet: compile"],
+        "left_off": {"unet: CUDA graphs": "RuntimeError: no"},
+        "preparation_s": {"load": 2.5},
     }  # fmt: skip
     assert call("GET", "/v1/models/distilled").json() == models["distilled"]
 

@@ -34,6 +34,7 @@ def a_report(device: str, price: float | None, *, met_per_s: float = 1.0) -> dic
             "family": "sd-v1", "random_weights": False, "replicas": dict.fromkeys(rates, 1),
             "defaults": {"original": {"size": "512x512", "guidance_scale": 7.5}},
             "peak_memory_bytes": {"distilled": 3 * 2**30},
+            "replica_info": {"distilled": {"switched_on": ["unet: compile"], "left_off": {}}},
         },
         "design": {
             "most_rejected": 0.01,
@@ -104,6 +105,15 @@ def test_a_pair_becomes_one_page_with_the_cheapest_and_what_differs(tmp_path: Pa
 def test_devices_within_the_width_of_the_search_are_not_told_apart(tmp_path: Path) -> None:
     done = join(tmp_path, a_report("L4", 0.72), a_report("T4", 0.72, met_per_s=1.2))
     assert "`distilled` on L4 and `distilled` on T4, which these runs could not" in done.stdout
+
+
+def test_other_optimisations_are_stated(tmp_path: Path) -> None:
+    plain = {"switched_on": [], "left_off": {"unet: compile": "RuntimeError: no compiler"}}
+    l4 = changed(a_report("NVIDIA L4", 0.72), "endpoint.replica_info", {"distilled": plain})
+    assert join(tmp_path, l4, a_report("NVIDIA A100", 3.6)).returncode == 0
+    markdown = (tmp_path / "out" / "report.md").read_text()
+    assert "| distilled: switched on | nothing | unet: compile |" in markdown
+    assert "| distilled: left off | unet: compile | nothing |" in markdown
 
 
 def test_without_a_price_nothing_is_called_cheapest(tmp_path: Path) -> None:
