@@ -25,7 +25,7 @@ from .endpoint import NotTheService
 from .findings import find, slo_s
 from .record import Record, Run, Section, Setting
 from .rungs import misses
-from .search import Pick, for_the_curve, for_the_search
+from .search import MOST_VOID, Pick, for_the_curve, for_the_search
 from .sweep import Sweep
 
 # The rounds may take this share of the time; the rest is the open loop's.
@@ -196,7 +196,7 @@ class Campaign:
         if limit_s is None:
             self._leave_out("the open loop: no single-user time was measured")
             return
-        for _ in range(design.most_rates):
+        for _ in range(design.most_rates + MOST_VOID):
             found = find(design, self.record)
             wanted = {variant: pick(design, found[variant], limit_s) for variant in design.variants}
             rates = self._that_fit(wanted, design.samples_a_rate, what)

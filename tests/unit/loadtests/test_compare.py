@@ -22,7 +22,7 @@ from loadtests.compare.quality import similarity, to_reference
 from loadtests.compare.ratios import Difference, Ratio, Repeated
 from loadtests.compare.record import Record, Run
 from loadtests.compare.rungs import Carried, Rung, carried, rung
-from loadtests.compare.search import first_rate, for_the_curve, next_rate
+from loadtests.compare.search import first_rate, for_the_curve, for_the_search, next_rate
 from loadtests.compare.verdict import of_auto, verdict
 from loadtests.workload import Workload
 from serve.variants import MINIATURE, SD_V1
@@ -118,6 +118,19 @@ def test_a_run_that_began_with_a_queue_says_so() -> None:
 
 def at(rate_per_s: float, slo: str) -> Rung:
     return replace(a_rung([0.5]), rate_per_s=rate_per_s, slo=slo)  # type: ignore[arg-type]
+
+
+def test_a_void_rate_is_tried_beside_it_with_samples_of_its_own_a_few_times() -> None:
+    found = find(DESIGN, a_record())["original"]
+    tried: list[Rung] = []
+    while rate := for_the_search(DESIGN, replace(found, rungs=tuple(tried)), 1.8):
+        assert rate not in [earlier.rate_per_s for earlier in tried]
+        tried.append(replace(at(rate, "not decided"), void="late"))
+    assert len(tried) == 4
+    tried[-1] = at(tried[-1].rate_per_s, "met")
+    assert for_the_search(DESIGN, replace(found, rungs=tuple(tried)), 1.8) > tried[-1].rate_per_s
+    undecided = (at(1.0, "not decided"),)
+    assert for_the_search(DESIGN, replace(found, rungs=undecided), 1.8) == 0
 
 
 def test_the_bracket_of_the_highest_rate() -> None:
