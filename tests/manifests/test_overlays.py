@@ -102,6 +102,17 @@ def test_the_head_reaches_api_servers_wherever_they_usually_listen(tmp_path: Pat
     assert everywhere["ipBlock"] == {"cidr": "0.0.0.0/0", "except": ["169.254.0.0/16"]}
 
 
+def test_policies_name_the_operators_services_by_what_these_select(tmp_path: Path) -> None:
+    """amazon-network-policy-controller-k8s lets no other address of a Service through."""
+    manifests = with_components(tmp_path, "production", ["loadtest"])
+    for name, selector in (
+        ("-ray", {"ray.io/node-type": "head"}),
+        ("loadtest", {"ray.io/serve": "true"}),
+    ):
+        peers = [peer for rule in policy(manifests, name)["egress"] for peer in rule["to"]]
+        assert {"podSelector": {"matchLabels": selector}} in peers
+
+
 def test_load_tests_wait_until_they_are_started(tmp_path: Path) -> None:
     jobs = of_kind(with_components(tmp_path, "production", ["loadtest"]), "Job")
     loads = [one for one in jobs if one["metadata"]["name"].startswith("loadtest")]
