@@ -63,6 +63,17 @@ def test_the_rendered_serve_config_is_the_file_byte_for_byte(name: str) -> None:
     assert ray_service(rendered(name))["spec"]["serveConfigV2"] == text
 
 
+def test_the_laptops_pods_fit_beside_kinds_and_the_operators_on_two_cores() -> None:
+    # kubeadm's four 650m, CoreDNS twice 100m, kindnet 100m; the operator's chart 100m.
+    others_m = 950 + 100
+    ours_m = [
+        int(str(group["template"]["spec"]["containers"][0]["resources"]["requests"]["cpu"])[:-1])
+        * group.get("replicas", 1)
+        for group in groups(rendered("laptop"))
+    ]
+    assert sum(ours_m) + others_m <= 2000
+
+
 def test_spot_workers_take_the_peaks_and_on_demand_workers_the_rest(tmp_path: Path) -> None:
     *_, on_demand, spot = groups(with_components(tmp_path, "production", ["spot"]))
     assert on_demand["minReplicas"] == on_demand["maxReplicas"] == 2
