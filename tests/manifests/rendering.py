@@ -88,12 +88,17 @@ def pod_templates(manifests: list[Manifest]) -> dict[str, Manifest]:
 
 
 def pod_labels(manifests: list[Manifest]) -> dict[str, dict[str, str]]:
-    """Every pod's labels by where its template stands: ours, and the operator's of a group."""
+    """Every pod's labels by where its template stands: ours, and the operator's."""
     found = {
         where: dict(one["metadata"]["labels"]) for where, one in pod_templates(manifests).items()
     }
+    found["RayService, head"]["ray.io/node-type"] = "head"
     for group in groups(manifests)[1:]:
-        found[f"RayService, {group['groupName']}"]["ray.io/group"] = group["groupName"]
+        found[f"RayService, {group['groupName']}"] |= {
+            "ray.io/group": group["groupName"],
+            "ray.io/node-type": "worker",
+            "ray.io/serve": "true",
+        }
     return found
 
 

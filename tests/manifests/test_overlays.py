@@ -63,6 +63,17 @@ def test_the_rendered_serve_config_is_the_file_byte_for_byte(name: str) -> None:
     assert ray_service(rendered(name))["spec"]["serveConfigV2"] == text
 
 
+def test_the_laptops_pods_fit_beside_kinds_and_the_operators_on_two_cores() -> None:
+    # kubeadm's four 650m, CoreDNS twice 100m, kindnet 100m; the operator's chart 100m.
+    others_m = 950 + 100
+    ours_m = [
+        int(str(group["template"]["spec"]["containers"][0]["resources"]["requests"]["cpu"])[:-1])
+        * group.get("replicas", 1)
+        for group in groups(rendered("laptop"))
+    ]
+    assert sum(ours_m) + others_m <= 2000
+
+
 def test_spot_workers_take_the_peaks_and_on_demand_workers_the_rest(tmp_path: Path) -> None:
     *_, on_demand, spot = groups(with_components(tmp_path, "production", ["spot"]))
     assert on_demand["minReplicas"] == on_demand["maxReplicas"] == 2
@@ -100,6 +111,17 @@ def test_the_head_reaches_api_servers_wherever_they_usually_listen(tmp_path: Pat
     assert all(one["ipBlock"]["cidr"] != "0.0.0.0/0" for one in private["to"])
     (everywhere,) = public["to"]
     assert everywhere["ipBlock"] == {"cidr": "0.0.0.0/0", "except": ["169.254.0.0/16"]}
+
+
+def test_policies_name_the_operators_services_by_what_these_select(tmp_path: Path) -> None:
+    """amazon-network-policy-controller-k8s lets no other address of a Service through."""
+    manifests = with_components(tmp_path, "production", ["loadtest"])
+    for name, selector in (
+        ("-ray", {"ray.io/node-type": "head"}),
+        ("loadtest", {"ray.io/serve": "true"}),
+    ):
+        peers = [peer for rule in policy(manifests, name)["egress"] for peer in rule["to"]]
+        assert {"podSelector": {"matchLabels": selector}} in peers
 
 
 def test_load_tests_wait_until_they_are_started(tmp_path: Path) -> None:

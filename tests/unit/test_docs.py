@@ -68,6 +68,7 @@ RUN_BY_TESTS = {
     "kind load docker-image distilled-sd-serve:0.1.0-cpu",
     "helm install kuberay-operator kuberay-operator --repo "
     "https://ray-project.github.io/kuberay-helm --version 1.7.0",
+    "helm uninstall kuberay-operator",
     "kubectl apply -k deploy/overlays/laptop",
     "kubectl apply -k deploy/examples/my-cluster",
     "podman push --digestfile digest.txt distilled-sd-serve:0.1.0-cuda "
