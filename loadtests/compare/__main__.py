@@ -130,6 +130,8 @@ def main() -> int:
     args = argparse.Namespace() if joins else _parser().parse_args()
     # SIGTERM, too, leaves a partial report and no service behind.
     signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    # A script's background process has inherited that SIGINT is ignored.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         return join.main(sys.argv[2:]) if joins else _compare(args)
     except (ServingError, OSError, RuntimeError) as fault:

@@ -174,7 +174,9 @@ def test_an_interruption_writes_a_partial_report_that_says_so(
 ) -> None:
     with serving(FakeService(latency_s=0.0, serial_s=SPEEDS)) as service:
         process = subprocess.Popen(
-            [sys.executable, "-m", "loadtests.compare", "--host", service.url,
+            # As a script starts it in the background.
+            ["sh", "-c", 'trap "" INT; exec "$@"', "sh",
+             sys.executable, "-m", "loadtests.compare", "--host", service.url,
              "--out", str(tmp_path)],
             cwd=ROOT,
             stdout=subprocess.PIPE,

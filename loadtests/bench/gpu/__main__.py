@@ -54,6 +54,8 @@ def main() -> int:
         parser.error(f"--budget: {args.budget:g} was given; allowed: more than 0 seconds")
     # SIGTERM, too, leaves no step behind.
     signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    # A script's background process has inherited that SIGINT is ignored.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     args.out.mkdir(parents=True, exist_ok=True)
     journal = Journal(args.out)
     maker = _make_weights(args) if NEEDS_WEIGHTS & set(names) else None
