@@ -9,9 +9,9 @@ Ray and the standard library only: Serve carries the class to wherever a handle 
 import asyncio
 import random
 import time
-from typing import Any
+from typing import Any, NoReturn
 
-from ray.serve.exceptions import DeploymentUnavailableError
+from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 from ray.serve.request_router import (
     PendingRequest,
     ReplicaID,
@@ -20,12 +20,16 @@ from ray.serve.request_router import (
     RunningReplica,
 )
 
+# Methods of a replica that it answers at once.
+_QUESTIONS = ("forecast", "info")
+
 
 class LeastWork(RequestRouter):
     """Offers a request to the replicas in the order of the seconds of work that each has ahead.
 
     A request that none takes within `max_wait_s`, or by its `deadline_at`, ends in Serve's
-    `DeploymentUnavailableError`; Serve raises it itself, at once, where none can be started.
+    `BackPressureError` where one is full, as behind a full queue, and else in its
+    `DeploymentUnavailableError`; Serve raises that itself, at once, where none can be started.
     """
 
     def initialize_state(self, *, max_wait_s: float, **kwargs: Any) -> None:
@@ -69,14 +73,22 @@ class LeastWork(RequestRouter):
         nothing has been sent yet, so giving up leaves no replica drawing, and what one has taken
         isn't cut.
         """
-        if pending_request.metadata.call_method == "forecast" and not self.curr_replicas:
-            # Who asks wants to know whom to ask for a picture, and doesn't wait.
+        if pending_request.metadata.call_method in _QUESTIONS and not self.curr_replicas:
+            # Who asks wants to know what is there now, and doesn't wait.
             raise DeploymentUnavailableError(self._deployment_id)
         try:
             async with asyncio.timeout(self._left_s(pending_request)):
                 return await super()._choose_replica_for_request(pending_request, is_retry=is_retry)
         except TimeoutError:
-            raise DeploymentUnavailableError(self._deployment_id) from None
+            self._refuse()
+
+    def _refuse(self) -> NoReturn:
+        """End a request that has waited in vain, by what the replicas answered last."""
+        for replica in self.curr_replicas.values():
+            ongoing = self.replica_queue_len_cache.get(replica.replica_id)
+            if ongoing is not None and ongoing >= replica.max_ongoing_requests:
+                raise BackPressureError(ongoing, replica.max_ongoing_requests) from None
+        raise DeploymentUnavailableError(self._deployment_id) from None
 
     def _left_s(self, request: PendingRequest) -> float:
         """How long a request may still wait; a full replica may have sent it back meanwhile."""
@@ -98,8 +110,8 @@ class LeastWork(RequestRouter):
 
     def _remember(self, request: PendingRequest, replica_id: ReplicaID, now: float) -> None:
         """Count a request as this replica's work until the replica reports it."""
-        if request.metadata.call_method == "forecast":
-            return  # A question is no work.
+        if request.metadata.call_method in _QUESTIONS:
+            return  # They are no work.
         generation = request.args[0] if request.args else None
         image_steps = float(getattr(generation, "image_steps", 0))
         routed = self._routed.setdefault(replica_id, {})

@@ -142,6 +142,21 @@ def test_the_openai_client_waits_while_the_queue_is_full(fake: Fake) -> None:
     assert 429 in statuses
 
 
+def test_a_request_that_a_full_replica_keeps_waiting_is_told_as_behind_a_full_queue(
+    fake: Fake,
+) -> None:
+    (first, _), (second, _), _ = OTHERS
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        before = fake.steps()
+        held = pool.submit(fake.ask, bearer(first), prompt="hold after 0: kept")
+        wait_for(lambda: fake.steps() > before)
+        late = fake.ask(bearer(second), deadline_s=1)
+        fake.let_go("kept")
+        assert held.result().status_code == 200
+    assert (late.status_code, late.json()["error"]["code"]) == (429, "overloaded")
+    assert int(late.headers["retry-after"]) >= 1
+
+
 def test_a_changed_file_of_keys_needs_no_restart(url: str, keys_file: Path) -> None:
     key, line = new_key("alice-2")
     new = keys_file.with_name("new")

@@ -59,11 +59,13 @@ class InstantReplica:
 def instant_app() -> Application:
     """The application's router over one such replica."""
     options = {"ray_actor_options": {"num_cpus": 0}, "max_ongoing_requests": _MANY}
+    args = AppArgs(variants=(VARIANT,), num_cpus=0)
     replica = serve.deployment(InstantReplica).options(
         name=VARIANT,
-        request_router_config=RequestRouterConfig(request_router_class=LeastWork),
+        request_router_config=RequestRouterConfig(
+            request_router_class=LeastWork, request_router_kwargs={"max_wait_s": args.max_queue_s}
+        ),
         **options,
     )
     router = serve.deployment(serve.ingress()(Ingress)).options(name="router", **options)
-    args = AppArgs(variants=(VARIANT,), num_cpus=0)
     return router.bind(args, read_manifest(WEIGHTS_DIR), {VARIANT: replica.bind()})

@@ -5,12 +5,13 @@ from typing import Any
 import pytest
 
 from loadtests.bench.serving.__main__ import main
-from loadtests.bench.serving.apps import photo
+from loadtests.bench.serving.apps import VARIANT, instant_app, photo
 from loadtests.bench.serving.cpu import role_of
 from loadtests.bench.serving.report import render
 from loadtests.bench.serving.run import Measurement, Rounds, bars
 from serve.generation import PictureFormat
 from serve.replica.encoding import encode
+from serve.routing.least_work import LeastWork
 from tests.commands import run_main
 
 
@@ -115,3 +116,10 @@ def test_replicas_that_are_no_count_are_refused(counts: str) -> None:
 
 def test_the_photo_weighs_what_photos_do() -> None:
     assert 450_000 < len(encode(photo(512), PictureFormat("png", 100))) < 510_000
+
+
+def test_the_instant_replica_is_called_through_a_request_router_that_starts() -> None:
+    _, _, handles = instant_app()._bound_deployment.init_args
+    config = handles[VARIANT]._bound_deployment._deployment_config.request_router_config
+    # Where this fails, Serve leaves every request waiting.
+    LeastWork.__new__(LeastWork).initialize_state(**config.request_router_kwargs)

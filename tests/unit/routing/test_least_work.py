@@ -6,8 +6,9 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from ray.exceptions import ActorUnavailableError
 from ray.serve._private.common import DeploymentHandleSource, DeploymentID
-from ray.serve.exceptions import DeploymentUnavailableError
+from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 from ray.serve.request_router import PendingRequest
 
 from serve.routing import least_work as routing
@@ -111,9 +112,11 @@ class Replica(SimpleNamespace):
     """A replica with so many requests, of which it takes one at once."""
 
     replica_id, routing_stats, max_ongoing_requests = "a", None, 1
-    queue_len = 0
+    queue_len: int | None = 0
 
     async def get_queue_len(self, *, deadline_s: float) -> int:
+        if self.queue_len is None:
+            raise ActorUnavailableError("no answer", None)
         return self.queue_len
 
 
@@ -140,11 +143,16 @@ async def test_a_request_waits_no_longer_than_it_may_and_then_is_nobodys() -> No
     with pytest.raises(DeploymentUnavailableError):
         await asyncio.wait_for(chosen(made, asked), HANG_S)
     assert asked.future.cancelled()
-    # A full replica is none, and one that sent it back too late doesn't get it again.
-    made.update_replicas([Replica(queue_len=1)])
+    # As behind a full queue; a replica that sent it back too late doesn't get it again.
+    made.update_replicas([full := Replica(queue_len=1)])
     for late, retry in ((waiting("2"), False), (asked, True)):
-        with pytest.raises(DeploymentUnavailableError):
+        with pytest.raises(BackPressureError):
             await asyncio.wait_for(chosen(made, late, is_retry=retry), HANG_S)
+    # One that doesn't answer any more may be anything.
+    made.on_replica_actor_unavailable(full.replica_id)
+    full.queue_len = None
+    with pytest.raises(DeploymentUnavailableError):
+        await asyncio.wait_for(chosen(made, waiting("3")), HANG_S)
 
 
 async def test_a_request_waits_no_longer_than_its_deadline() -> None:
@@ -162,9 +170,10 @@ async def test_a_replica_that_comes_up_gets_the_requests_that_wait() -> None:
     assert await asyncio.wait_for(asyncio.gather(*both), HANG_S) == [replica, replica]
 
 
-async def test_a_forecast_waits_for_no_replica() -> None:
+@pytest.mark.parametrize("question", ["forecast", "info"])
+async def test_a_question_waits_for_no_replica(question: str) -> None:
     made = waiting_room(2 * HANG_S)
     with pytest.raises(DeploymentUnavailableError):
-        await asyncio.wait_for(chosen(made, waiting("1", "forecast")), HANG_S)
+        await asyncio.wait_for(chosen(made, waiting("1", question)), HANG_S)
     made.update_replicas([replica := Replica()])
-    assert await asyncio.wait_for(chosen(made, waiting("2", "forecast")), HANG_S) is replica
+    assert await asyncio.wait_for(chosen(made, waiting("2", question)), HANG_S) is replica
