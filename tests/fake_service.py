@@ -65,6 +65,13 @@ class FakeService:
     break_streams: bool = False
     family: str = "sd-v1"
     random_weights: bool = False
+    # What each variant's replica says of itself.
+    replica: dict[str, Any] | None = field(
+        default_factory=lambda: {
+            "device": "a fake GPU",
+            "memory": {"peak_reserved_bytes": 3 * 2**30, "peak_rss_bytes": 2**30},
+        }
+    )
     url: str = ""
     asked: list[dict[str, Any]] = field(default_factory=list)
     arrived_s: list[float] = field(default_factory=list)
@@ -91,10 +98,7 @@ class FakeService:
                     "num_inference_steps": 25,
                     "scheduler": "pndm",
                 },
-                "replica": {
-                    "device": "a fake GPU",
-                    "memory": {"peak_reserved_bytes": 3 * 2**30, "peak_rss_bytes": 2**30},
-                },
+                "replica": self.replica,
             }
             for name in self.serial_s
         ]

@@ -108,7 +108,7 @@ def _warnings(conclusion: Conclusion) -> list[str]:
     if conclusion.endpoint.random_weights:
         warnings.append("Random weights: the speeds count, the pictures say nothing.")
     if conclusion.record.left_out:
-        warnings.append("Left out for want of time: " + "; ".join(conclusion.record.left_out) + ".")
+        warnings.append("Left out: " + "; ".join(conclusion.record.left_out) + ".")
     if failed := conclusion.record.failures():
         kinds = "; ".join(sorted(set(failed))[:5])
         warnings.append(f"{len(failed)} requests failed: {kinds}.")

@@ -17,7 +17,7 @@ from loadtests.compare.costs import Cheapest, Costs, cheapest, costs
 from loadtests.compare.decoders import clip_scores, vae_pairs
 from loadtests.compare.design import Design
 from loadtests.compare.findings import compare, find, slo_s
-from loadtests.compare.gate import Change, NotComparable, changes, read_report
+from loadtests.compare.gate import Change, NotComparable, changes, check_comparable, read_report
 from loadtests.compare.quality import similarity, to_reference
 from loadtests.compare.ratios import Difference, Ratio, Repeated
 from loadtests.compare.record import Record, Run
@@ -583,11 +583,19 @@ def test_the_gate_allows_for_the_noise_of_both_runs() -> None:
 )
 def test_the_gate_refuses_to_compare_what_is_not_the_same(other: dict[str, Any]) -> None:
     with pytest.raises(NotComparable, match="baseline: "):
-        changes(other, a_report(), 0.1)
+        check_comparable(other, "miniature", DESIGN.workload)
 
 
 @pytest.mark.parametrize(
-    "content", ["", "[]", '{"report": "bench"}', json.dumps({**a_report(), "complete": False})]
+    "content",
+    [
+        "",
+        "[]",
+        '{"report": "bench"}',
+        json.dumps({**a_report(), "complete": False}),
+        json.dumps({**a_report(), "variants": {"original": {}}}),
+        "[" * 10_000,
+    ],
 )
 def test_a_baseline_that_is_none_is_named(content: str, tmp_path: Path) -> None:
     path = tmp_path / "report.json"
