@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from ..samples import Sample, latencies_s, percentile, summarize
-from .design import DECIDING_SAMPLES, Design, most_misses
+from .design import DECIDING_SAMPLES, NARROW, Design, most_misses
 from .record import Record, Run
 
 # Where a run's first request waited longer in the replica, another client was using the service.
@@ -37,10 +37,15 @@ class Rung:
 
 @dataclass(frozen=True)
 class Carried:
-    """The highest rate that met the SLO and the lowest that missed it, per second."""
+    """The highest rate that met the SLO and the lowest that missed it, per second.
+
+    Neither lies far above what the variant draws: a lax SLO lets a run end before the queue of a
+    rate that can't be kept has grown too long. `at_capacity` where that is what bounds it.
+    """
 
     met_per_s: float | None
     missed_per_s: float | None
+    at_capacity: bool = False
 
 
 def rungs_of(design: Design, record: Record, variant: str, limit_s: float) -> list[Rung]:
@@ -95,12 +100,20 @@ def misses(samples: Sequence[Sample], limit_s: float) -> int:
     )
 
 
-def carried(rungs: Sequence[Rung]) -> Carried:
-    """The bracket of the highest rate that meets the SLO."""
+def capacity_per_s(closed_per_s: float | None, rungs: Sequence[Rung]) -> float:
+    """The highest throughput of the closed loop or, where more drew at once, of the open loop."""
+    return max([closed_per_s or 0.0, *(rung.achieved_per_s for rung in rungs)])
+
+
+def carried(rungs: Sequence[Rung], capacity_per_s: float) -> Carried:
+    """The bracket of the highest rate that meets the SLO and can be kept."""
     missed = min((rung.rate_per_s for rung in rungs if rung.slo == "missed"), default=None)
     met = [rung.rate_per_s for rung in rungs if rung.slo == "met"]
-    below = [rate for rate in met if missed is None or rate < missed]
-    return Carried(max(below, default=None), missed)
+    highest = max((rate for rate in met if missed is None or rate < missed), default=None)
+    if highest is None or highest <= capacity_per_s:
+        return Carried(highest, missed)
+    beyond = NARROW * capacity_per_s
+    return Carried(capacity_per_s, beyond if missed is None else min(missed, beyond), True)
 
 
 def decided_p95(drawn_s: Sequence[float]) -> float | None:

@@ -46,8 +46,9 @@ def _costs(conclusion: Conclusion) -> Table:
     }
     rows = []
     for name, cost in conclusion.costs.items():
-        missed = found[name].carried.missed_per_s
-        beyond = f" (missed at {missed:.2f}/s)" if missed else ""
+        carried = found[name].carried
+        beyond = f" (missed at {carried.missed_per_s:.2f}/s)" if carried.missed_per_s else ""
+        beyond = " (all that it draws)" if carried.at_capacity else beyond
         rows.append(["within the SLO", name, *_cost(cost.at_slo, beyond), *own[name]])
     for name, cost in conclusion.costs.items():
         best = found[name].best

@@ -159,6 +159,8 @@ def _within_slo(figures: VariantFindings, cost: Costs, slo_s: float | None) -> s
     if cost.at_slo is None:
         return f"missed {limit} at {missed:.2f}/s, the lowest rate tried"
     words = f"{cost.at_slo.images_per_device_hour:,.0f} images per device-hour with {limit}"
+    if figures.carried.at_capacity:
+        return f"{words} ({met:.2f}/s, all that it draws)"
     if missed is None:
         return f"at least {words} ({met:.2f}/s, the highest rate tried)"
     return f"{words} ({met:.2f}/s; missed at {missed:.2f}/s)"

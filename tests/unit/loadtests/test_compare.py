@@ -21,8 +21,8 @@ from loadtests.compare.gate import Change, NotComparable, changes, check_compara
 from loadtests.compare.quality import similarity, to_reference
 from loadtests.compare.ratios import Difference, Ratio, Repeated
 from loadtests.compare.record import Record, Run
-from loadtests.compare.rungs import Carried, Rung, carried, rung
-from loadtests.compare.search import first_rate, for_the_curve, next_rate
+from loadtests.compare.rungs import Carried, Rung, capacity_per_s, carried, rung
+from loadtests.compare.search import first_rate, for_the_curve, for_the_search, next_rate
 from loadtests.compare.verdict import of_auto, verdict
 from loadtests.workload import Workload
 from serve.variants import MINIATURE, SD_V1
@@ -122,9 +122,35 @@ def at(rate_per_s: float, slo: str) -> Rung:
 
 def test_the_bracket_of_the_highest_rate() -> None:
     rungs = [at(1, "met"), at(2, "met"), at(3, "not decided"), at(4, "missed"), at(5, "met")]
-    assert carried(rungs) == Carried(2, 4)
-    assert carried([at(1, "met")]) == Carried(1, None)
-    assert carried([]) == Carried(None, None)
+    assert carried(rungs, 9.0) == Carried(2, 4)
+    assert carried([at(1, "met")], 9.0) == Carried(1, None)
+    assert carried([], 9.0) == Carried(None, None)
+
+
+def test_a_rate_beyond_the_capacity_is_not_carried_however_lax_the_slo() -> None:
+    assert carried([at(1, "met"), at(2, "met")], 1.5) == Carried(1.5, 1.15 * 1.5, True)
+    assert carried([at(2, "met"), at(2.1, "missed")], 1.9) == Carried(1.9, 2.1, True)
+    # Where more drew at once than in the closed loop, what they drew counts.
+    assert capacity_per_s(1.0, [replace(at(2, "met"), achieved_per_s=1.8)]) == 1.8
+    record = a_record()
+    record.runs += [
+        open_loop(name, rate, 0) for name, rate in (("original", 2.5), ("distilled", 9))
+    ]
+    # All of the runs' answers come at once, long after their schedules: 100 in 60 s and in 30 s.
+    for run in record.runs[-2:]:
+        last_s = 60.0 if run.variant == "original" else 30.0
+        run.samples[:] = [replace(each, done_s=last_s) for each in run.samples]
+    lax = replace(DESIGN, slo_s=99.0)
+    found = find(lax, record)
+    (original, distilled) = costs(found, {}, 1, None).values()
+    assert original.at_slo is not None
+    assert distilled.at_slo is not None
+    assert original.at_slo.device_s_per_image == pytest.approx(0.6, rel=0.02)
+    assert distilled.at_slo.device_s_per_image == pytest.approx(0.3, rel=0.02)
+    assert cheapest(found, costs(found, {}, 1, None)) == Cheapest("at_slo", ("distilled",))
+    assert for_the_search(lax, found["original"], 99.0) == 0.0
+    words = verdict(found, [], costs(found, {}, 1, None), {}, 99.0)
+    assert "(1.67/s, all that it draws)" in words[1]
 
 
 @pytest.mark.parametrize("limit", [0.3, 1.9, 2.0, 2.1, 3.1, 9.0])
@@ -167,7 +193,7 @@ def test_rates_for_the_curve_are_within_the_slo_and_not_those_that_were_tried(
     tried: Sequence[float], share: float
 ) -> None:
     rungs = (*(at(each * 2.0, "met") for each in tried), at(2.0, "met"), at(2.3, "missed"))
-    found = replace(find(DESIGN, a_record())["original"], rungs=rungs, carried=carried(rungs))
+    found = replace(find(DESIGN, a_record())["original"], rungs=rungs, carried=carried(rungs, 9.0))
     assert for_the_curve(DESIGN, found, 0.0) == share * 2.0
     assert for_the_curve(DESIGN, replace(found, carried=Carried(None, 2.3)), 0.0) == 0.0
 
