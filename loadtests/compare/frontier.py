@@ -61,7 +61,7 @@ class Frontier:
 
     `measure` is None where the pictures say nothing. `recommended` is the cheapest setting on the
     Pareto line that is at most `tolerance` below the reference, its noise included; None where
-    there are too few pictures.
+    there are too few pictures, or the reference's are worth no more than that.
     """
 
     base: Setting
@@ -178,7 +178,9 @@ def conclude_frontier(
     if measure is None or default.quality is None:
         return found
     found = replace(found, tolerance=max(_TOLERANCES[measure], default.shortfall + default.noise))
-    if default.device_s.count < DECIDING_PICTURES:
+    # Pictures that show nothing would be good enough, too.
+    nothing = (found.point(reference).quality or 0.0) <= found.tolerance
+    if default.device_s.count < DECIDING_PICTURES or nothing:
         return found
     # A hair more, for sums of rounded numbers.
     enough = found.tolerance + 1e-9

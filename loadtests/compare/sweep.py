@@ -17,11 +17,12 @@ from .record import Record, Run, Setting, Shot
 class Sweep:
     """Fills `record.frontier`; what there is no time for is named in `record.left_out`.
 
-    The first level begins with the base setting and the reference. A round is one picture in every
+    The first level begins with the base setting. A round is one picture in every
     setting of a level and in the base setting, so that what slows the device down for a while slows
     both; only whole rounds count. A setting that fails is drawn no further.
 
     Args:
+        reference: the setting that the others' pictures are held to; of the first level.
         pictures: how many of each setting; of the first level as many as there is time for.
         needed_s: what a picture is expected to take.
         left_s: seconds until the end.
@@ -32,6 +33,7 @@ class Sweep:
     workload: Workload
     record: Record
     levels: Sequence[Sequence[Setting]]
+    reference: Setting
     pictures: int
     needed_s: Callable[[Setting], float]
     left_s: Callable[[], float]
@@ -41,15 +43,15 @@ class Sweep:
     async def carry_out(self) -> None:
         """The coarse level first, then the others as far as there is time."""
         await self._warm_up()
+        wanted = self.pictures
         for number, level in enumerate(self.levels):
             # Fewer pictures of a finer level would say nothing.
             least = min(DECIDING_PICTURES, self.pictures) if number else 1
             drawn = await self._level(level, least)
-            if drawn < self.pictures:
+            if drawn < wanted:
                 steps = ", ".join(str(count) for count in sorted({s.steps for s in level}))
                 self.record.left_out.append(
-                    f"{self.pictures - drawn} of {self.pictures} pictures of the frontier's "
-                    f"{steps} steps"
+                    f"{wanted - drawn} of {wanted} pictures of the frontier's {steps} steps"
                 )
             if not number:
                 self.pictures = drawn
@@ -64,7 +66,7 @@ class Sweep:
     async def _level(self, level: Sequence[Setting], least: int) -> int:
         """Draw picture by picture, until there are enough or time is up; returns how many.
 
-        None where there seems to be no time for `least`.
+        None are drawn where there seems to be no time for `least`.
         """
         settings = list(dict.fromkeys([*self.levels[0][:1], *level]))
         a_round_s = sum(map(self.needed_s, settings))
@@ -72,7 +74,8 @@ class Sweep:
             return 0
         for index in range(self.pictures):
             settings = [setting for setting in settings if setting not in self._failed]
-            if a_round_s > self.left_s() or self._failed & set(self.levels[0][:2]):
+            # Nothing can be held to what isn't drawn.
+            if a_round_s > self.left_s() or self._failed & {self.levels[0][0], self.reference}:
                 return index
             a_round_s = await self._round(settings, index)
         return self.pictures

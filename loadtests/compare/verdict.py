@@ -63,11 +63,16 @@ def of_frontier(frontier: Frontier | None) -> list[str]:
             f"{cheapest.setting} costs {cheapest.cost:.2f} of {frontier.base}; what the frontier's "
             "pictures are worth is not known."
         ]
+    best = frontier.point(frontier.reference)
     if frontier.recommended is None:
-        return [
-            f"The frontier recommends nothing: it takes {DECIDING_PICTURES} pictures a setting."
-        ]
-    point, best = frontier.point(frontier.recommended), frontier.point(frontier.reference)
+        if best.device_s.count < DECIDING_PICTURES:
+            why = f"it takes {DECIDING_PICTURES} pictures a setting"
+        else:
+            why = (
+                f"the pictures of its reference, {best.setting}, are too poor to measure others by"
+            )
+        return [f"The frontier recommends nothing: {why}."]
+    point = frontier.point(frontier.recommended)
     words = (
         f"{point.setting} costs {point.cost:.2f} of {frontier.base}: the cheapest on the frontier "
         f"within {frontier.tolerance:.2g} of the reference, {frontier.reference} "
@@ -86,13 +91,14 @@ def _cheapest(
 ) -> str:
     """The variant with the lowest cost a picture, its ties, and how alike its pictures are."""
     least = cheapest(found, costs)
+    both = [(found[name], cost) for name, cost in costs.items()]
     if least.by == "at_slo":
         words = f"Most pictures for the money with p95 <= {slo_s:.2f} s"
     else:
-        words = (
-            "Most pictures for the money at saturation, as in batch jobs (which variant it is "
-            "within the SLO is not decided)"
-        )
+        why = "which variant it is within the SLO is not decided"
+        if all(figures.carried.missed_per_s and not cost.at_slo for figures, cost in both):
+            why = f"no variant met p95 <= {slo_s:.2f} s at any rate tried"
+        words = f"Most pictures for the money at saturation, as in batch jobs ({why})"
     equals = sorted(least.variants, key=list(costs).index)
     if len(equals) == 1:
         words += f": `{equals[0]}`"

@@ -350,6 +350,13 @@ def test_a_variant_without_a_rate_within_the_slo_is_out_only_where_it_missed_a_l
     assert "at least 10,800 images per device-hour with p95 <= 1.80 s (1.50/s" in distilled
 
 
+def test_where_every_variant_missed_the_slo_the_verdict_says_so() -> None:
+    record = a_record()
+    record.runs += [open_loop("distilled", 1.5, 6), open_loop("original", 1.0, 6)]
+    words, *_ = verdict(find(DESIGN, record), [], prices(record), {}, 1.8)
+    assert "at saturation, as in batch jobs (no variant met p95 <= 1.80 s at any rate" in words
+
+
 def test_the_verdict_names_the_cheapest_or_the_tie() -> None:
     found = find(DESIGN, a_record())
     clear = verdict(found, compare(found), costs(found, {}, 1, None), {}, 1.8)
