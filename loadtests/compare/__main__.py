@@ -11,7 +11,6 @@ import asyncio
 import contextlib
 import shlex
 import signal
-import statistics
 import sys
 import time
 from dataclasses import replace
@@ -21,8 +20,6 @@ from typing import Any, get_args
 
 from serve.errors import ServingError
 from serve.generation import SchedulerName
-from serve.variants import family
-from serve.weights.layout import family_dir
 
 from ..client import connected
 from ..keys import KEY_HELP, environments_key, without_key
@@ -32,10 +29,9 @@ from .campaign import Campaign
 from .conclusion import Conclusion, Setup, conclude
 from .design import Design
 from .endpoint import Endpoint, NotTheService, asked_again, read
-from .frontier import levels, prompts
+from .frontier import levels
 from .gate import changes, check_comparable, read_json, read_report
 from .plan_check import check_plan, planned_rates
-from .quality import pixels
 from .record import Record
 from .report import write
 from .service import own_service
@@ -174,7 +170,12 @@ def _compare(args: argparse.Namespace) -> int:
     if not record.interrupted:
         # What took minutes to measure is written down whatever becomes of this.
         try:
-            _judge_with_models(args, endpoint, design, record, more)
+            here = endpoint.family == "miniature" or args.weights_dir or args.clip
+            if here and not endpoint.random_weights:
+                # Importing torch takes seconds, and only this needs it.
+                from .decoders import judge
+
+                judge(endpoint, design, record, args.weights_dir, args.clip, more)
         except KeyboardInterrupt:
             record.interrupted = True
         except (ServingError, OSError, ValueError, RuntimeError) as fault:
@@ -248,50 +249,6 @@ def _design(args: argparse.Namespace, endpoint: Endpoint) -> Design:
     if args.rounds:
         design = replace(design, rounds=args.rounds)
     return design.within(args.minutes * 60) if args.minutes else design
-
-
-def _judge_with_models(
-    args: argparse.Namespace,
-    endpoint: Endpoint,
-    design: Design,
-    record: Record,
-    found: dict[str, Any],
-) -> None:
-    """Add the VAEs on identical latents, and the CLIP score, where the weights for it are here."""
-    if endpoint.random_weights:
-        return
-    if endpoint.family == "miniature" or args.weights_dir:
-        _print("Decoding identical latents with both VAEs ...")
-        # Importing torch takes seconds, and only this needs it.
-        from .decoders import vae_similarity
-
-        folder = family_dir(endpoint.family, args.weights_dir)
-        count = min(design.pictures, 8)
-        found["vaes"] = vae_similarity(family(endpoint.family), folder, design.workload, count)
-    if args.clip:
-        _print("CLIP scores ...")
-        from .decoders import clip_scores
-
-        whole = record.drawn_by_all(design.variants)
-        pictures = {
-            variant: [pixels(drawn[variant]) for drawn in whole.values()]
-            for variant in design.variants
-        }
-        scores = clip_scores(args.clip, prompts(design.workload, [*whole]), pictures)
-        found["clip"] = {name: statistics.fmean(each.cosines) for name, each in scores.items()}
-        if record.frontier:
-            indices = sorted(set().union(*record.frontier.values()))
-            found["frontier_clip"] = clip_scores(
-                args.clip,
-                prompts(design.workload, indices),
-                {
-                    setting: [pixels(shots[index].picture) for index in sorted(shots)]
-                    for setting, shots in record.frontier.items()
-                },
-                within_s=design.frontier_s / 2,
-            )
-            if missing := len(record.frontier) - len(found["frontier_clip"]):
-                record.left_out.append(f"CLIP scores of {missing} settings of the frontier")
 
 
 def _print_verdict(conclusion: Conclusion, out: Path) -> int:

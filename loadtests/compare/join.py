@@ -11,9 +11,10 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from ..markdown import number
 from .findings import carries_more
 from .gate import NotComparable, read_json
-from .report import as_page
+from .report import Page
 from .rungs import Carried
 from .tables import Table
 
@@ -72,9 +73,8 @@ def main(arguments: Sequence[str]) -> int:
     if args.out.resolve() in (path.resolve().parent for path in args.reports):
         parser.error(f"out: {args.out} holds one of the reports; it would be overwritten")
     joined = join({str(path): read_json(path, "report", "comparison") for path in args.reports})
-    markdown, html = as_page(
+    page = Page(
         title=f"Which variant on which device: `{joined.family}`",
-        warnings=[],
         verdict=[verdict(joined)],
         tables=[table for table in (_rows(joined), _differences(joined)) if table.rows],
         facts=[
@@ -85,8 +85,7 @@ def main(arguments: Sequence[str]) -> int:
     args.out.mkdir(parents=True, exist_ok=True)
     content = {"report": "join", **asdict(joined)}
     (args.out / "report.json").write_text(json.dumps(content, indent=1) + "\n")
-    (args.out / "report.md").write_text(markdown)
-    (args.out / "report.html").write_text(html, encoding="utf-8")
+    page.write(args.out)
     print(f"{verdict(joined)}\nReport: {args.out / 'report.html'} (and report.md, report.json)")
     return 0
 
@@ -164,7 +163,7 @@ def _of_report(report: Mapping[str, Any]) -> list[tuple[Row, Carried]]:
     """Each variant's row, with the bracket of the rate within the SLO for its price an hour."""
     price, found = report["setup"]["price_per_hour"], []
     for variant, cost in report["costs"].items():
-        at_slo, carried = cost["at_slo"], report["variants"][variant]["carried"]
+        at_slo = cost["at_slo"]
         row = Row(
             device=report["setup"]["device"],
             variant=variant,
@@ -176,9 +175,7 @@ def _of_report(report: Mapping[str, Any]) -> list[tuple[Row, Carried]]:
             relative=None,
             peak_memory_bytes=report["endpoint"]["peak_memory_bytes"].get(variant),
         )
-        money = cost["devices"] * (price or 1.0)
-        ends = (carried[end] and carried[end] / money for end in ("met_per_s", "missed_per_s"))
-        found.append((row, Carried(*ends)))
+        found.append((row, Carried(**cost["carried"]).by(price or 1.0)))
     return found
 
 
@@ -249,11 +246,10 @@ def _names(rows: Sequence[Row]) -> str:
 
 def _rows(joined: Joined) -> Table:
     rows = [
-        [row.device, row.variant, _number(row.images_per_s_at_slo),
-         _number(row.images_per_s_at_saturation), f"{row.devices:g}",
-         "-" if row.price_per_hour is None else f"{row.price_per_hour:g}",
-         "-" if row.per_1000 is None else f"{row.per_1000:.3g}", _number(row.relative),
-         _number(row.peak_memory_bytes and row.peak_memory_bytes / 2**30)]
+        [row.device, row.variant, number(row.images_per_s_at_slo),
+         number(row.images_per_s_at_saturation), f"{row.devices:g}",
+         number(row.price_per_hour, "g"), number(row.per_1000, ".3g"), number(row.relative),
+         number(row.peak_memory_bytes and row.peak_memory_bytes / 2**30)]
         for row in joined.rows
     ]  # fmt: skip
     return Table(
@@ -275,7 +271,3 @@ def _differences(joined: Joined) -> Table:
         ["", *devices],
         [[name, *map(str, values.values())] for name, values in joined.differences.items()],
     )
-
-
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.2f}"

@@ -47,6 +47,11 @@ class Carried:
     missed_per_s: float | None
     at_capacity: bool = False
 
+    def by(self, divisor: float) -> "Carried":
+        """Per device, or for an hour's money."""
+        met, missed = self.met_per_s, self.missed_per_s
+        return Carried(met and met / divisor, missed and missed / divisor, self.at_capacity)
+
 
 def rungs_of(design: Design, record: Record, variant: str, limit_s: float) -> list[Rung]:
     """Each rate that was tried, lowest first."""

@@ -2,7 +2,9 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 
+from ..markdown import number, table
 from ..published import PROMPT, published_cells
 from ..replies import AUTO
 from .auto import AutoRate, Contender
@@ -13,6 +15,7 @@ from .frontier_table import frontier_cells
 from .quality import PUBLISHED_QUALITY, Similarity
 
 _UNDECIDED = "not decided"
+_seconds = partial(number, unknown=_UNDECIDED)
 
 
 @dataclass(frozen=True)
@@ -23,6 +26,10 @@ class Table:
     caption: str
     head: list[str]
     rows: list[list[str]]
+
+    def markdown(self) -> str:
+        """Caption and table."""
+        return table(self.caption, self.head, self.rows)
 
 
 def tables(conclusion: Conclusion) -> list[Table]:
@@ -72,9 +79,8 @@ def _costs(conclusion: Conclusion) -> Table:
 def _cost(cost: Cost | None, more: str) -> list[str]:
     if cost is None:
         return [f"{_UNDECIDED}{more}", "-", "-", "-"]
-    price = "-" if cost.per_1000 is None else f"{cost.per_1000:.3g}"
     return [f"{cost.images_per_s.median:.2f}{more}", f"{cost.device_s_per_image:.3f}",
-            f"{cost.images_per_device_hour:,.0f}", price]  # fmt: skip
+            f"{cost.images_per_device_hour:,.0f}", number(cost.per_1000, ".3g")]  # fmt: skip
 
 
 def _differences(conclusion: Conclusion) -> Table:
@@ -103,15 +109,10 @@ def _difference_rows(comparison: Comparison) -> Iterator[list[str]]:
     }
     for what, ratio in ratios.items():
         if ratio is not None:
-            noise = _UNDECIDED if ratio.noise is None else f"{ratio.noise:.1%}"
-            yield [
-                what,
-                f"{ratio.value:.2f}",
-                ratio.interval() or "one round",
-                noise,
-                ratio.outcome,
-            ]
-    carried = "-" if comparison.carried_ratio is None else f"{comparison.carried_ratio:.2f}"
+            interval = ratio.interval() or "one round"
+            noise = number(ratio.noise, ".1%", _UNDECIDED)
+            yield [what, f"{ratio.value:.2f}", interval, noise, ratio.outcome]
+    carried = number(comparison.carried_ratio)
     yield ["rate within the SLO", carried, "-", "-", comparison.carried]
 
 
@@ -314,7 +315,3 @@ def _gate(conclusion: Conclusion) -> Table:
         ["variant", "figure", "before", "now", "change", "allowed", ""],
         rows,
     )
-
-
-def _seconds(value: float | None) -> str:
-    return _UNDECIDED if value is None else f"{value:.2f}"

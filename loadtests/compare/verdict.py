@@ -90,7 +90,7 @@ def _cheapest(
     slo_s: float | None,
 ) -> str:
     """The variant with the lowest cost a picture, its ties, and how alike its pictures are."""
-    least = cheapest(found, costs)
+    least = cheapest(costs)
     both = [(found[name], cost) for name, cost in costs.items()]
     if least.by == "at_slo":
         words = f"Most pictures for the money with p95 <= {slo_s:.2f} s"

@@ -147,7 +147,7 @@ def test_a_rate_beyond_the_capacity_is_not_carried_however_lax_the_slo() -> None
     assert distilled.at_slo is not None
     assert original.at_slo.device_s_per_image == pytest.approx(0.6, rel=0.02)
     assert distilled.at_slo.device_s_per_image == pytest.approx(0.3, rel=0.02)
-    assert cheapest(found, costs(found, {}, 1, None)) == Cheapest("at_slo", ("distilled",))
+    assert cheapest(costs(found, {}, 1, None)) == Cheapest("at_slo", ("distilled",))
     assert for_the_search(lax, found["original"], 99.0) == 0.0
     words = verdict(found, [], costs(found, {}, 1, None), {}, 99.0)
     assert "(1.67/s, all that it draws)" in words[1]
@@ -333,16 +333,16 @@ def test_the_cheapest_within_the_slo_is_decided_beyond_the_width_of_the_search(
     distilled_per_s: float, original_replicas: int, variants: tuple[str, ...]
 ) -> None:
     record = a_searched_record(distilled_per_s)
-    found = cheapest(find(DESIGN, record), prices(record, original=original_replicas))
+    found = cheapest(prices(record, original=original_replicas))
     assert found == Cheapest("at_slo", variants)
 
 
 def test_a_variant_without_a_rate_within_the_slo_is_out_only_where_it_missed_a_lower_one() -> None:
     record = a_record()
     record.runs += [open_loop("distilled", 1.5, 0), open_loop("original", 2.0, 6)]
-    assert cheapest(find(DESIGN, record), prices(record)).by == "at_saturation"
+    assert cheapest(prices(record)).by == "at_saturation"
     record.runs.append(open_loop("original", 1.0, 6))
-    assert cheapest(find(DESIGN, record), prices(record)) == Cheapest("at_slo", ("distilled",))
+    assert cheapest(prices(record)) == Cheapest("at_slo", ("distilled",))
     (_, original, distilled) = verdict(
         find(DESIGN, record), [], prices(record, original=1, distilled=1), {}, 1.8
     )
