@@ -4,7 +4,8 @@ import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
-from ..client import Client, answered
+from .. import closedloop
+from ..client import Client
 from ..replies import first_picture
 from ..rounds import rotated
 from ..samples import Sample
@@ -61,7 +62,7 @@ class Sweep:
         every = [setting for level in self.levels for setting in level]
         every.sort(key=lambda setting: -setting.steps)
         for fewest in {(setting.variant, setting.scheduler): setting for setting in every}.values():
-            await self.client.draw(self._body(fewest, 0))
+            await self._draw(fewest, 0)
 
     async def _level(self, level: Sequence[Setting], least: int) -> int:
         """Draw picture by picture, until there are enough or time is up; returns how many.
@@ -85,20 +86,15 @@ class Sweep:
         now_s = asyncio.get_running_loop().time
         begun_s, drawn = now_s(), dict[Setting, tuple[float, bytes]]()
         for setting in rotated(settings, index):
-            fired_s = now_s()
-            answer = await self.client.draw(self._body(setting, index))
-            blank = Sample(index, setting.variant, setting.steps, 0.0, 0.0, 0.0)
-            sample = answered(blank, answer, answer.done_s - fired_s)
+            sample, content = await self._draw(setting, index)
             # Few steps or a scheduler that a variant refuses are no failure of the service.
             if sample.status != 400:
                 run = Run("frontier", setting.variant, index, scheduler=setting.scheduler)
                 run.samples.append(sample)
                 run.duration_s = sample.done_s
                 self.record.runs.append(run)
-            timings = answer.verdict.timings or {}
-            device_s = timings.get("denoise_s", 0.0) + timings.get("decode_s", 0.0)
-            if sample.outcome == "ok" and device_s > 0:
-                drawn[setting] = device_s, first_picture(answer.content)
+            if sample.outcome == "ok" and sample.device_s:
+                drawn[setting] = sample.device_s, first_picture(content)
             else:
                 why = sample.reason or "the reply has no timings"
                 self.record.left_out.append(f"the frontier's {setting}: {why}")
@@ -112,9 +108,14 @@ class Sweep:
                 shots.setdefault(index, Shot(device_s, base_s, picture))
         return now_s() - begun_s
 
-    def _body(self, setting: Setting, index: int) -> dict[str, object]:
-        """Of request `index`, the same in every setting but for the setting."""
+    async def _draw(self, setting: Setting, index: int) -> tuple[Sample, bytes]:
+        """Request `index`, the same in every setting but for the setting."""
         workload = replace(
             self.workload, num_inference_steps=(setting.steps,), scheduler=setting.scheduler
         )
-        return workload.body(index, setting.variant)
+        drawn: list[tuple[Sample, bytes]] = []
+        await closedloop.run(
+            self.client, 1, 1, workload, setting.variant, first=index,
+            done=lambda sample, content: drawn.append((sample, content)),
+        )  # fmt: skip
+        return drawn[0]

@@ -92,10 +92,11 @@ def _differences(conclusion: Conclusion) -> Table:
     rounds = {run.round for run in conclusion.record.runs if run.section == "closed loop"}
     return Table(
         "What is decided",
-        f"Over 1 is better. Ratios are taken within rounds ({len(rounds)} of "
-        f"{conclusion.design.rounds} were run); the interval is their mean's, 95 % by Student's t. "
-        "*Noise floor*: a smaller difference is a tie. For the rate within the SLO a difference "
-        "is decided where one variant met a rate 15 % above one that the other has missed.",
+        "Over 1 is better, for all of a variant's replicas. Ratios are taken within rounds "
+        f"({len(rounds)} of {conclusion.design.rounds} were run); the interval is their mean's, "
+        "95 % by Student's t. *Noise floor*: a smaller difference is a tie. For the rate within "
+        "the SLO a difference is decided where one variant met a rate 15 % above one that the "
+        "other has missed.",
         ["variant", "against", "what", "ratio", "95 % interval", "noise floor", "outcome"],
         rows,
     )

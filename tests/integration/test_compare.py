@@ -294,7 +294,10 @@ def test_the_frontier_finds_the_costs_that_are_there(tmp_path: Path) -> None:
     assert "The frontier: cost against quality" in page
     assert page.count(", by distilled with 10 steps of euler") == 2
     rows = list(csv.DictReader((tmp_path / "samples.csv").open()))
-    assert {row["scheduler"] for row in rows if row["section"] == "frontier"} == {"pndm", "euler"}
+    rows = [row for row in rows if row["section"] == "frontier"]
+    assert {row["scheduler"] for row in rows} == {"pndm", "euler"}
+    times_s = {float(row["device_s"]) for row in rows if row["variant"] == "distilled"}
+    assert sorted(times_s) == pytest.approx([0.02 * 10 / 25, 0.02 * 50 / 25])
 
 
 def test_pictures_of_random_weights_are_not_judged(tmp_path: Path) -> None:
