@@ -23,7 +23,8 @@ from .tables import Table
 class Row:
     """A variant on a device; rates are of all `devices`, `per_1000` is the cost within the SLO.
 
-    `relative` is that cost over the lowest one. None is what was not decided or not given.
+    `relative` is that cost over the lowest one; `carried` the rate within the SLO for a unit of
+    money an hour, or for a device. None is what was not decided or not given.
     """
 
     device: str
@@ -35,6 +36,7 @@ class Row:
     per_1000: float | None
     relative: float | None
     peak_memory_bytes: int | None
+    carried: Carried
 
 
 @dataclass(frozen=True)
@@ -97,13 +99,13 @@ def join(reports: Mapping[str, Mapping[str, Any]]) -> Joined:
         NotComparable: what was measured is not the same, a run is incomplete, or two have one
             device.
     """
-    asked, told, sources, priced = {}, {}, {}, []
+    asked, told, sources, every = {}, {}, {}, list[Row]()
     for path, report in reports.items():
         if not report.get("complete"):
             raise NotComparable(f"complete: {path} has {report.get('complete')}; allowed: True")
         try:
             asked[path], told[path], sources[path] = _asked(report), _told(report), _source(report)
-            priced += _of_report(report)
+            every += _of_report(report)
         except (KeyError, TypeError, ValueError, AttributeError) as fault:
             raise NotComparable(
                 f"{path}: not a report of this version's comparison: {fault!r}"
@@ -123,7 +125,7 @@ def join(reports: Mapping[str, Mapping[str, Any]]) -> Joined:
                 f"device: {earlier} has {device!r}, {path} has {device!r}; every report must "
                 "have another (`--device` names it)"
             )
-    rows, cheapest, unknown = _relative(priced)
+    rows, cheapest, unknown = _relative(every)
     differences = {
         name: {path: of_one.get(name) for path, of_one in told.items()}
         for name in dict.fromkeys(name for of_one in told.values() for name in of_one)
@@ -159,11 +161,10 @@ def _asked(report: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _of_report(report: Mapping[str, Any]) -> list[tuple[Row, Carried]]:
-    """Each variant's row, with the bracket of the rate within the SLO for its price an hour."""
+def _of_report(report: Mapping[str, Any]) -> list[Row]:
     price, found = report["setup"]["price_per_hour"], []
     for variant, cost in report["costs"].items():
-        at_slo = cost["at_slo"]
+        at_slo, carried = cost["at_slo"], Carried(**report["variants"][variant]["carried"])
         row = Row(
             device=report["setup"]["device"],
             variant=variant,
@@ -174,29 +175,26 @@ def _of_report(report: Mapping[str, Any]) -> list[tuple[Row, Carried]]:
             per_1000=at_slo and at_slo["per_1000"],
             relative=None,
             peak_memory_bytes=report["endpoint"]["peak_memory_bytes"].get(variant),
+            carried=carried.by(cost["devices"] * (price or 1.0)),
         )
-        found.append((row, Carried(**cost["carried"]).by(price or 1.0)))
+        found.append(row)
     return found
 
 
-def _relative(
-    priced: Sequence[tuple[Row, Carried]],
-) -> tuple[list[Row], list[Row], list[Row]]:
+def _relative(rows: Sequence[Row]) -> tuple[Sequence[Row], Sequence[Row], Sequence[Row]]:
     """All rows with their cost over the lowest; the cheapest; and those that might be as cheap."""
-    known = [pair for pair in priced if pair[0].per_1000 is not None]
-    best = min(known, key=lambda pair: pair[0].per_1000 or 0.0, default=None)
-    if best is None or not best[0].per_1000:
-        return [row for row, _ in priced], [], []
-    rows: list[Row] = []
-    cheapest: list[Row] = []
-    unknown: list[Row] = []
-    for row, bracket in priced:
-        if row.per_1000 is not None:
-            row = replace(row, relative=row.per_1000 / best[0].per_1000)
-        rows.append(row)
-        if row.price_per_hour is None or carries_more(best[1], bracket) != "better":
-            (unknown if row.per_1000 is None else cheapest).append(row)
-    return rows, cheapest, unknown
+    costs = [row.per_1000 for row in rows if row.per_1000]
+    if not costs:
+        return rows, [], []
+    rows = [replace(row, relative=row.per_1000 and row.per_1000 / min(costs)) for row in rows]
+    best = next(row for row in rows if row.relative == 1)
+    near = [
+        row
+        for row in rows
+        if row.price_per_hour is None or carries_more(best.carried, row.carried) != "better"
+    ]
+    cheapest = [row for row in near if row.relative is not None]
+    return rows, cheapest, [row for row in near if row.relative is None]
 
 
 def _source(report: Mapping[str, Any]) -> dict[str, Any]:

@@ -44,8 +44,11 @@ def a_report(device: str, price: float | None, *, met_per_s: float = 1.0) -> dic
         },
         "slo_s": 2.0,
         "costs": {
-            name: {"devices": 1.0, "at_slo": cost(rate), "at_saturation": cost(2 * rate),
-                   "carried": {"met_per_s": rate, "missed_per_s": 1.1 * rate}}
+            name: {"devices": 1.0, "at_slo": cost(rate), "at_saturation": cost(2 * rate)}
+            for name, rate in rates.items()
+        },
+        "variants": {
+            name: {"carried": {"met_per_s": rate, "missed_per_s": 1.1 * rate}}
             for name, rate in rates.items()
         },
     }  # fmt: skip
@@ -114,7 +117,7 @@ def test_what_might_be_as_cheap_is_named(tmp_path: Path) -> None:
     for report, missed_per_s in ((undecided, None), (missed, 0.5)):
         report["costs"]["distilled"]["at_slo"] = None
         bracket = {"met_per_s": None, "missed_per_s": missed_per_s}
-        report["costs"]["distilled"]["carried"] = bracket
+        report["variants"]["distilled"]["carried"] = bracket
     done = join(tmp_path, a_report("L4", 0.72), undecided, a_report("A100", None), missed)
     assert (
         "`distilled` on L4; 1,000 cost 0.2; without a price or a rate within the SLO, so not "
