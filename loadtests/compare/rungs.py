@@ -15,7 +15,11 @@ _IDLE_S = 0.1
 
 @dataclass(frozen=True)
 class Rung:
-    """One rate of the open loop, its runs pooled. `p95_s` is None where it isn't decided."""
+    """One rate of the open loop, its runs pooled. `p95_s` is None where it isn't decided.
+
+    `steady_per_s` is the throughput without the time that the first and last answers took; 0 where
+    too few were drawn to know it.
+    """
 
     rate_per_s: float
     requests: int
@@ -25,6 +29,7 @@ class Rung:
     late: int
     offered_per_s: float
     achieved_per_s: float
+    steady_per_s: float
     within_slo: float
     mean_s: float | None
     p50_s: float | None
@@ -86,6 +91,7 @@ def rung(design: Design, runs: Sequence[Run], rate_per_s: float, limit_s: float)
         late=whole.late,
         offered_per_s=whole.offered_per_s,
         achieved_per_s=whole.ok / max(took_s, 1e-9),
+        steady_per_s=_steady_per_s(runs) if len(drawn_s) >= DECIDING_SAMPLES // 2 else 0.0,
         within_slo=whole.within_slo or 0.0,
         mean_s=statistics.fmean(drawn_s) if drawn_s else None,
         p50_s=whole.p50_s,
@@ -95,6 +101,18 @@ def rung(design: Design, runs: Sequence[Run], rate_per_s: float, limit_s: float)
         busy_at_start=any((sample.queue_s or 0) > _IDLE_S for sample in first),
         void=whole.void,
     )
+
+
+def _steady_per_s(runs: Sequence[Run]) -> float:
+    """Without each run's first quarter of answers: many at once take their time to be there."""
+    drawn, took_s = 0, 0.0
+    for run in runs:
+        done_s = sorted(sample.done_s for sample in run.samples if sample.outcome == "ok")
+        if done_s:
+            begun_s = done_s[len(done_s) // 4]
+            drawn += sum(at_s > begun_s for at_s in done_s)
+            took_s += done_s[-1] - begun_s
+    return drawn / took_s if took_s else 0.0
 
 
 def misses(samples: Sequence[Sample], limit_s: float) -> int:
@@ -107,7 +125,7 @@ def misses(samples: Sequence[Sample], limit_s: float) -> int:
 
 def capacity_per_s(closed_per_s: float | None, rungs: Sequence[Rung]) -> float:
     """The highest throughput of the closed loop or, where more drew at once, of the open loop."""
-    return max([closed_per_s or 0.0, *(rung.achieved_per_s for rung in rungs)])
+    return max([closed_per_s or 0.0, *(rung.steady_per_s for rung in rungs)])
 
 
 def carried(rungs: Sequence[Rung], capacity_per_s: float) -> Carried:

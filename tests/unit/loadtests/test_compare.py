@@ -130,8 +130,6 @@ def test_the_bracket_of_the_highest_rate() -> None:
 def test_a_rate_beyond_the_capacity_is_not_carried_however_lax_the_slo() -> None:
     assert carried([at(1, "met"), at(2, "met")], 1.5) == Carried(1.5, 1.15 * 1.5, True)
     assert carried([at(2, "met"), at(2.1, "missed")], 1.9) == Carried(1.9, 2.1, True)
-    # Where more drew at once than in the closed loop, what they drew counts.
-    assert capacity_per_s(1.0, [replace(at(2, "met"), achieved_per_s=1.8)]) == 1.8
     record = a_record()
     record.runs += [
         open_loop(name, rate, 0) for name, rate in (("original", 2.5), ("distilled", 9))
@@ -196,6 +194,18 @@ def test_rates_for_the_curve_are_within_the_slo_and_not_those_that_were_tried(
     found = replace(find(DESIGN, a_record())["original"], rungs=rungs, carried=carried(rungs, 9.0))
     assert for_the_curve(DESIGN, found, 0.0) == share * 2.0
     assert for_the_curve(DESIGN, replace(found, carried=Carried(None, 2.3)), 0.0) == 0.0
+
+
+def test_many_replicas_carry_more_than_the_closed_loops_few_users_show() -> None:
+    # 25/s, each drawn in 2 s, are drawn at once by as many as it takes; 8 users have 4/s of them.
+    samples = [sample(2.0, index / 25) for index in range(100)]
+    run = Run("open loop", "x", 0, rate_per_s=25.0, duration_s=4.0, samples=samples)
+    seen = rung(DESIGN, [run], 25.0, 3.0)
+    assert seen.achieved_per_s == pytest.approx(100 / 5.96)
+    assert capacity_per_s(4.0, [seen]) == pytest.approx(25)
+    # Too few answers don't tell a rate.
+    few = replace(run, samples=samples[:49])
+    assert capacity_per_s(4.0, [rung(DESIGN, [few], 25.0, 3.0)]) == 4.0
 
 
 def closed(variant: str, round_: int, users: int, image_s: float, requests: int = 4) -> Run:
