@@ -24,7 +24,8 @@ class Answer:
 
 def answered(sample: Sample, answer: Answer, done_s: float) -> Sample:
     """The sample with what came back, `done_s` after the run's start."""
-    verdict = answer.verdict
+    verdict, timings = answer.verdict, answer.verdict.timings or {}
+    device_s = timings.get("denoise_s", 0.0) + timings.get("decode_s", 0.0)
     return replace(
         sample,
         done_s=done_s,
@@ -32,7 +33,8 @@ def answered(sample: Sample, answer: Answer, done_s: float) -> Sample:
         outcome=verdict.outcome,
         reason=verdict.reason,
         retry_after_s=verdict.retry_after_s,
-        queue_s=(verdict.timings or {}).get("queue_s"),
+        queue_s=timings.get("queue_s"),
+        device_s=device_s or None,
         model=verdict.model,
         model_reason=verdict.model_reason,
     )

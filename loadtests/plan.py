@@ -76,10 +76,14 @@ def read_measured(report: Mapping[str, Any]) -> dict[str, Measured]:
         ]
         levels = [level["images_per_s"]["by_round"].values() for level in figures["closed"]]
         if decided and levels:
+            closed_per_s = max(map(statistics.median, levels))
+            # A run may end before the queue of a rate beyond this has grown too long.
+            most_per_s = max([closed_per_s, *(rung["achieved_per_s"] for rung in decided)])
+            rates = [min(rung["rate_per_s"], most_per_s) / replicas for rung in decided]
             measured[name] = Measured(
-                p95_s=tuple((rung["rate_per_s"] / replicas, rung["p95_s"]) for rung in decided),
-                mean_s=tuple((rung["rate_per_s"] / replicas, rung["mean_s"]) for rung in decided),
-                images_per_s=max(map(statistics.median, levels)) / replicas,
+                p95_s=tuple(zip(rates, (rung["p95_s"] for rung in decided), strict=True)),
+                mean_s=tuple(zip(rates, (rung["mean_s"] for rung in decided), strict=True)),
+                images_per_s=closed_per_s / replicas,
             )
     return measured
 

@@ -20,7 +20,7 @@ class Sample:
     `variant` is what was asked for, `model` who answered, and `model_reason` why, for `auto`.
 
     `unfinished` are those that the end of an interrupted run cut off; `unsent` are those for which
-    the generator had no room.
+    the generator had no room. The replica timed `queue_s`, and `device_s`: denoising and decoding.
     """
 
     index: int
@@ -34,6 +34,7 @@ class Sample:
     reason: str = ""
     retry_after_s: float | None = None
     queue_s: float | None = None
+    device_s: float | None = None
     model: str = ""
     model_reason: str = ""
 

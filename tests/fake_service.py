@@ -67,6 +67,15 @@ class FakeService:
     break_streams: bool = False
     family: str = "sd-v1"
     random_weights: bool = False
+    # What each variant's replica says of itself.
+    replica: dict[str, Any] | None = field(
+        default_factory=lambda: {
+            "device": "a fake GPU",
+            "memory": {"peak_reserved_bytes": 3 * 2**30, "peak_rss_bytes": 2**30},
+            "switched_on": ["unet: compile"],
+            "preparation_s": {"load": 2.0, "unet: compile": 61.25},
+        }
+    )
     url: str = ""
     asked: list[dict[str, Any]] = field(default_factory=list)
     arrived_s: list[float] = field(default_factory=list)
@@ -93,12 +102,10 @@ class FakeService:
                     "num_inference_steps": 25,
                     "scheduler": "pndm",
                 },
-                "replica": {
-                    "device": "a fake GPU",
-                    "memory": {"peak_reserved_bytes": 3 * 2**30, "peak_rss_bytes": 2**30},
-                    "switched_on": ["unet: compile"],
+                "replica": self.replica
+                and {
+                    **self.replica,
                     "left_off": self.left_off.get(name, {}),
-                    "preparation_s": {"load": 2.0, "unet: compile": 61.25},
                 },
             }
             for name in self.serial_s

@@ -11,7 +11,6 @@ import asyncio
 import contextlib
 import shlex
 import signal
-import statistics
 import sys
 import time
 from dataclasses import replace
@@ -21,8 +20,6 @@ from typing import Any, get_args
 
 from serve.errors import ServingError
 from serve.generation import SchedulerName
-from serve.variants import family
-from serve.weights.layout import family_dir
 
 from ..client import connected
 from ..keys import KEY_HELP, environments_key, without_key
@@ -32,10 +29,9 @@ from .campaign import Campaign
 from .conclusion import Conclusion, Setup, conclude
 from .design import Design
 from .endpoint import Endpoint, NotTheService, asked_again, read
-from .frontier import levels, prompts
-from .gate import changes, read_json, read_report
+from .frontier import levels
+from .gate import changes, check_comparable, read_json, read_report
 from .plan_check import check_plan, planned_rates
-from .quality import pixels
 from .record import Record
 from .report import write
 from .service import own_service
@@ -85,8 +81,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--serve-config", type=Path, help="the file the service was started with, to be quoted")
     more = parser.add_argument_group("what more is judged")
     add = more.add_argument
-    add("--weights-dir", type=Path, help="the family folder, to compare the VAEs here")
-    add("--clip", type=Path, help="folder of a CLIP model, for the CLIP score of real weights")
+    add("--weights-dir", type=_folder, help="the family folder, to compare the VAEs here")
+    add("--clip", type=_folder, help="folder of a CLIP model, for the CLIP score of real weights")
     add("--plan", type=Path, help="plan.json of loadtests.plan, to see how right it was")
     add("--baseline", type=Path, help="an earlier report.json; exit status 1 where this is worse")
     add("--tolerance", type=_share, default=0.1, help="beside the noise")
@@ -106,6 +102,12 @@ def _between(low: float, high: float, number: type[int] | type[float] = float) -
 
 _share = _between(0, 1)
 _positive = _between(1e-9, 1e9)
+
+
+def _folder(text: str) -> Path:
+    if not Path(text).is_dir():
+        raise argparse.ArgumentTypeError(f"{text!r} is not a folder")
+    return Path(text)
 
 
 def _steps(text: str) -> tuple[int, ...]:
@@ -153,7 +155,7 @@ def _compare(args: argparse.Namespace) -> int:
         if url is None:
             _print("Starting a service on the embedded miniature ...")
             url = stack.enter_context(own_service(args.slo))
-        endpoint, design = asyncio.run(_measure(args, url, record, plan))
+        endpoint, design = asyncio.run(_measure(args, url, record, plan, baseline))
     device = endpoint.device or "not named"
     setup = Setup(
         command=shlex.join(
@@ -168,7 +170,18 @@ def _compare(args: argparse.Namespace) -> int:
     if plan is not None:
         more["plan_checks"] = check_plan(plan, endpoint.replicas, design, record)
     if not record.interrupted:
-        more |= _judge_with_models(args, endpoint, design, record)
+        # What took minutes to measure is written down whatever becomes of this.
+        try:
+            here = endpoint.family == "miniature" or args.weights_dir or args.clip
+            if here and not endpoint.random_weights:
+                # Importing torch takes seconds, and only this needs it.
+                from .decoders import judge
+
+                judge(endpoint, design, record, args.weights_dir, args.clip, more)
+        except KeyboardInterrupt:
+            record.interrupted = True
+        except (ServingError, OSError, ValueError, RuntimeError) as fault:
+            record.left_out.append(f"what needs the models here: {fault}")
     conclusion = conclude(design, endpoint, setup, began, record, **more)
     if baseline is not None and not record.interrupted:
         gate = changes(baseline, conclusion.as_json(), args.tolerance)
@@ -178,12 +191,18 @@ def _compare(args: argparse.Namespace) -> int:
 
 
 async def _measure(
-    args: argparse.Namespace, url: str, record: Record, plan: dict[str, Any] | None
+    args: argparse.Namespace,
+    url: str,
+    record: Record,
+    plan: dict[str, Any] | None,
+    baseline: dict[str, Any] | None,
 ) -> tuple[Endpoint, Design]:
     """Carry it out; an interruption is noted in the record, which keeps what there is."""
     async with connected(url, args.timeout, args.key) as client:
         endpoint = await read(client, url)
         design = _design(args, endpoint)
+        if baseline is not None:
+            check_comparable(baseline, endpoint.family, design.workload)
         planned = planned_rates(plan, endpoint.replicas) if plan else {}
         _print(f"At most {design.whole_s / 60:.1f} minutes; Ctrl-C writes a partial report.")
         try:
@@ -234,48 +253,6 @@ def _design(args: argparse.Namespace, endpoint: Endpoint) -> Design:
     return design.within(args.minutes * 60) if args.minutes else design
 
 
-def _judge_with_models(
-    args: argparse.Namespace, endpoint: Endpoint, design: Design, record: Record
-) -> dict[str, Any]:
-    """The VAEs on identical latents, and the CLIP score, where the weights for it are here."""
-    if endpoint.random_weights:
-        return {}
-    found: dict[str, Any] = {}
-    if endpoint.family == "miniature" or args.weights_dir:
-        _print("Decoding identical latents with both VAEs ...")
-        # Importing torch takes seconds, and only this needs it.
-        from .decoders import vae_similarity
-
-        folder = family_dir(endpoint.family, args.weights_dir)
-        count = min(design.pictures, 8)
-        found["vaes"] = vae_similarity(family(endpoint.family), folder, design.workload, count)
-    if args.clip:
-        _print("CLIP scores ...")
-        from .decoders import clip_scores
-
-        whole = record.drawn_by_all(design.variants)
-        pictures = {
-            variant: [pixels(drawn[variant]) for drawn in whole.values()]
-            for variant in design.variants
-        }
-        scores = clip_scores(args.clip, prompts(design.workload, [*whole]), pictures)
-        found["clip"] = {name: statistics.fmean(each.cosines) for name, each in scores.items()}
-        if record.frontier:
-            indices = sorted(set().union(*record.frontier.values()))
-            found["frontier_clip"] = clip_scores(
-                args.clip,
-                prompts(design.workload, indices),
-                {
-                    setting: [pixels(shots[index].picture) for index in sorted(shots)]
-                    for setting, shots in record.frontier.items()
-                },
-                within_s=design.frontier_s / 2,
-            )
-            if missing := len(record.frontier) - len(found["frontier_clip"]):
-                record.left_out.append(f"CLIP scores of {missing} settings of the frontier")
-    return found
-
-
 def _print_verdict(conclusion: Conclusion, out: Path) -> int:
     failed = len(conclusion.record.failures())
     worse = [change for change in conclusion.gate if change.worse]
@@ -283,7 +260,7 @@ def _print_verdict(conclusion: Conclusion, out: Path) -> int:
     for sentence in conclusion.verdict:
         _print(sentence)
     if conclusion.record.left_out:
-        _print("Left out for want of time: " + "; ".join(conclusion.record.left_out))
+        _print("Left out: " + "; ".join(conclusion.record.left_out))
     for change in worse:
         _print(
             f"WORSE than the baseline: {change.variant}, {change.figure}: {change.before:.3g} "

@@ -23,6 +23,7 @@ from .auto import Offer, offers, slo_of_auto_s
 from .design import DECIDING_SAMPLES, OPEN_ROUNDS, Design, most_misses
 from .endpoint import NotTheService
 from .findings import find, slo_s
+from .frontier import reference_setting
 from .record import Record, Run, Section, Setting
 from .rungs import misses
 from .search import MOST_VOID, Pick, for_the_curve, for_the_search
@@ -176,6 +177,7 @@ class Campaign:
                 design.workload,
                 self.record,
                 self.frontier,
+                reference_setting(design, self.frontier[0][0]),
                 design.frontier_pictures,
                 needed_s=lambda setting: self._single_s[setting.variant] * setting.steps / steps,
                 left_s=lambda: ends_s - self._now_s(),

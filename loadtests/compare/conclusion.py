@@ -86,7 +86,7 @@ class Conclusion:
             "variants": self.found,
             "comparisons": [_comparison_json(comparison) for comparison in self.comparisons],
             "costs": self.costs,
-            "cheapest": cheapest(self.found, self.costs) if self.costs else None,
+            "cheapest": cheapest(self.costs) if self.costs else None,
             "quality": {
                 "to_reference": self.similar,
                 "vaes_on_identical_latents": [

@@ -28,12 +28,15 @@ class Costs:
     `at_slo` is at the highest rate that met the SLO, for an online service (the Server scenario of
     MLPerf Inference), and its throughput reaches up to the lowest that missed it; None where no
     rate did, or none was decided. `at_saturation` is at the highest throughput of the closed loop,
-    over the rounds, for batch jobs (its Offline scenario).
+    over the rounds, for batch jobs (its Offline scenario). `carried` and `throughput_per_s` are
+    what both come from, per device.
     """
 
     devices: float
     at_slo: Cost | None
     at_saturation: Cost
+    carried: Carried
+    throughput_per_s: Repeated
 
 
 @dataclass(frozen=True)
@@ -66,7 +69,14 @@ def costs(
         if carried.met_per_s is not None:
             ends = carried.met_per_s, carried.missed_per_s or carried.met_per_s
             at_slo = cost(Spread(carried.met_per_s, *ends, 1))
-        found_costs[variant] = Costs(devices, at_slo, cost(figures.best.images_per_s.spread))
+        by_round = figures.best.images_per_s.by_round
+        found_costs[variant] = Costs(
+            devices,
+            at_slo,
+            cost(figures.best.images_per_s.spread),
+            carried.by(devices),
+            Repeated({round_: per_s / devices for round_, per_s in by_round.items()}),
+        )
     return found_costs
 
 
@@ -83,7 +93,7 @@ def _cost(
     )
 
 
-def cheapest(found: Mapping[str, VariantFindings], costs: Mapping[str, Costs]) -> Cheapest:
+def cheapest(costs: Mapping[str, Costs]) -> Cheapest:
     """Within the SLO, where that is decided of every variant but those that certainly carry less.
 
     Else at saturation. `costs` must not be empty.
@@ -91,39 +101,18 @@ def cheapest(found: Mapping[str, VariantFindings], costs: Mapping[str, Costs]) -
     at_slo = {name: cost.at_slo.device_s_per_image for name, cost in costs.items() if cost.at_slo}
     if at_slo:
         best = min(at_slo, key=lambda name: at_slo[name])
+        bracket = costs[best].carried
         tied = [
             name
-            for name in costs
-            if name != best
-            and carries_more(_carried(found, costs, best), _carried(found, costs, name)) != "better"
+            for name, cost in costs.items()
+            if name != best and carries_more(bracket, cost.carried) != "better"
         ]
         if set(tied) <= set(at_slo):
             return Cheapest("at_slo", (best, *tied))
     best = min(costs, key=lambda name: costs[name].at_saturation.device_s_per_image)
     tied = []
-    for name in costs:
-        ratio = Ratio.of(_throughput(found, costs, best), _throughput(found, costs, name))
+    for name, cost in costs.items():
+        ratio = Ratio.of(costs[best].throughput_per_s, cost.throughput_per_s)
         if name != best and (ratio is None or ratio.outcome in ("tie", "not decided")):
             tied.append(name)
     return Cheapest("at_saturation", (best, *tied))
-
-
-def _carried(
-    found: Mapping[str, VariantFindings], costs: Mapping[str, Costs], name: str
-) -> Carried:
-    """The bracket of the highest rate within the SLO, per device."""
-    carried, devices = found[name].carried, costs[name].devices
-    return Carried(
-        carried.met_per_s and carried.met_per_s / devices,
-        carried.missed_per_s and carried.missed_per_s / devices,
-    )
-
-
-def _throughput(
-    found: Mapping[str, VariantFindings], costs: Mapping[str, Costs], name: str
-) -> Repeated:
-    """The highest throughput by round, per device."""
-    best = found[name].best
-    assert best is not None  # There is no cost without it.
-    rounds = best.images_per_s.by_round.items()
-    return Repeated({round_: per_s / costs[name].devices for round_, per_s in rounds})

@@ -4,10 +4,12 @@ Runs in this process, without the endpoint, and after it has been measured.
 """
 
 import math
+import statistics
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,11 +18,56 @@ from numpy.typing import NDArray
 from transformers import CLIPModel, CLIPProcessor
 
 from serve.pipelines.pipeline import Pipeline
-from serve.variants import Family
+from serve.variants import Family, family
+from serve.weights.layout import family_dir
 
 from ..rounds import NameT
 from ..workload import Workload
-from .quality import ClipScores, Similarity, similarity
+from .design import Design
+from .endpoint import Endpoint
+from .frontier import prompts
+from .quality import ClipScores, Similarity, pixels, similarity
+from .record import Record
+
+
+def judge(
+    endpoint: Endpoint,
+    design: Design,
+    record: Record,
+    weights_dir: Path | None,
+    clip: Path | None,
+    found: dict[str, Any],
+) -> None:
+    """Add what `conclude` takes of VAEs on identical latents and CLIP scores, where they are here.
+
+    Raises:
+        OSError: a folder doesn't hold such a model.
+        WeightsError: likewise.
+    """
+    if endpoint.family == "miniature" or weights_dir:
+        print("Decoding identical latents with both VAEs ...", flush=True)
+        folder, count = family_dir(endpoint.family, weights_dir), min(design.pictures, 8)
+        found["vaes"] = vae_similarity(family(endpoint.family), folder, design.workload, count)
+    if clip is None:
+        return
+    print("CLIP scores ...", flush=True)
+    whole = record.drawn_by_all(design.variants)
+    pictures = {name: [pixels(drawn[name]) for drawn in whole.values()] for name in design.variants}
+    scores = clip_scores(clip, prompts(design.workload, [*whole]), pictures)
+    found["clip"] = {name: statistics.fmean(each.cosines) for name, each in scores.items()}
+    if not record.frontier:
+        return
+    found["frontier_clip"] = clip_scores(
+        clip,
+        prompts(design.workload, sorted(set().union(*record.frontier.values()))),
+        {
+            setting: [pixels(shots[index].picture) for index in sorted(shots)]
+            for setting, shots in record.frontier.items()
+        },
+        within_s=design.frontier_s / 2,
+    )
+    if missing := len(record.frontier) - len(found["frontier_clip"]):
+        record.left_out.append(f"CLIP scores of {missing} settings of the frontier")
 
 
 def vae_pairs(family: Family) -> list[tuple[str, str]]:

@@ -68,6 +68,10 @@ class Endpoint:
         }
         return {name: peak for name, peak in peaks.items() if peak}
 
+    def check(self) -> None:
+        """Read what the report reads in the end: KeyError or TypeError where it isn't there."""
+        _ = self.device, self.peak_memory_bytes, self.left_off, self.random_weights
+
 
 async def read(client: Client, url: str) -> Endpoint:
     """Ask `/v1/models` and `/readyz`.
@@ -86,7 +90,9 @@ async def read(client: Client, url: str) -> Endpoint:
         (family,) = {model["family"] for model in by_name.values()}
         if family not in get_args(FamilyName):
             raise ValueError(f"family {family!r}")
-        return Endpoint(url, family, by_name, ready["warm_replicas"], models.get("auto"))
+        found = Endpoint(url, family, by_name, ready["warm_replicas"], models.get("auto"))
+        found.check()
+        return found
     except (KeyError, TypeError, ValueError) as fault:
         raise NotTheService(f"host: {url!r} is not this service: {fault!r}") from None
 
@@ -95,6 +101,8 @@ async def asked_again(client: Client, endpoint: Endpoint) -> Endpoint:
     """The same, with what its replicas say of themselves now; unchanged where it doesn't answer."""
     try:
         models = {model["id"]: model for model in (await client.get("/v1/models"))["data"]}
+        now = replace(endpoint, models={**endpoint.models, **models})
+        now.check()
     except (aiohttp.ClientError, TimeoutError, ValueError, KeyError, TypeError):
         return endpoint
-    return replace(endpoint, models={**endpoint.models, **models})
+    return now

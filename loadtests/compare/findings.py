@@ -4,14 +4,14 @@ import itertools
 import statistics
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ..published import CALLS
 from ..samples import latencies_s
 from .design import NARROW, Design
 from .ratios import Outcome, Ratio, Repeated
 from .record import Record
-from .rungs import Carried, Rung, carried, decided_p95, rungs_of
+from .rungs import Carried, Rung, capacity_per_s, carried, decided_p95, rungs_of
 
 
 @dataclass(frozen=True)
@@ -72,13 +72,14 @@ def _of_variant(
     }
     closed = [_closed_level(record, variant, users) for users in design.users]
     rungs = [] if limit_s is None else rungs_of(design, record, variant, limit_s)
-    return VariantFindings(
+    found = VariantFindings(
         seed_workload_s=Repeated(seed) if seed else None,
         single_s=_single(record, variant),
         closed=tuple(level for level in closed if level is not None),
         rungs=tuple(rungs),
-        carried=carried(rungs),
+        carried=Carried(None, None),
     )
+    return replace(found, carried=carried(rungs, capacity_per_s(found.images_per_s, rungs)))
 
 
 def _single(record: Record, variant: str) -> Repeated | None:

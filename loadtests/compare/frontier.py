@@ -61,7 +61,7 @@ class Frontier:
 
     `measure` is None where the pictures say nothing. `recommended` is the cheapest setting on the
     Pareto line that is at most `tolerance` below the reference, its noise included; None where
-    there are too few pictures.
+    there are too few pictures, or the reference's are worth no more than that.
     """
 
     base: Setting
@@ -156,7 +156,13 @@ def find_frontier(
         theirs = pictures[reference]
         for setting, ours in pictures.items():
             similar = similarity(ours, theirs[: len(ours)])
-            points[setting] = _compared(points[setting], similar)
+            points[setting] = replace(
+                points[setting],
+                similar=similar,
+                quality=similar.ssim,
+                shortfall=1 - similar.ssim,
+                noise=similar.ssim_error,
+            )
         measure = "SSIM"
         if reference in clip:
             measure = "CLIP score"
@@ -164,7 +170,11 @@ def find_frontier(
         asked = prompts(design.workload, indices)
         if endpoint.family == "miniature" and (right := _judged(asked, pictures)):
             measure = "share judged right"
-            points |= _with_judges(points, right, reference)
+            for setting, verdicts in right.items():
+                # One picture more or less is noise even where all were judged alike.
+                picture = 0.0 if setting == reference else 1 / len(verdicts)
+                judged = replace(points[setting], judged=statistics.fmean(verdicts))
+                points[setting] = _paired(judged, verdicts, right[reference], picture)
     return conclude_frontier(base, reference, list(points.values()), measure)
 
 
@@ -178,7 +188,9 @@ def conclude_frontier(
     if measure is None or default.quality is None:
         return found
     found = replace(found, tolerance=max(_TOLERANCES[measure], default.shortfall + default.noise))
-    if default.device_s.count < DECIDING_PICTURES:
+    # Pictures that show nothing would be good enough, too.
+    nothing = (found.point(reference).quality or 0.0) <= found.tolerance
+    if default.device_s.count < DECIDING_PICTURES or nothing:
         return found
     # A hair more, for sums of rounded numbers.
     enough = found.tolerance + 1e-9
@@ -212,59 +224,30 @@ def _worth(point: Point) -> tuple[float, float]:
     return point.quality or 0.0, 0.0 if point.similar is None else point.similar.ssim
 
 
-def _compared(point: Point, similar: Similarity) -> Point:
-    return replace(
-        point,
-        similar=similar,
-        quality=similar.ssim,
-        shortfall=1 - similar.ssim,
-        noise=similar.ssim_error,
-    )
-
-
 def _with_clip(
     points: Mapping[Setting, Point], clip: Mapping[Setting, ClipScores], reference: Setting
 ) -> dict[Setting, Point]:
-    """Those with CLIP scores; the others have no quality by this measure."""
+    """Those without CLIP scores have no quality by this measure."""
     theirs, found = clip[reference], {}
     for setting, point in points.items():
-        if setting not in clip:
-            found[setting] = replace(point, quality=None)
-            continue
-        ours = clip[setting]
-        found[setting] = replace(
-            _paired(point, ours.cosines, theirs.cosines),
-            clip=statistics.fmean(ours.cosines),
-            cmmd=cmmd(ours.embeddings, theirs.embeddings[: len(ours.embeddings)]),
-        )
+        found[setting] = replace(point, quality=None)
+        if ours := clip.get(setting):
+            found[setting] = replace(
+                _paired(point, ours.cosines, theirs.cosines),
+                clip=statistics.fmean(ours.cosines),
+                cmmd=cmmd(ours.embeddings, theirs.embeddings[: len(ours.embeddings)]),
+            )
     return found
 
 
-def _with_judges(
-    points: Mapping[Setting, Point], right: Mapping[Setting, Sequence[bool]], reference: Setting
-) -> dict[Setting, Point]:
-    found = {}
-    for setting, point in points.items():
-        ours = right[setting]
-        # One picture more or less is noise even where all were judged alike.
-        least = 0 if setting == reference else 1 / len(ours)
-        compared = _paired(point, ours, right[reference])
-        found[setting] = replace(
-            compared, judged=statistics.fmean(ours), noise=max(compared.noise, least)
-        )
-    return found
-
-
-def _paired(point: Point, ours: Sequence[float], theirs: Sequence[float]) -> Point:
+def _paired(
+    point: Point, ours: Sequence[float], theirs: Sequence[float], least_noise: float = 0.0
+) -> Point:
     """Picture by picture, so that neither hard prompts nor fewer pictures count against it."""
     less = [their - our for our, their in zip(ours, theirs, strict=False)]
-    shortfall = statistics.fmean(less)
-    return replace(
-        point,
-        quality=statistics.fmean(theirs) - shortfall,
-        shortfall=shortfall,
-        noise=standard_error(less),
-    )
+    shortfall, noise = statistics.fmean(less), max(standard_error(less), least_noise)
+    quality = statistics.fmean(theirs) - shortfall
+    return replace(point, quality=quality, shortfall=shortfall, noise=noise)
 
 
 def _judged(

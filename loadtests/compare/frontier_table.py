@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+from ..markdown import number
 from .frontier import SAME_COST, Frontier, Point
 
 
@@ -55,10 +56,10 @@ def _columns(frontier: Frontier) -> dict[str, Callable[[Point], str]]:
         "cost": lambda point: f"{point.cost:.2f}",
     }
     if any(point.judged is not None for point in frontier.points):
-        columns["judged right"] = lambda point: _cell(point.judged, 2)
+        columns["judged right"] = lambda point: number(point.judged)
     if any(point.clip is not None for point in frontier.points):
-        columns["CLIP score"] = lambda point: _cell(point.clip, 4)
-        columns["CMMD"] = lambda point: _cell(point.cmmd, 2)
+        columns["CLIP score"] = lambda point: number(point.clip, ".4f")
+        columns["CMMD"] = lambda point: number(point.cmmd)
     if frontier.measure is not None:
         columns |= {
             "SSIM": lambda p: "-" if p.similar is None else f"{p.similar.ssim:.3f}",
@@ -76,7 +77,3 @@ def _place(frontier: Frontier, point: Point) -> str:
     if over is not None:
         words = f"dominated by {over.variant}, {over.steps} {over.scheduler}"
     return f"{words}; recommended" if point.setting == frontier.recommended else words
-
-
-def _cell(value: float | None, digits: int) -> str:
-    return "-" if value is None else f"{value:.{digits}f}"

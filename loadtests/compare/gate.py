@@ -9,6 +9,7 @@ from typing import Any
 from serve.errors import ServingError
 
 from ..rounds import Spread
+from ..workload import Workload
 
 _THROUGHPUT = "images/s"
 
@@ -38,11 +39,15 @@ def read_report(path: Path) -> dict[str, Any]:
     """An earlier run's report.json.
 
     Raises:
-        NotComparable: it isn't one, or is of an interrupted run.
+        NotComparable: it isn't one, is of an interrupted run, or of a version that this can't read.
     """
     report = read_json(path, "report", "comparison")
     if not report.get("complete"):
         raise NotComparable(f"{path}: the report of an interrupted run")
+    try:
+        changes(report, report, 0.0)
+    except (KeyError, TypeError, ValueError, AttributeError) as fault:
+        raise NotComparable(f"{path}: not a report of this version: {fault!r}") from None
     return report
 
 
@@ -56,26 +61,28 @@ def read_json(path: Path, kind: str, content: str) -> dict[str, Any]:
         found: dict[str, Any] = json.loads(path.read_text())
         if found[kind] != content:
             raise ValueError(f"{kind}: {found[kind]!r}")
-    except (OSError, ValueError, KeyError, TypeError) as fault:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as fault:
         raise NotComparable(f"{path}: not a {kind}.json: {fault}") from None
     return found
 
 
-def changes(before: Mapping[str, Any], now: Mapping[str, Any], tolerance: float) -> list[Change]:
-    """Every figure that both runs have, in reports as JSON has them.
+def check_comparable(before: Mapping[str, Any], family: str, workload: Workload) -> None:
+    """Whether a report, as JSON has it, is of what this run is about to measure.
 
     Raises:
-        NotComparable: they measured other families, steps, sizes or guidance.
+        NotComparable: it measured another family, other steps, another size, guidance or seed.
     """
     for name in ("num_inference_steps", "size", "guidance_scale", "seed"):
-        old, new = (report["design"]["workload"][name] for report in (before, now))
+        old, new = before["design"]["workload"][name], getattr(workload, name)
+        new = list(new) if isinstance(new, tuple) else new
         if old != new:
             raise NotComparable(f"baseline: its workload has {name} {old}, this run's {new}")
-    if before["endpoint"]["family"] != now["endpoint"]["family"]:
-        raise NotComparable(
-            f"baseline: measured {before['endpoint']['family']}, this run "
-            f"{now['endpoint']['family']}"
-        )
+    if before["endpoint"]["family"] != family:
+        raise NotComparable(f"baseline: measured {before['endpoint']['family']}, this run {family}")
+
+
+def changes(before: Mapping[str, Any], now: Mapping[str, Any], tolerance: float) -> list[Change]:
+    """Every figure that both runs have, in comparable reports as JSON has them."""
     return [
         change
         for name, figures in now["variants"].items()

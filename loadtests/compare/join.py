@@ -11,9 +11,10 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from ..markdown import number
 from .findings import carries_more
 from .gate import NotComparable, read_json
-from .report import as_page
+from .report import Page
 from .rungs import Carried
 from .tables import Table
 
@@ -22,7 +23,8 @@ from .tables import Table
 class Row:
     """A variant on a device; rates are of all `devices`, `per_1000` is the cost within the SLO.
 
-    `relative` is that cost over the lowest one. None is what was not decided or not given.
+    `relative` is that cost over the lowest one; `carried` the rate within the SLO for a unit of
+    money an hour, or for a device. None is what was not decided or not given.
     """
 
     device: str
@@ -34,16 +36,21 @@ class Row:
     per_1000: float | None
     relative: float | None
     peak_memory_bytes: int | None
+    carried: Carried
 
 
 @dataclass(frozen=True)
 class Joined:
-    """The rows, the cheapest of them (with those not to be told from it), and what differs."""
+    """The rows, the cheapest of them (with those not to be told from it), and what differs.
+
+    `unknown` are those that might be as cheap: without a price, or a rate within the SLO.
+    """
 
     slo_s: float
     family: str
     rows: Sequence[Row]
     cheapest: Sequence[Row]
+    unknown: Sequence[Row]
     differences: Mapping[str, Mapping[str, Any]]
     sources: Mapping[str, Mapping[str, Any]]
 
@@ -63,12 +70,13 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("reports", type=Path, nargs="+", help="report.json, one a device")
     parser.add_argument("--out", type=Path, default=Path("joined"), help="folder of the page")
     args = parser.parse_args(arguments)
-    if len(args.reports) < 2:
-        parser.error(f"reports: {len(args.reports)} was given; at least 2")
+    if len(set(args.reports)) < 2:
+        parser.error(f"reports: {len(set(args.reports))} was given; at least 2")
+    if args.out.resolve() in (path.resolve().parent for path in args.reports):
+        parser.error(f"out: {args.out} holds one of the reports; it would be overwritten")
     joined = join({str(path): read_json(path, "report", "comparison") for path in args.reports})
-    markdown, html = as_page(
+    page = Page(
         title=f"Which variant on which device: `{joined.family}`",
-        warnings=[],
         verdict=[verdict(joined)],
         tables=[table for table in (_rows(joined), _differences(joined)) if table.rows],
         facts=[
@@ -79,8 +87,7 @@ def main(arguments: Sequence[str]) -> int:
     args.out.mkdir(parents=True, exist_ok=True)
     content = {"report": "join", **asdict(joined)}
     (args.out / "report.json").write_text(json.dumps(content, indent=1) + "\n")
-    (args.out / "report.md").write_text(markdown)
-    (args.out / "report.html").write_text(html, encoding="utf-8")
+    page.write(args.out)
     print(f"{verdict(joined)}\nReport: {args.out / 'report.html'} (and report.md, report.json)")
     return 0
 
@@ -92,29 +99,40 @@ def join(reports: Mapping[str, Mapping[str, Any]]) -> Joined:
         NotComparable: what was measured is not the same, a run is incomplete, or two have one
             device.
     """
+    asked, told, sources, every = {}, {}, {}, list[Row]()
     for path, report in reports.items():
         if not report.get("complete"):
             raise NotComparable(f"complete: {path} has {report.get('complete')}; allowed: True")
-    try:
-        first, *others = asked = {path: _asked(report) for path, report in reports.items()}
-        for path in others:
-            for name, value in asked[path].items():
-                if value != asked[first][name]:
-                    raise NotComparable(
-                        f"{name}: {first} has {asked[first][name]!r}, {path} has {value!r}"
-                    )
-        devices: dict[str, str] = {}
-        for path, report in reports.items():
-            earlier = devices.setdefault(device := report["setup"]["device"], path)
-            if earlier != path:
+        try:
+            asked[path], told[path], sources[path] = _asked(report), _told(report), _source(report)
+            every += _of_report(report)
+        except (KeyError, TypeError, ValueError, AttributeError) as fault:
+            raise NotComparable(
+                f"{path}: not a report of this version's comparison: {fault!r}"
+            ) from None
+    first, *others = reports
+    for path in others:
+        for name, value in asked[path].items():
+            if value != asked[first][name]:
                 raise NotComparable(
-                    f"device: {earlier} has {device!r}, {path} has {device!r}; every report must "
-                    "have another (`--device` names it)"
+                    f"{name}: {first} has {asked[first][name]!r}, {path} has {value!r}"
                 )
-        priced = [pair for report in reports.values() for pair in _of_report(report)]
-        return _joined(reports, priced)
-    except (KeyError, TypeError, AttributeError) as fault:
-        raise NotComparable(f"not reports of this version's comparison: {fault!r}") from None
+    files: dict[str, str] = {}
+    for path, source in sources.items():
+        device, earlier = source["device"], files.setdefault(source["device"], path)
+        if earlier != path:
+            raise NotComparable(
+                f"device: {earlier} has {device!r}, {path} has {device!r}; every report must "
+                "have another (`--device` names it)"
+            )
+    rows, cheapest, unknown = _relative(every)
+    differences = {
+        name: {path: of_one.get(name) for path, of_one in told.items()}
+        for name in dict.fromkeys(name for of_one in told.values() for name in of_one)
+        if len({str(of_one.get(name)) for of_one in told.values()}) > 1
+    }
+    slo_s, family = asked[first]["slo_s"], asked[first]["family"]
+    return Joined(slo_s, family, rows, cheapest, unknown, differences, sources)
 
 
 def _asked(report: Mapping[str, Any]) -> dict[str, Any]:
@@ -138,16 +156,15 @@ def _asked(report: Mapping[str, Any]) -> dict[str, Any]:
         "seed": workload["seed"],
         "prompts": workload["prompts"],
         # Unless `--slo` was given it is so many times the reference's own time on each device.
-        "slo_s": report["slo_s"],
+        "slo_s": float(report["slo_s"]),
         "most_rejected": design["most_rejected"],
     }
 
 
-def _of_report(report: Mapping[str, Any]) -> list[tuple[Row, Carried]]:
-    """Each variant's row, with the bracket of the rate within the SLO for its price an hour."""
+def _of_report(report: Mapping[str, Any]) -> list[Row]:
     price, found = report["setup"]["price_per_hour"], []
     for variant, cost in report["costs"].items():
-        at_slo, carried = cost["at_slo"], report["variants"][variant]["carried"]
+        at_slo, carried = cost["at_slo"], Carried(**report["variants"][variant]["carried"])
         row = Row(
             device=report["setup"]["device"],
             variant=variant,
@@ -158,44 +175,35 @@ def _of_report(report: Mapping[str, Any]) -> list[tuple[Row, Carried]]:
             per_1000=at_slo and at_slo["per_1000"],
             relative=None,
             peak_memory_bytes=report["endpoint"]["peak_memory_bytes"].get(variant),
+            carried=carried.by(cost["devices"] * (price or 1.0)),
         )
-        money = cost["devices"] * (price or 1.0)
-        ends = (carried[end] and carried[end] / money for end in ("met_per_s", "missed_per_s"))
-        found.append((row, Carried(*ends)))
+        found.append(row)
     return found
 
 
-def _joined(
-    reports: Mapping[str, Mapping[str, Any]], priced: Sequence[tuple[Row, Carried]]
-) -> Joined:
-    costs = {id(row): row.per_1000 for row, _ in priced if row.per_1000 is not None}
-    lowest = min(costs.values(), default=None)
-    best = next(((row, bracket) for row, bracket in priced if costs.get(id(row)) == lowest), None)
-    rows, cheapest = [], []
-    for row, bracket in priced:
-        if row.per_1000 is not None and lowest is not None and best is not None:
-            row = replace(row, relative=row.per_1000 / lowest)
-            if row.relative == 1 or carries_more(best[1], bracket) != "better":
-                cheapest.append(row)
-        rows.append(row)
-    first = next(iter(reports.values()))
-    differing = {path: _told(report) for path, report in reports.items()}
-    names = list(dict.fromkeys(name for told in differing.values() for name in told))
-    differences = {
-        name: {path: told.get(name) for path, told in differing.items()}
-        for name in names
-        if len({str(told.get(name)) for told in differing.values()}) > 1
+def _relative(rows: Sequence[Row]) -> tuple[Sequence[Row], Sequence[Row], Sequence[Row]]:
+    """All rows with their cost over the lowest; the cheapest; and those that might be as cheap."""
+    costs = [row.per_1000 for row in rows if row.per_1000]
+    if not costs:
+        return rows, [], []
+    rows = [replace(row, relative=row.per_1000 and row.per_1000 / min(costs)) for row in rows]
+    best = next(row for row in rows if row.relative == 1)
+    near = [
+        row
+        for row in rows
+        if row.price_per_hour is None or carries_more(best.carried, row.carried) != "better"
+    ]
+    cheapest = [row for row in near if row.relative is not None]
+    return rows, cheapest, [row for row in near if row.relative is None]
+
+
+def _source(report: Mapping[str, Any]) -> dict[str, Any]:
+    setup = report["setup"]
+    return {
+        "device": setup["device"],
+        "began": report["made"]["began"],
+        "command": setup["command"],
     }
-    sources = {
-        path: {
-            "device": report["setup"]["device"],
-            "began": report["made"]["began"],
-            "command": report["setup"]["command"],
-        }
-        for path, report in reports.items()
-    }
-    family = first["endpoint"]["family"]
-    return Joined(first["slo_s"], family, rows, cheapest, differences, sources)
 
 
 def _told(report: Mapping[str, Any]) -> dict[str, Any]:
@@ -224,21 +232,28 @@ def verdict(joined: Joined) -> str:
             "Which is cheapest is not decided: no report has both a price (`--price-per-hour`) and "
             "a rate within the SLO."
         )
-    names = " and ".join(f"`{row.variant}` on {row.device}" for row in joined.cheapest)
     costs = " and ".join(f"{row.per_1000:.3g}" for row in joined.cheapest)
-    words = f"Most pictures for the money with p95 <= {joined.slo_s:.2f} s: {names}"
+    words = f"Most pictures for the money with p95 <= {joined.slo_s:.2f} s: "
+    words += _names(joined.cheapest)
     if len(joined.cheapest) > 1:
         words += ", which these runs could not tell apart"
-    return f"{words}; 1,000 cost {costs}."
+    words += f"; 1,000 cost {costs}"
+    if joined.unknown:
+        words += "; without a price or a rate within the SLO, so not known: "
+        words += _names(joined.unknown)
+    return f"{words}."
+
+
+def _names(rows: Sequence[Row]) -> str:
+    return " and ".join(f"`{row.variant}` on {row.device}" for row in rows)
 
 
 def _rows(joined: Joined) -> Table:
     rows = [
-        [row.device, row.variant, _number(row.images_per_s_at_slo),
-         _number(row.images_per_s_at_saturation), f"{row.devices:g}",
-         "-" if row.price_per_hour is None else f"{row.price_per_hour:g}",
-         "-" if row.per_1000 is None else f"{row.per_1000:.3g}", _number(row.relative),
-         _number(row.peak_memory_bytes and row.peak_memory_bytes / 2**30)]
+        [row.device, row.variant, number(row.images_per_s_at_slo),
+         number(row.images_per_s_at_saturation), f"{row.devices:g}",
+         number(row.price_per_hour, "g"), number(row.per_1000, ".3g"), number(row.relative),
+         number(row.peak_memory_bytes and row.peak_memory_bytes / 2**30)]
         for row in joined.rows
     ]  # fmt: skip
     return Table(
@@ -261,7 +276,3 @@ def _differences(joined: Joined) -> Table:
         ["", *devices],
         [[name, *map(str, values.values())] for name, values in joined.differences.items()],
     )
-
-
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.2f}"

@@ -5,13 +5,13 @@ import io
 import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from PIL import Image
 
-from ..markdown import table
 from ..replies import AUTO
 from ..samples import latencies_s
 from . import charts
@@ -35,8 +35,9 @@ def write(conclusion: Conclusion, out: Path) -> None:
     out.mkdir(parents=True, exist_ok=True)
     conclusion.record.write_samples(out / "samples.csv")
     (out / "report.json").write_text(json.dumps(conclusion.as_json(), indent=1) + "\n")
-    markdown, html = as_page(
-        title=_title(conclusion),
+    page = Page(
+        title=f"Which variant to pay for: `{conclusion.endpoint.family}` on "
+        f"{conclusion.setup.device}",
         warnings=_warnings(conclusion),
         verdict=conclusion.verdict,
         tables=tables(conclusion),
@@ -47,59 +48,45 @@ def write(conclusion: Conclusion, out: Path) -> None:
         sheet=_sheet(conclusion),
         serve_config=conclusion.setup.serve_config,
     )
-    (out / "report.md").write_text(markdown)
-    (out / "report.html").write_text(html, encoding="utf-8")
+    page.write(out)
 
 
-def as_page(
-    *,
-    title: str,
-    warnings: Sequence[str],
-    verdict: Sequence[str],
-    tables: Sequence[Table],
-    facts: Sequence[str],
-    charts: Sequence[Mapping[str, str]] = (),
-    variants: Sequence[str] = (),
-    pictures: Sequence[Mapping[str, Any]] = (),
-    sheet: Sequence[Mapping[str, Any]] = (),
-    serve_config: str = "",
-) -> tuple[str, str]:
-    """Markdown, with words and tables; and HTML, one file that needs no other.
+@dataclass(frozen=True)
+class Page:
+    """A report for people. Charts and pictures are in the HTML only, as `data:` URLs."""
 
-    Charts and pictures are in the HTML only.
-    """
-    parts = [f"# {title}", *warnings, "\n".join(f"- {sentence}" for sentence in verdict)]
-    parts += [
-        f"## {section.title}\n\n{table(section.caption, section.head, section.rows)}"
-        for section in tables
-    ]
-    parts.append("## To repeat it\n\n" + "\n".join(f"- {fact}" for fact in facts))
-    if serve_config:
-        parts.append(f"```\n{serve_config.rstrip()}\n```")
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    html = environment.get_template("report.html.jinja").render(
-        title=title,
-        warnings=warnings,
-        verdict=verdict,
-        charts=charts,
-        tables=tables,
-        variants=variants,
-        pictures=pictures,
-        sheet=sheet,
-        facts=facts,
-        serve_config=serve_config,
-    )
-    return "\n\n".join(parts) + "\n", html
+    title: str
+    verdict: Sequence[str]
+    tables: Sequence[Table]
+    facts: Sequence[str]
+    warnings: Sequence[str] = ()
+    charts: Sequence[Mapping[str, str]] = ()
+    variants: Sequence[str] = ()
+    pictures: Sequence[Mapping[str, Any]] = ()
+    sheet: Sequence[Mapping[str, Any]] = ()
+    serve_config: str = ""
+
+    def write(self, out: Path) -> None:
+        """As report.md, and as report.html, one file that needs no other."""
+        parts = [f"# {self.title}", *self.warnings, _bullets(self.verdict)]
+        parts += [f"## {each.title}\n\n{each.markdown()}" for each in self.tables]
+        parts.append(f"## To repeat it\n\n{_bullets(self.facts)}")
+        if self.serve_config:
+            parts.append(f"```\n{self.serve_config.rstrip()}\n```")
+        (out / "report.md").write_text("\n\n".join(parts) + "\n")
+        environment = Environment(
+            loader=FileSystemLoader(Path(__file__).parent),
+            autoescape=True,
+            undefined=StrictUndefined,
+            trim_blocks=True,
+            lstrip_blocks=True,
+        )
+        html = environment.get_template("report.html.jinja").render(vars(self))
+        (out / "report.html").write_text(html, encoding="utf-8")
 
 
-def _title(conclusion: Conclusion) -> str:
-    return f"Which variant to pay for: `{conclusion.endpoint.family}` on {conclusion.setup.device}"
+def _bullets(sentences: Sequence[str]) -> str:
+    return "\n".join(f"- {sentence}" for sentence in sentences)
 
 
 def _warnings(conclusion: Conclusion) -> list[str]:
@@ -119,7 +106,7 @@ def _warnings(conclusion: Conclusion) -> list[str]:
             "could be, so the comparison isn't fair."
         )
     if conclusion.record.left_out:
-        warnings.append("Left out for want of time: " + "; ".join(conclusion.record.left_out) + ".")
+        warnings.append("Left out: " + "; ".join(conclusion.record.left_out) + ".")
     if failed := conclusion.record.failures():
         kinds = "; ".join(sorted(set(failed))[:5])
         warnings.append(f"{len(failed)} requests failed: {kinds}.")

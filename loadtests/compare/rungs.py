@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from ..samples import Sample, latencies_s, percentile, summarize
-from .design import DECIDING_SAMPLES, Design, most_misses
+from .design import DECIDING_SAMPLES, NARROW, Design, most_misses
 from .record import Record, Run
 
 # Where a run's first request waited longer in the replica, another client was using the service.
@@ -15,7 +15,11 @@ _IDLE_S = 0.1
 
 @dataclass(frozen=True)
 class Rung:
-    """One rate of the open loop, its runs pooled. `p95_s` is None where it isn't decided."""
+    """One rate of the open loop, its runs pooled. `p95_s` is None where it isn't decided.
+
+    `steady_per_s` is the throughput without the time that the first and last answers took; 0 where
+    too few were drawn to know it.
+    """
 
     rate_per_s: float
     requests: int
@@ -25,6 +29,7 @@ class Rung:
     late: int
     offered_per_s: float
     achieved_per_s: float
+    steady_per_s: float
     within_slo: float
     mean_s: float | None
     p50_s: float | None
@@ -37,10 +42,20 @@ class Rung:
 
 @dataclass(frozen=True)
 class Carried:
-    """The highest rate that met the SLO and the lowest that missed it, per second."""
+    """The highest rate that met the SLO and the lowest that missed it, per second.
+
+    Neither lies far above what the variant draws: a lax SLO lets a run end before the queue of a
+    rate that can't be kept has grown too long. `at_capacity` where that is what bounds it.
+    """
 
     met_per_s: float | None
     missed_per_s: float | None
+    at_capacity: bool = False
+
+    def by(self, divisor: float) -> "Carried":
+        """Per device, or for an hour's money."""
+        met, missed = self.met_per_s, self.missed_per_s
+        return Carried(met and met / divisor, missed and missed / divisor, self.at_capacity)
 
 
 def rungs_of(design: Design, record: Record, variant: str, limit_s: float) -> list[Rung]:
@@ -76,6 +91,7 @@ def rung(design: Design, runs: Sequence[Run], rate_per_s: float, limit_s: float)
         late=whole.late,
         offered_per_s=whole.offered_per_s,
         achieved_per_s=whole.ok / max(took_s, 1e-9),
+        steady_per_s=_steady_per_s(runs) if len(drawn_s) >= DECIDING_SAMPLES // 2 else 0.0,
         within_slo=whole.within_slo or 0.0,
         mean_s=statistics.fmean(drawn_s) if drawn_s else None,
         p50_s=whole.p50_s,
@@ -87,6 +103,18 @@ def rung(design: Design, runs: Sequence[Run], rate_per_s: float, limit_s: float)
     )
 
 
+def _steady_per_s(runs: Sequence[Run]) -> float:
+    """Without each run's first quarter of answers: many at once take their time to be there."""
+    drawn, took_s = 0, 0.0
+    for run in runs:
+        done_s = sorted(sample.done_s for sample in run.samples if sample.outcome == "ok")
+        if done_s:
+            begun_s = done_s[len(done_s) // 4]
+            drawn += sum(at_s > begun_s for at_s in done_s)
+            took_s += done_s[-1] - begun_s
+    return drawn / took_s if took_s else 0.0
+
+
 def misses(samples: Sequence[Sample], limit_s: float) -> int:
     """Requests that got no picture within the SLO; 429s aside."""
     return sum(
@@ -95,12 +123,20 @@ def misses(samples: Sequence[Sample], limit_s: float) -> int:
     )
 
 
-def carried(rungs: Sequence[Rung]) -> Carried:
-    """The bracket of the highest rate that meets the SLO."""
+def capacity_per_s(closed_per_s: float | None, rungs: Sequence[Rung]) -> float:
+    """The highest throughput of the closed loop or, where more drew at once, of the open loop."""
+    return max([closed_per_s or 0.0, *(rung.steady_per_s for rung in rungs)])
+
+
+def carried(rungs: Sequence[Rung], capacity_per_s: float) -> Carried:
+    """The bracket of the highest rate that meets the SLO and can be kept."""
     missed = min((rung.rate_per_s for rung in rungs if rung.slo == "missed"), default=None)
     met = [rung.rate_per_s for rung in rungs if rung.slo == "met"]
-    below = [rate for rate in met if missed is None or rate < missed]
-    return Carried(max(below, default=None), missed)
+    highest = max((rate for rate in met if missed is None or rate < missed), default=None)
+    if highest is None or highest <= capacity_per_s:
+        return Carried(highest, missed)
+    beyond = NARROW * capacity_per_s
+    return Carried(capacity_per_s, beyond if missed is None else min(missed, beyond), True)
 
 
 def decided_p95(drawn_s: Sequence[float]) -> float | None:

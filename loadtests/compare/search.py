@@ -8,6 +8,7 @@ import numpy as np
 from .. import arrivals
 from .design import DECIDING_SAMPLES, NARROW, OPEN_ROUNDS, Design, most_misses
 from .findings import VariantFindings
+from .rungs import capacity_per_s
 
 # What is left to try once the search has ended, to draw the curve: shares of the highest rate that
 # met the SLO, of which the ones that take less time come first.
@@ -31,6 +32,9 @@ def for_the_search(design: Design, found: VariantFindings, slo_s: float) -> floa
         return 0.0
     met = [rung.rate_per_s for rung in found.rungs if rung.slo == "met"]
     missed = [rung.rate_per_s for rung in found.rungs if rung.slo == "missed"]
+    # Higher ones would only show how far a lax SLO outlasts a run.
+    if max(met, default=0.0) > NARROW * capacity_per_s(found.images_per_s, found.rungs):
+        return 0.0
     first = first_rate(found.images_per_s, found.single_s.median, slo_s)
     # Not the same rate again: what it has missed until it was void would count.
     return next_rate(first, met, missed) * _BESIDE**voids

@@ -4,7 +4,8 @@ import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
-from ..client import Client, answered
+from .. import closedloop
+from ..client import Client
 from ..replies import first_picture
 from ..rounds import rotated
 from ..samples import Sample
@@ -17,11 +18,12 @@ from .record import Record, Run, Setting, Shot
 class Sweep:
     """Fills `record.frontier`; what there is no time for is named in `record.left_out`.
 
-    The first level begins with the base setting and the reference. A round is one picture in every
+    The first level begins with the base setting. A round is one picture in every
     setting of a level and in the base setting, so that what slows the device down for a while slows
     both; only whole rounds count. A setting that fails is drawn no further.
 
     Args:
+        reference: the setting that the others' pictures are held to; of the first level.
         pictures: how many of each setting; of the first level as many as there is time for.
         needed_s: what a picture is expected to take.
         left_s: seconds until the end.
@@ -32,6 +34,7 @@ class Sweep:
     workload: Workload
     record: Record
     levels: Sequence[Sequence[Setting]]
+    reference: Setting
     pictures: int
     needed_s: Callable[[Setting], float]
     left_s: Callable[[], float]
@@ -41,15 +44,15 @@ class Sweep:
     async def carry_out(self) -> None:
         """The coarse level first, then the others as far as there is time."""
         await self._warm_up()
+        wanted = self.pictures
         for number, level in enumerate(self.levels):
             # Fewer pictures of a finer level would say nothing.
             least = min(DECIDING_PICTURES, self.pictures) if number else 1
             drawn = await self._level(level, least)
-            if drawn < self.pictures:
+            if drawn < wanted:
                 steps = ", ".join(str(count) for count in sorted({s.steps for s in level}))
                 self.record.left_out.append(
-                    f"{self.pictures - drawn} of {self.pictures} pictures of the frontier's "
-                    f"{steps} steps"
+                    f"{wanted - drawn} of {wanted} pictures of the frontier's {steps} steps"
                 )
             if not number:
                 self.pictures = drawn
@@ -59,12 +62,12 @@ class Sweep:
         every = [setting for level in self.levels for setting in level]
         every.sort(key=lambda setting: -setting.steps)
         for fewest in {(setting.variant, setting.scheduler): setting for setting in every}.values():
-            await self.client.draw(self._body(fewest, 0))
+            await self._draw(fewest, 0)
 
     async def _level(self, level: Sequence[Setting], least: int) -> int:
         """Draw picture by picture, until there are enough or time is up; returns how many.
 
-        None where there seems to be no time for `least`.
+        None are drawn where there seems to be no time for `least`.
         """
         settings = list(dict.fromkeys([*self.levels[0][:1], *level]))
         a_round_s = sum(map(self.needed_s, settings))
@@ -72,7 +75,8 @@ class Sweep:
             return 0
         for index in range(self.pictures):
             settings = [setting for setting in settings if setting not in self._failed]
-            if a_round_s > self.left_s() or self._failed & set(self.levels[0][:2]):
+            # Nothing can be held to what isn't drawn.
+            if a_round_s > self.left_s() or self._failed & {self.levels[0][0], self.reference}:
                 return index
             a_round_s = await self._round(settings, index)
         return self.pictures
@@ -82,20 +86,15 @@ class Sweep:
         now_s = asyncio.get_running_loop().time
         begun_s, drawn = now_s(), dict[Setting, tuple[float, bytes]]()
         for setting in rotated(settings, index):
-            fired_s = now_s()
-            answer = await self.client.draw(self._body(setting, index))
-            blank = Sample(index, setting.variant, setting.steps, 0.0, 0.0, 0.0)
-            sample = answered(blank, answer, answer.done_s - fired_s)
+            sample, content = await self._draw(setting, index)
             # Few steps or a scheduler that a variant refuses are no failure of the service.
             if sample.status != 400:
                 run = Run("frontier", setting.variant, index, scheduler=setting.scheduler)
                 run.samples.append(sample)
                 run.duration_s = sample.done_s
                 self.record.runs.append(run)
-            timings = answer.verdict.timings or {}
-            device_s = timings.get("denoise_s", 0.0) + timings.get("decode_s", 0.0)
-            if sample.outcome == "ok" and device_s > 0:
-                drawn[setting] = device_s, first_picture(answer.content)
+            if sample.outcome == "ok" and sample.device_s:
+                drawn[setting] = sample.device_s, first_picture(content)
             else:
                 why = sample.reason or "the reply has no timings"
                 self.record.left_out.append(f"the frontier's {setting}: {why}")
@@ -109,9 +108,14 @@ class Sweep:
                 shots.setdefault(index, Shot(device_s, base_s, picture))
         return now_s() - begun_s
 
-    def _body(self, setting: Setting, index: int) -> dict[str, object]:
-        """Of request `index`, the same in every setting but for the setting."""
+    async def _draw(self, setting: Setting, index: int) -> tuple[Sample, bytes]:
+        """Request `index`, the same in every setting but for the setting."""
         workload = replace(
             self.workload, num_inference_steps=(setting.steps,), scheduler=setting.scheduler
         )
-        return workload.body(index, setting.variant)
+        drawn: list[tuple[Sample, bytes]] = []
+        await closedloop.run(
+            self.client, 1, 1, workload, setting.variant, first=index,
+            done=lambda sample, content: drawn.append((sample, content)),
+        )  # fmt: skip
+        return drawn[0]

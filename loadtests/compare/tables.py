@@ -2,7 +2,9 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 
+from ..markdown import number, table
 from ..published import PROMPT, published_cells
 from ..replies import AUTO
 from .auto import AutoRate, Contender
@@ -13,6 +15,7 @@ from .frontier_table import frontier_cells
 from .quality import PUBLISHED_QUALITY, Similarity
 
 _UNDECIDED = "not decided"
+_seconds = partial(number, unknown=_UNDECIDED)
 
 
 @dataclass(frozen=True)
@@ -23,6 +26,10 @@ class Table:
     caption: str
     head: list[str]
     rows: list[list[str]]
+
+    def markdown(self) -> str:
+        """Caption and table."""
+        return table(self.caption, self.head, self.rows)
 
 
 def tables(conclusion: Conclusion) -> list[Table]:
@@ -46,8 +53,9 @@ def _costs(conclusion: Conclusion) -> Table:
     }
     rows = []
     for name, cost in conclusion.costs.items():
-        missed = found[name].carried.missed_per_s
-        beyond = f" (missed at {missed:.2f}/s)" if missed else ""
+        carried = found[name].carried
+        beyond = f" (missed at {carried.missed_per_s:.2f}/s)" if carried.missed_per_s else ""
+        beyond = " (all that it draws)" if carried.at_capacity else beyond
         rows.append(["within the SLO", name, *_cost(cost.at_slo, beyond), *own[name]])
     for name, cost in conclusion.costs.items():
         best = found[name].best
@@ -71,9 +79,8 @@ def _costs(conclusion: Conclusion) -> Table:
 def _cost(cost: Cost | None, more: str) -> list[str]:
     if cost is None:
         return [f"{_UNDECIDED}{more}", "-", "-", "-"]
-    price = "-" if cost.per_1000 is None else f"{cost.per_1000:.3g}"
     return [f"{cost.images_per_s.median:.2f}{more}", f"{cost.device_s_per_image:.3f}",
-            f"{cost.images_per_device_hour:,.0f}", price]  # fmt: skip
+            f"{cost.images_per_device_hour:,.0f}", number(cost.per_1000, ".3g")]  # fmt: skip
 
 
 def _differences(conclusion: Conclusion) -> Table:
@@ -85,10 +92,11 @@ def _differences(conclusion: Conclusion) -> Table:
     rounds = {run.round for run in conclusion.record.runs if run.section == "closed loop"}
     return Table(
         "What is decided",
-        f"Over 1 is better. Ratios are taken within rounds ({len(rounds)} of "
-        f"{conclusion.design.rounds} were run); the interval is their mean's, 95 % by Student's t. "
-        "*Noise floor*: a smaller difference is a tie. For the rate within the SLO a difference "
-        "is decided where one variant met a rate 15 % above one that the other has missed.",
+        "Over 1 is better, for all of a variant's replicas. Ratios are taken within rounds "
+        f"({len(rounds)} of {conclusion.design.rounds} were run); the interval is their mean's, "
+        "95 % by Student's t. *Noise floor*: a smaller difference is a tie. For the rate within "
+        "the SLO a difference is decided where one variant met a rate 15 % above one that the "
+        "other has missed.",
         ["variant", "against", "what", "ratio", "95 % interval", "noise floor", "outcome"],
         rows,
     )
@@ -102,15 +110,10 @@ def _difference_rows(comparison: Comparison) -> Iterator[list[str]]:
     }
     for what, ratio in ratios.items():
         if ratio is not None:
-            noise = _UNDECIDED if ratio.noise is None else f"{ratio.noise:.1%}"
-            yield [
-                what,
-                f"{ratio.value:.2f}",
-                ratio.interval() or "one round",
-                noise,
-                ratio.outcome,
-            ]
-    carried = "-" if comparison.carried_ratio is None else f"{comparison.carried_ratio:.2f}"
+            interval = ratio.interval() or "one round"
+            noise = number(ratio.noise, ".1%", _UNDECIDED)
+            yield [what, f"{ratio.value:.2f}", interval, noise, ratio.outcome]
+    carried = number(comparison.carried_ratio)
     yield ["rate within the SLO", carried, "-", "-", comparison.carried]
 
 
@@ -313,7 +316,3 @@ def _gate(conclusion: Conclusion) -> Table:
         ["variant", "figure", "before", "now", "change", "allowed", ""],
         rows,
     )
-
-
-def _seconds(value: float | None) -> str:
-    return _UNDECIDED if value is None else f"{value:.2f}"

@@ -63,11 +63,16 @@ def of_frontier(frontier: Frontier | None) -> list[str]:
             f"{cheapest.setting} costs {cheapest.cost:.2f} of {frontier.base}; what the frontier's "
             "pictures are worth is not known."
         ]
+    best = frontier.point(frontier.reference)
     if frontier.recommended is None:
-        return [
-            f"The frontier recommends nothing: it takes {DECIDING_PICTURES} pictures a setting."
-        ]
-    point, best = frontier.point(frontier.recommended), frontier.point(frontier.reference)
+        if best.device_s.count < DECIDING_PICTURES:
+            why = f"it takes {DECIDING_PICTURES} pictures a setting"
+        else:
+            why = (
+                f"the pictures of its reference, {best.setting}, are too poor to measure others by"
+            )
+        return [f"The frontier recommends nothing: {why}."]
+    point = frontier.point(frontier.recommended)
     words = (
         f"{point.setting} costs {point.cost:.2f} of {frontier.base}: the cheapest on the frontier "
         f"within {frontier.tolerance:.2g} of the reference, {frontier.reference} "
@@ -85,14 +90,15 @@ def _cheapest(
     slo_s: float | None,
 ) -> str:
     """The variant with the lowest cost a picture, its ties, and how alike its pictures are."""
-    least = cheapest(found, costs)
+    least = cheapest(costs)
+    both = [(found[name], cost) for name, cost in costs.items()]
     if least.by == "at_slo":
         words = f"Most pictures for the money with p95 <= {slo_s:.2f} s"
     else:
-        words = (
-            "Most pictures for the money at saturation, as in batch jobs (which variant it is "
-            "within the SLO is not decided)"
-        )
+        why = "which variant it is within the SLO is not decided"
+        if all(figures.carried.missed_per_s and not cost.at_slo for figures, cost in both):
+            why = f"no variant met p95 <= {slo_s:.2f} s at any rate tried"
+        words = f"Most pictures for the money at saturation, as in batch jobs ({why})"
     equals = sorted(least.variants, key=list(costs).index)
     if len(equals) == 1:
         words += f": `{equals[0]}`"
@@ -159,6 +165,8 @@ def _within_slo(figures: VariantFindings, cost: Costs, slo_s: float | None) -> s
     if cost.at_slo is None:
         return f"missed {limit} at {missed:.2f}/s, the lowest rate tried"
     words = f"{cost.at_slo.images_per_device_hour:,.0f} images per device-hour with {limit}"
+    if figures.carried.at_capacity:
+        return f"{words} ({met:.2f}/s, all that it draws)"
     if missed is None:
         return f"at least {words} ({met:.2f}/s, the highest rate tried)"
     return f"{words} ({met:.2f}/s; missed at {missed:.2f}/s)"

@@ -152,6 +152,44 @@ def test_the_same_again_is_no_worse_and_a_slower_service_is(whole: Path, tmp_pat
     assert "Against the baseline" in (tmp_path / "worse" / "report.md").read_text()
 
 
+def test_a_baseline_of_something_else_is_refused_before_anything_is_measured(
+    whole: Path, tmp_path: Path
+) -> None:
+    fake = FakeService(serial_s=SPEEDS, family="miniature")
+    done = compare(fake, tmp_path, "--baseline", str(whole / "report.json"))
+    assert done.returncode == 2
+    assert "baseline: measured sd-v1, this run miniature" in done.stderr
+    assert fake.asked == []
+
+
+def test_a_folder_without_a_clip_costs_no_more_than_the_clip_score(tmp_path: Path) -> None:
+    fake = FakeService(latency_s=0.0, serial_s={"original": 0.01}, replica=None)
+    done = compare(fake, tmp_path, "--quick", "--minutes", "0.2", "--clip", str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    assert "Left out: what needs the models here: " in done.stdout
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert report["complete"]
+    assert report["variants"]["original"]["single_s"] is not None
+    assert report["endpoint"]["peak_memory_bytes"] == {}
+
+
+def test_an_interruption_while_models_judge_keeps_what_was_measured(tmp_path: Path) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("loadtests.compare.decoders.vae_similarity", interrupted)
+        fake = FakeService(latency_s=0.0, serial_s={"original": 0.01}, family="miniature")
+        done = compare(fake, tmp_path, "--quick", "--minutes", "0.2")
+    assert done.returncode == 1
+    assert "INTERRUPTED: the report is partial" in done.stdout
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert (report["complete"], report["variants"]["original"]["single_s"] is None) == (
+        False,
+        False,
+    )
+
+
 def test_a_plan_is_held_to_what_a_later_run_measures(whole: Path, tmp_path: Path) -> None:
     path = tmp_path / "plan.json"
     planned = run_main(
@@ -273,7 +311,10 @@ def test_the_frontier_finds_the_costs_that_are_there(tmp_path: Path) -> None:
     assert "The frontier: cost against quality" in page
     assert page.count(", by distilled with 10 steps of euler") == 2
     rows = list(csv.DictReader((tmp_path / "samples.csv").open()))
-    assert {row["scheduler"] for row in rows if row["section"] == "frontier"} == {"pndm", "euler"}
+    rows = [row for row in rows if row["section"] == "frontier"]
+    assert {row["scheduler"] for row in rows} == {"pndm", "euler"}
+    times_s = {float(row["device_s"]) for row in rows if row["variant"] == "distilled"}
+    assert sorted(times_s) == pytest.approx([0.02 * 10 / 25, 0.02 * 50 / 25])
 
 
 def test_pictures_of_random_weights_are_not_judged(tmp_path: Path) -> None:
@@ -299,6 +340,8 @@ def test_pictures_of_random_weights_are_not_judged(tmp_path: Path) -> None:
         pytest.param(
             ["--frontier-schedulers", "ddim,heun"], "'heun' was given; allowed: pndm, ", id="heun"
         ),
+        pytest.param(["--clip", "/nowhere"], "'/nowhere' is not a folder", id="clip"),
+        pytest.param(["--weights-dir", "/nowhere"], "'/nowhere' is not a folder", id="weights"),
         pytest.param(["--minutes", "nan"], "nan was given; allowed: ", id="minutes"),
         pytest.param(["--baseline", "/nowhere.json"], "/nowhere.json", id="baseline"),
         pytest.param(["--plan", "pyproject.toml"], "pyproject.toml: not a plan.json", id="plan"),
@@ -325,8 +368,9 @@ def test_an_address_where_nobody_answers_is_one_clear_line(tmp_path: Path) -> No
     [
         ({"reject_every": 1}, "original: not drawn when warmed up: 429"),
         ({"family": "flux"}, "is not this service"),
+        ({"replica": {"device": "x"}}, "is not this service: KeyError('memory')"),
     ],
-    ids=["refuses-from-the-start", "another-service"],
+    ids=["refuses-from-the-start", "another-service", "another-replica"],
 )
 def test_an_endpoint_that_cannot_be_compared_is_reported_at_once(
     service: dict[str, Any], complaint: str, tmp_path: Path

@@ -17,11 +17,11 @@ from loadtests.compare.costs import Cheapest, Costs, cheapest, costs
 from loadtests.compare.decoders import clip_scores, vae_pairs
 from loadtests.compare.design import Design
 from loadtests.compare.findings import compare, find, slo_s
-from loadtests.compare.gate import Change, NotComparable, changes, read_report
+from loadtests.compare.gate import Change, NotComparable, changes, check_comparable, read_report
 from loadtests.compare.quality import similarity, to_reference
 from loadtests.compare.ratios import Difference, Ratio, Repeated
 from loadtests.compare.record import Record, Run
-from loadtests.compare.rungs import Carried, Rung, carried, rung
+from loadtests.compare.rungs import Carried, Rung, capacity_per_s, carried, rung
 from loadtests.compare.search import first_rate, for_the_curve, for_the_search, next_rate
 from loadtests.compare.verdict import of_auto, verdict
 from loadtests.workload import Workload
@@ -135,9 +135,33 @@ def test_a_void_rate_is_tried_beside_it_with_samples_of_its_own_a_few_times() ->
 
 def test_the_bracket_of_the_highest_rate() -> None:
     rungs = [at(1, "met"), at(2, "met"), at(3, "not decided"), at(4, "missed"), at(5, "met")]
-    assert carried(rungs) == Carried(2, 4)
-    assert carried([at(1, "met")]) == Carried(1, None)
-    assert carried([]) == Carried(None, None)
+    assert carried(rungs, 9.0) == Carried(2, 4)
+    assert carried([at(1, "met")], 9.0) == Carried(1, None)
+    assert carried([], 9.0) == Carried(None, None)
+
+
+def test_a_rate_beyond_the_capacity_is_not_carried_however_lax_the_slo() -> None:
+    assert carried([at(1, "met"), at(2, "met")], 1.5) == Carried(1.5, 1.15 * 1.5, True)
+    assert carried([at(2, "met"), at(2.1, "missed")], 1.9) == Carried(1.9, 2.1, True)
+    record = a_record()
+    record.runs += [
+        open_loop(name, rate, 0) for name, rate in (("original", 2.5), ("distilled", 9))
+    ]
+    # All of the runs' answers come at once, long after their schedules: 100 in 60 s and in 30 s.
+    for run in record.runs[-2:]:
+        last_s = 60.0 if run.variant == "original" else 30.0
+        run.samples[:] = [replace(each, done_s=last_s) for each in run.samples]
+    lax = replace(DESIGN, slo_s=99.0)
+    found = find(lax, record)
+    (original, distilled) = costs(found, {}, 1, None).values()
+    assert original.at_slo is not None
+    assert distilled.at_slo is not None
+    assert original.at_slo.device_s_per_image == pytest.approx(0.6, rel=0.02)
+    assert distilled.at_slo.device_s_per_image == pytest.approx(0.3, rel=0.02)
+    assert cheapest(costs(found, {}, 1, None)) == Cheapest("at_slo", ("distilled",))
+    assert for_the_search(lax, found["original"], 99.0) == 0.0
+    words = verdict(found, [], costs(found, {}, 1, None), {}, 99.0)
+    assert "(1.67/s, all that it draws)" in words[1]
 
 
 @pytest.mark.parametrize("limit", [0.3, 1.9, 2.0, 2.1, 3.1, 9.0])
@@ -180,9 +204,21 @@ def test_rates_for_the_curve_are_within_the_slo_and_not_those_that_were_tried(
     tried: Sequence[float], share: float
 ) -> None:
     rungs = (*(at(each * 2.0, "met") for each in tried), at(2.0, "met"), at(2.3, "missed"))
-    found = replace(find(DESIGN, a_record())["original"], rungs=rungs, carried=carried(rungs))
+    found = replace(find(DESIGN, a_record())["original"], rungs=rungs, carried=carried(rungs, 9.0))
     assert for_the_curve(DESIGN, found, 0.0) == share * 2.0
     assert for_the_curve(DESIGN, replace(found, carried=Carried(None, 2.3)), 0.0) == 0.0
+
+
+def test_many_replicas_carry_more_than_the_closed_loops_few_users_show() -> None:
+    # 25/s, each drawn in 2 s, are drawn at once by as many as it takes; 8 users have 4/s of them.
+    samples = [sample(2.0, index / 25) for index in range(100)]
+    run = Run("open loop", "x", 0, rate_per_s=25.0, duration_s=4.0, samples=samples)
+    seen = rung(DESIGN, [run], 25.0, 3.0)
+    assert seen.achieved_per_s == pytest.approx(100 / 5.96)
+    assert capacity_per_s(4.0, [seen]) == pytest.approx(25)
+    # Too few answers don't tell a rate.
+    few = replace(run, samples=samples[:49])
+    assert capacity_per_s(4.0, [rung(DESIGN, [few], 25.0, 3.0)]) == 4.0
 
 
 def closed(variant: str, round_: int, users: int, image_s: float, requests: int = 4) -> Run:
@@ -320,21 +356,28 @@ def test_the_cheapest_within_the_slo_is_decided_beyond_the_width_of_the_search(
     distilled_per_s: float, original_replicas: int, variants: tuple[str, ...]
 ) -> None:
     record = a_searched_record(distilled_per_s)
-    found = cheapest(find(DESIGN, record), prices(record, original=original_replicas))
+    found = cheapest(prices(record, original=original_replicas))
     assert found == Cheapest("at_slo", variants)
 
 
 def test_a_variant_without_a_rate_within_the_slo_is_out_only_where_it_missed_a_lower_one() -> None:
     record = a_record()
     record.runs += [open_loop("distilled", 1.5, 0), open_loop("original", 2.0, 6)]
-    assert cheapest(find(DESIGN, record), prices(record)).by == "at_saturation"
+    assert cheapest(prices(record)).by == "at_saturation"
     record.runs.append(open_loop("original", 1.0, 6))
-    assert cheapest(find(DESIGN, record), prices(record)) == Cheapest("at_slo", ("distilled",))
+    assert cheapest(prices(record)) == Cheapest("at_slo", ("distilled",))
     (_, original, distilled) = verdict(
         find(DESIGN, record), [], prices(record, original=1, distilled=1), {}, 1.8
     )
     assert "missed p95 <= 1.80 s at 1.00/s, the lowest rate tried" in original
     assert "at least 10,800 images per device-hour with p95 <= 1.80 s (1.50/s" in distilled
+
+
+def test_where_every_variant_missed_the_slo_the_verdict_says_so() -> None:
+    record = a_record()
+    record.runs += [open_loop("distilled", 1.5, 6), open_loop("original", 1.0, 6)]
+    words, *_ = verdict(find(DESIGN, record), [], prices(record), {}, 1.8)
+    assert "at saturation, as in batch jobs (no variant met p95 <= 1.80 s at any rate" in words
 
 
 def test_the_verdict_names_the_cheapest_or_the_tie() -> None:
@@ -596,11 +639,19 @@ def test_the_gate_allows_for_the_noise_of_both_runs() -> None:
 )
 def test_the_gate_refuses_to_compare_what_is_not_the_same(other: dict[str, Any]) -> None:
     with pytest.raises(NotComparable, match="baseline: "):
-        changes(other, a_report(), 0.1)
+        check_comparable(other, "miniature", DESIGN.workload)
 
 
 @pytest.mark.parametrize(
-    "content", ["", "[]", '{"report": "bench"}', json.dumps({**a_report(), "complete": False})]
+    "content",
+    [
+        "",
+        "[]",
+        '{"report": "bench"}',
+        json.dumps({**a_report(), "complete": False}),
+        json.dumps({**a_report(), "variants": {"original": {}}}),
+        "[" * 10_000,
+    ],
 )
 def test_a_baseline_that_is_none_is_named(content: str, tmp_path: Path) -> None:
     path = tmp_path / "report.json"

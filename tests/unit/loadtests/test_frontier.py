@@ -148,6 +148,17 @@ def test_too_few_pictures_recommend_nothing() -> None:
     assert of_frontier(found) == ["The frontier recommends nothing: it takes 8 pictures a setting."]
 
 
+def test_a_reference_that_is_wrong_itself_recommends_nothing() -> None:
+    base, best = (replace(point("x", 1, 0.05), setting=s, shortfall=0.0) for s in (BASE, BEST))
+    blank = replace(point("blank", 0.1, 0.0), shortfall=0.05)
+    found = conclude_frontier(BASE, BEST, [base, best, blank], "share judged right")
+    assert found.recommended is None
+    (words,) = of_frontier(found)
+    assert words.endswith(
+        "reference, `big` with 50 steps of pndm, are too poor to measure others by."
+    )
+
+
 def a_scene(colour: str, seed: int) -> NDArray[np.uint8]:
     return draw(Scene(Thing("car", colour), "blue", seed))
 
@@ -229,15 +240,20 @@ def test_the_discrepancy_of_equal_sets_is_none_and_that_of_others_is_as_defined(
 
 
 def swept(
-    service: FakeService, left_s: float, record: Record | None = None, cancelled_s: float = 1e9
+    service: FakeService,
+    left_s: float,
+    record: Record | None = None,
+    cancelled_s: float = 1e9,
+    best: Setting = BEST,
 ) -> Record:
     """Three pictures of each setting of two levels; a picture takes a second with 25 steps."""
-    found, grid = record or Record(), [[BASE, BEST, CHEAP], [replace(CHEAP, steps=2)]]
+    found = record or Record()
+    grid = [[*dict.fromkeys([BASE, best]), CHEAP], [replace(CHEAP, steps=2)]]
 
     async def carry_out() -> None:
         now_s = asyncio.get_running_loop().time
         await Sweep(
-            DirectClient(service), DESIGN.workload, found, grid, 3,
+            DirectClient(service), DESIGN.workload, found, grid, best, 3,
             needed_s=lambda setting: setting.steps / 25, left_s=lambda: left_s - now_s(),
             done=lambda setting: None,
         ).carry_out()  # fmt: skip
@@ -277,7 +293,9 @@ def test_a_sweep_that_time_cuts_short_keeps_the_coarse_level_and_says_so() -> No
     assert {len(record.frontier[setting]) for setting in (BASE, BEST, CHEAP)} == {3}
     assert record.left_out == ["3 of 3 pictures of the frontier's 2 steps"]
     assert swept(a_service(), 8).left_out[0].startswith("1 of 3 pictures of the frontier's 4, 25")
-    assert swept(a_service(), 2).frontier == {}
+    nothing = swept(a_service(), 2)
+    assert nothing.frontier == {}
+    assert nothing.left_out[1] == "3 of 3 pictures of the frontier's 2 steps"
 
 
 def test_a_setting_that_a_variant_refuses_is_named_and_is_no_failure() -> None:
@@ -285,3 +303,10 @@ def test_a_setting_that_a_variant_refuses_is_named_and_is_no_failure() -> None:
     assert replace(CHEAP, steps=2) not in record.frontier
     assert record.failures() == []
     assert record.left_out[0] == "the frontier's `small` with 2 steps of lcm: status 400: too few"
+
+
+def test_what_is_refused_ends_the_sweep_only_where_the_others_are_held_to_it() -> None:
+    # With no more steps than the default's, that is the reference, too.
+    record = swept(a_service(least_steps=5), 60, best=BASE)
+    assert {setting: len(drawn) for setting, drawn in record.frontier.items()} == {BASE: 3}
+    assert len(swept(a_service(least_steps=26), 60).runs) == 1

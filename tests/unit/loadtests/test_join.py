@@ -44,12 +44,12 @@ def a_report(device: str, price: float | None, *, met_per_s: float = 1.0) -> dic
             },
         },
         "slo_s": 2.0,
-        "variants": {
-            name: {"carried": {"met_per_s": rate, "missed_per_s": 1.1 * rate}}
-            for name, rate in rates.items()
-        },
         "costs": {
             name: {"devices": 1.0, "at_slo": cost(rate), "at_saturation": cost(2 * rate)}
+            for name, rate in rates.items()
+        },
+        "variants": {
+            name: {"carried": {"met_per_s": rate, "missed_per_s": 1.1 * rate}}
             for name, rate in rates.items()
         },
     }  # fmt: skip
@@ -122,6 +122,19 @@ def test_without_a_price_nothing_is_called_cheapest(tmp_path: Path) -> None:
     assert "not decided: no report has both a price" in done.stdout
 
 
+def test_what_might_be_as_cheap_is_named(tmp_path: Path) -> None:
+    undecided, missed = a_report("T4", 0.7), a_report("P4", 0.72)
+    for report, missed_per_s in ((undecided, None), (missed, 0.5)):
+        report["costs"]["distilled"]["at_slo"] = None
+        bracket = {"met_per_s": None, "missed_per_s": missed_per_s}
+        report["variants"]["distilled"]["carried"] = bracket
+    done = join(tmp_path, a_report("L4", 0.72), undecided, a_report("A100", None), missed)
+    assert (
+        "`distilled` on L4; 1,000 cost 0.2; without a price or a rate within the SLO, so not "
+        "known: `distilled` on T4 and `original` on A100 and `distilled` on A100."
+    ) in done.stdout
+
+
 @pytest.mark.parametrize(
     ("place", "value", "complaint"),
     [
@@ -140,7 +153,10 @@ def test_without_a_price_nothing_is_called_cheapest(tmp_path: Path) -> None:
         pytest.param("complete", False, "complete: {1} has False; allowed: True", id="incomplete"),
         pytest.param("setup.device", "L4", "device: {} has 'L4', {} has 'L4'", id="same-device"),
         pytest.param("costs", {"original": {"device_s_per_image": 1}},
-                     "not reports of this version's comparison: KeyError('at_slo')", id="old"),
+                     "{1}: not a report of this version's comparison: KeyError('at_slo')",
+                     id="old"),
+        pytest.param("slo_s", None, "{1}: not a report of this version's comparison: TypeError(",
+                     id="no-slo"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_compared_is_refused_with_field_file_and_both_values(
@@ -152,10 +168,16 @@ def test_what_cannot_be_compared_is_refused_with_field_file_and_both_values(
     assert not (tmp_path / "out").exists()
 
 
-def test_one_report_alone_is_refused(tmp_path: Path) -> None:
+def test_one_report_alone_is_refused_and_none_is_overwritten(tmp_path: Path) -> None:
     done = join(tmp_path, a_report("L4", 0.72))
     assert done.returncode == 2
     assert "reports: 1 was given; at least 2" in done.stderr
+    path = tmp_path / "0.json"
+    twice = run_main(compare_main.main, "join", path, path)
+    assert "reports: 1 was given; at least 2" in twice.stderr
+    here = run_main(compare_main.main, "join", path, tmp_path / "1.json", "--out", tmp_path)
+    assert here.returncode == 2
+    assert f"out: {tmp_path} holds one of the reports" in here.stderr
 
 
 def test_a_size_that_is_the_variants_own_may_be_given(tmp_path: Path) -> None:

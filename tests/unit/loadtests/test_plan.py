@@ -90,12 +90,12 @@ def test_the_configuration_is_rays() -> None:
     assert group["replicas"] == 14
 
 
-def a_report(p95_s: float | None = 1.0) -> dict[str, Any]:
+def a_report(p95_s: float | None = 1.0, rate_per_s: float = 2.0) -> dict[str, Any]:
     def rung(rate: float, p95: float | None) -> dict[str, Any]:
-        return {"rate_per_s": rate, "p95_s": p95, "mean_s": 0.5, "void": ""}
+        return {"rate_per_s": rate, "p95_s": p95, "mean_s": 0.5, "void": "", "achieved_per_s": 1.9}
 
     figures = {
-        "rungs": [rung(2.0, p95_s), rung(4.0, None)],
+        "rungs": [rung(rate_per_s, p95_s), rung(4.0, None)],
         "closed": [{"images_per_s": {"by_round": {"0": 4.0, "1": 5.0, "2": 6.0}}}],
     }
     return {
@@ -111,6 +111,11 @@ def test_a_reports_curve_is_of_one_replica() -> None:
     assert measured.p95_s == ((1.0, 1.0),)  # 2/s by two replicas.
     assert measured.images_per_s == 2.5
     assert read_measured(a_report(p95_s=None)) == {}
+
+
+def test_a_replica_is_planned_no_rate_beyond_its_capacity() -> None:
+    # Two replicas draw 5/s; a run at 20/s may end before its queue has grown too long.
+    assert read_measured(a_report(rate_per_s=20.0))["original"].p95_s == ((2.5, 1.0),)
 
 
 def test_shares_of_a_mix() -> None:
