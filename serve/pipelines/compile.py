@@ -1,9 +1,9 @@
 """Makes a replica's UNets fast before the first request, and reports which optimisations are on.
 
-On CUDA: channels_last, the fastest attention, torch.compile, and CUDA graphs for calls of 1, 2, 4,
-8 and 16 images of the family's default size with guidance; calls with another number of images are
-split and padded. Other sizes run eagerly, with FlashAttention: each would need minutes of compiling
-and its own memory.
+On CUDA: channels_last, the fastest attention, torch.compile, and CUDA graphs for calls of 1, 2, 3,
+4, 6, 8, 12 and 16 images of the family's default size with guidance; calls with another number of
+images are split and padded. Other sizes run eagerly, with FlashAttention: each would need minutes
+of compiling and its own memory.
 On a CPU: channels_last, and torch.compile if configured.
 """
 
@@ -28,7 +28,7 @@ T = TypeVar("T")
 TimeSeconds = Callable[[Callable[[], object]], float]
 
 ROWS_OF_ONE_IMAGE = 2  # With guidance.
-ROWS_A_CALL = (2, 4, 8, 16, 32)
+MOST_ROWS = 32  # Of one call: 16 images with guidance.
 # The compiler plans kernels for the first; the others show that it needn't compile again.
 _DYNAMIC_ROWS = (16, 4, 8, 32)
 # With fewer rows a fast GPU waits for the launches, and every attention takes the same time.
@@ -99,7 +99,7 @@ def prepare_unet(
     compiling = cuda if optimisations.compile is None else optimisations.compile
     if not cuda and not compiling:
         return plain_call(unet, "default")
-    inputs = Inputs.random(unet, max(ROWS_A_CALL), size, tokens)
+    inputs = Inputs.random(unet, MOST_ROWS, size, tokens)
     attention: Attention = "default"
     wanted = optimisations.attention
     if optimisations.deterministic and wanted == "auto":
@@ -121,7 +121,8 @@ def prepare_unet(
             fast = compiled
             readiness.switched_on.append(part)
     if cuda and optimisations.cuda_graphs:
-        sizes = (ROWS_OF_ONE_IMAGE,) if optimisations.deterministic else ROWS_A_CALL
+        images = (1,) if optimisations.deterministic else optimisations.recorded_images
+        sizes = tuple(ROWS_OF_ONE_IMAGE * count for count in images)
         part = f"{name}: CUDA graphs"
         recorded = readiness.attempt(
             part, partial(record_unet, fast, inputs, sizes, cuda_graphs(), device_seconds)
@@ -198,9 +199,9 @@ def compile_unet(unet: UNet, others: UNetCall, attention: Attention, inputs: Inp
         many(*arguments)
 
     def call(latents: torch.Tensor, timesteps: torch.Tensor, embeds: torch.Tensor) -> torch.Tensor:
-        rows, most = len(latents), max(ROWS_A_CALL)
-        if rows > most:
-            calls = math.ceil(rows / most)
+        rows = len(latents)
+        if rows > MOST_ROWS:
+            calls = math.ceil(rows / MOST_ROWS)
             parts = (argument.tensor_split(calls) for argument in (latents, timesteps, embeds))
             return torch.cat([call(*part) for part in zip(*parts, strict=True)])
         # A single row would be compiled anew, in the middle of a request.

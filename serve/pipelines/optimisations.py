@@ -30,6 +30,8 @@ class Optimisations:
     saves"""
     cuda_graphs: bool = True
     """replay recorded UNet calls"""
+    recorded_images: tuple[int, ...] = (1, 2, 3, 4, 6, 8, 12, 16)
+    """how many images recorded UNet calls have, each 1 to 16; others are split and padded"""
     cpu_threads: int | None = None
     """torch's threads for one call on a CPU; null leaves the process's setting"""
     embedding_cache: int = 64
@@ -40,6 +42,10 @@ class Optimisations:
     by timing"""
 
     def __post_init__(self) -> None:
+        if not self.recorded_images or not set(self.recorded_images) <= set(range(1, 17)):
+            raise ValueError(
+                f"recorded_images: {self.recorded_images} was given; at least one, each 1 to 16"
+            )
         if self.cpu_threads is not None and self.cpu_threads < 1:
             raise ValueError(f"cpu_threads: {self.cpu_threads} was given; at least 1")
         if self.embedding_cache < 0:

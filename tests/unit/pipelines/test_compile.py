@@ -9,7 +9,7 @@ from diffusers import UNet2DConditionModel
 
 from serve.miniature import WEIGHTS_DIR
 from serve.pipelines.compile import (
-    ROWS_A_CALL,
+    MOST_ROWS,
     Readiness,
     choose_attention,
     plain_call,
@@ -118,14 +118,31 @@ def test_the_report_says_which_calls_were_recorded(
     prepare_as_on_cuda(monkeypatch, record)
     call, readiness = prepare(OnCuda(unet), Optimisations())
     assert readiness.left_off == {}
-    assert readiness.switched_on[1:] == ["unet: compile", "unet: CUDA graphs of 2, 4, 8 rows"]
+    assert readiness.switched_on[1:] == ["unet: compile", "unet: CUDA graphs of 2, 4, 6, 8 rows"]
     assert list(readiness.seconds) == ["unet: attention", "unet: compile", "unet: CUDA graphs"]
     assert torch.allclose(noise(call, 11), noise(plain_call(unet, "default"), 11), atol=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("switches", "rows"),
+    [
+        ({}, "2, 4, 6, 8, 12, 16, 24, 32"),
+        ({"recorded_images": (4, 1)}, "2, 8"),
+        ({"deterministic": True}, "2"),  # No image shares its calls.
+    ],
+    ids=lambda given: str(given),
+)
+def test_which_calls_are_recorded_is_a_switch(
+    unet: Any, switches: dict[str, Any], rows: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepare_as_on_cuda(monkeypatch)
+    _, readiness = prepare(OnCuda(unet), Optimisations(compile=False, **switches))
+    assert readiness.switched_on[-1] == f"unet: CUDA graphs of {rows} rows"
+
+
 @pytest.mark.parametrize("fastest", ["default", "cudnn", "flash"])
 def test_the_fastest_attention_is_kept(unet: Any, fastest: str) -> None:
-    inputs = Inputs.random(unet, max(ROWS_A_CALL), (8, 8), 7)
+    inputs = Inputs.random(unet, MOST_ROWS, (8, 8), 7)
     order = iter(("default", "cudnn", "flash"))
     timed = []
 
@@ -169,7 +186,7 @@ def test_an_attention_that_fails_on_the_real_unet_is_passed_over(unet: Any) -> N
             raise RuntimeError("cuDNN: no valid execution plan")
         return took
 
-    inputs = Inputs.random(unet, max(ROWS_A_CALL), (8, 8), 7)
+    inputs = Inputs.random(unet, MOST_ROWS, (8, 8), 7)
     assert choose_attention(unet, inputs, "auto", time_s) == "flash"
 
 
@@ -205,6 +222,8 @@ def test_channels_last_is_a_switch(channels_last: bool) -> None:
     [
         {"embedding_cache": -1},
         {"cpu_threads": 0},
+        {"recorded_images": ()},
+        {"recorded_images": (1, 17)},
     ],
     ids=lambda changes: next(iter(changes)),
 )

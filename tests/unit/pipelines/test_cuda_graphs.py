@@ -15,6 +15,7 @@ from serve.pipelines.cuda_graphs import (
     cuda_graphs,
     record_unet,
 )
+from serve.pipelines.optimisations import DEFAULTS
 from tests.emulated_cuda import EmulatedCapture, record_again
 
 SIZES = (2, 4, 8)
@@ -87,6 +88,14 @@ def test_the_cover_is_the_cheapest_there_is(seconds: dict[int, float]) -> None:
 def test_five_images_are_split_where_rows_cost_and_padded_where_launches_do() -> None:
     assert cheapest_cover(10, SATURATED) == (8, 2)
     assert cheapest_cover(10, LAUNCH_BOUND) == (16,)
+
+
+@pytest.mark.parametrize("images", [3, 6, 12])
+def test_three_six_and_twelve_images_take_one_call_of_their_own(images: int) -> None:
+    recorded = DEFAULTS.recorded_images
+    for fixed_s, image_s in ((7.3, 6.45), (10.0, 0.02)):
+        seconds = {2 * count: fixed_s + image_s * count for count in recorded}
+        assert cheapest_cover(2 * images, seconds) == (2 * images,)
 
 
 @pytest.mark.parametrize("fits", [8, 4, 2, 0])

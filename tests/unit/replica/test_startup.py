@@ -15,6 +15,7 @@ from serve.metrics import ReplicaMetrics
 from serve.miniature import WEIGHTS_DIR
 from serve.pipelines import compile, pipeline
 from serve.pipelines.cuda_graphs import Recording
+from serve.pipelines.optimisations import Optimisations
 from serve.replica.encoding import Encoder
 from serve.replica.startup import start
 from serve.variants import MINIATURE
@@ -53,11 +54,12 @@ async def test_what_fails_is_left_off_with_its_reason_and_the_replica_draws(
         pipeline, "prepare_unet", lambda unet, **rest: prepare(unet=OnCuda(unet), **rest)
     )
     prepare_as_on_cuda(monkeypatch, record, compiler)
-    monkeypatch.setattr(compile, "ROWS_A_CALL", (2, 4))
+    monkeypatch.setattr(compile, "MOST_ROWS", 4)
+    args = AppArgs(optimisations=Optimisations(recorded_images=(1, 2)))
     caplog.set_level(logging.INFO, "ray.serve")
     encoder = Encoder()
     denoiser, engine = await start(
-        [variant], partial(_load_pipeline, AppArgs(), WEIGHTS_DIR), 1, encoder, ReplicaMetrics()
+        [variant], partial(_load_pipeline, args, WEIGHTS_DIR), 1, encoder, ReplicaMetrics()
     )
     try:
         await engine.submit(variant.generation("a star", [1], 2)).result()
