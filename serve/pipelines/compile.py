@@ -1,28 +1,30 @@
-"""Makes a replica's UNets fast before the first request, and reports which optimisations are on.
+"""Makes a replica's models fast before the first request, and reports which optimisations are on.
 
 On CUDA: channels_last, the fastest attention, torch.compile, and CUDA graphs for calls of 1, 2, 3,
 4, 6, 8, 12 and 16 images of the family's default size with guidance; calls with another number of
-images are split and padded. Other sizes run eagerly, with FlashAttention: each would need minutes
-of compiling and its own memory.
+images are split and padded. The KL decoder is compiled and recorded for slices of 1 and 2. Other
+sizes run eagerly, with FlashAttention: each would need minutes of compiling and its own memory.
 On a CPU: channels_last, and torch.compile if configured.
 """
 
 import gc
 import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, TypeVar, cast
 
 import torch
+from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from .components import Model, UNet
-from .cuda_graphs import Inputs, UNetCall, cuda_graphs, record_unet
+from .components import Model, UNet, Vae
+from .cuda_graphs import Call, Inputs, cuda_graphs, record_sizes
 from .devices import measuring
 from .optimisations import Attention, Optimisations
+from .vae import MOST_AT_ONCE_ON_CUDA, pixels
 
 T = TypeVar("T")
 TimeSeconds = Callable[[Callable[[], object]], float]
@@ -84,8 +86,8 @@ def prepare_unet(
     tokens: int,
     optimisations: Optimisations,
     readiness: Readiness,
-) -> UNetCall:
-    """A UNet's fastest call, tried and warm.
+) -> Call:
+    """A UNet's fastest call, latents, timesteps and embeddings to noise, tried and warm.
 
     Args:
         name: of the UNet, in the report.
@@ -95,11 +97,11 @@ def prepare_unet(
         optimisations: what to try.
         readiness: the report to add to.
     """
-    cuda = unet.device.type == "cuda"
+    cuda = on_cuda(unet)
     compiling = cuda if optimisations.compile is None else optimisations.compile
     if not cuda and not compiling:
         return plain_call(unet, "default")
-    inputs = Inputs.random(unet, MOST_ROWS, size, tokens)
+    inputs = unet_inputs(unet, MOST_ROWS, size, tokens)
     attention: Attention = "default"
     wanted = optimisations.attention
     if optimisations.deterministic and wanted == "auto":
@@ -122,34 +124,91 @@ def prepare_unet(
             readiness.switched_on.append(part)
     if cuda and optimisations.cuda_graphs:
         images = (1,) if optimisations.deterministic else optimisations.recorded_images
-        sizes = tuple(ROWS_OF_ONE_IMAGE * count for count in images)
-        part = f"{name}: CUDA graphs"
-        recorded = readiness.attempt(
-            part, partial(record_unet, fast, inputs, sizes, cuda_graphs(), device_seconds)
-        )
-        if recorded is not None:
-            fast = recorded
-            rows = ", ".join(map(str, recorded.sizes))
-            readiness.switched_on.append(f"{part} of {rows} rows")
+        rows = [ROWS_OF_ONE_IMAGE * count for count in images]
+        fast = _recorded(name, fast, inputs, rows, readiness)
     return for_size(size, fast, others)
 
 
-def plain_call(unet: UNet, attention: Attention) -> UNetCall:
+@torch.inference_mode()
+def prepare_decoder(
+    name: str,
+    vae: Vae,
+    size: tuple[int, int],
+    optimisations: Optimisations,
+    readiness: Readiness,
+) -> Call:
+    """A VAE's fastest call, latents to `vae.pixels`, tried and warm; a plain one of the tiny VAE.
+
+    See `prepare_unet`. Its graphs may be replayed beside those of UNets.
+    """
+    plain = partial(pixels, vae)
+    # The tiny decoder launches a tenth of the kernels, and mostly for previews.
+    if not (on_cuda(vae) and optimisations.vae_decoder and isinstance(vae, AutoencoderKL)):
+        return plain
+    most = 1 if optimisations.deterministic else MOST_AT_ONCE_ON_CUDA[AutoencoderKL]
+    images = range(1, most + 1)
+    shape = most, vae.config.latent_channels, *size
+    inputs = Inputs(torch.randn(shape, device=vae.device, dtype=vae.dtype))
+    fast: Call = plain
+    if optimisations.compile is not False:
+        part = f"{name}: compile"
+        compiled = readiness.attempt(part, partial(compile_decoder, vae, images, inputs))
+        if compiled is not None:
+            fast = compiled
+            readiness.switched_on.append(part)
+    if optimisations.cuda_graphs:
+        fast = _recorded(name, fast, inputs, images, readiness)
+    return for_size(size, fast, plain)
+
+
+def on_cuda(model: Model) -> bool:
+    """Whether a model is on CUDA."""
+    return model.device.type == "cuda"
+
+
+def unet_inputs(unet: UNet, rows: int, size: tuple[int, int], tokens: int) -> Inputs:
+    """Buffers for a UNet's calls, filled with random values: zeros would distort timings."""
+    device, dtype, config = unet.device, unet.dtype, unet.config
+    return Inputs(
+        torch.randn(rows, config.in_channels, *size, device=device, dtype=dtype),
+        torch.full((rows,), 500.0, device=device),
+        torch.randn(rows, tokens, config.cross_attention_dim, device=device, dtype=dtype),
+    )
+
+
+def _recorded(
+    name: str, call: Call, inputs: Inputs, rows: Sequence[int], readiness: Readiness
+) -> Call:
+    """The call recorded with these numbers of rows; itself if it can't be."""
+    part = f"{name}: CUDA graphs"
+    recorded = readiness.attempt(
+        part, lambda: record_sizes(call, inputs, rows, cuda_graphs(), device_seconds)
+    )
+    if recorded is None:
+        return call
+    sizes = ", ".join(map(str, recorded.sizes))
+    readiness.switched_on.append(f"{part} of {sizes} rows")
+    return recorded
+
+
+def plain_call(unet: UNet, attention: Attention) -> Call:
     """The UNet itself as a call, with this attention."""
 
-    def call(latents: torch.Tensor, timesteps: torch.Tensor, embeds: torch.Tensor) -> torch.Tensor:
+    def call(
+        latents: torch.Tensor, timesteps: torch.Tensor, embeds: torch.Tensor
+    ) -> tuple[torch.Tensor]:
         with _preferred(attention):
-            return unet(latents, timesteps, encoder_hidden_states=embeds, return_dict=False)[0]
+            return unet(latents, timesteps, encoder_hidden_states=embeds, return_dict=False)
 
     return call
 
 
-def for_size(size: tuple[int, int], fast: UNetCall, others: UNetCall) -> UNetCall:
+def for_size(size: tuple[int, int], fast: Call, others: Call) -> Call:
     """One call for latents of this height and width, another for all other sizes."""
 
-    def call(latents: torch.Tensor, timesteps: torch.Tensor, embeds: torch.Tensor) -> torch.Tensor:
+    def call(latents: torch.Tensor, *more: torch.Tensor) -> tuple[torch.Tensor, ...]:
         chosen = fast if latents.shape[2:] == size else others
-        return chosen(latents, timesteps, embeds)
+        return chosen(latents, *more)
 
     return call
 
@@ -181,7 +240,7 @@ def choose_attention(
     return min(seconds, key=seconds.__getitem__)
 
 
-def compile_unet(unet: UNet, others: UNetCall, attention: Attention, inputs: Inputs) -> UNetCall:
+def compile_unet(unet: UNet, others: Call, attention: Attention, inputs: Inputs) -> Call:
     """A compiled call for any number of rows, warm.
 
     The rows of one image have code of their own: kernels planned for so few are slow with many, and
@@ -198,15 +257,28 @@ def compile_unet(unet: UNet, others: UNetCall, attention: Attention, inputs: Inp
             torch._dynamo.maybe_mark_dynamic(argument, 0)
         many(*arguments)
 
-    def call(latents: torch.Tensor, timesteps: torch.Tensor, embeds: torch.Tensor) -> torch.Tensor:
-        rows = len(latents)
+    def call(*arguments: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        rows = len(arguments[0])
         if rows > MOST_ROWS:
             calls = math.ceil(rows / MOST_ROWS)
-            parts = (argument.tensor_split(calls) for argument in (latents, timesteps, embeds))
-            return torch.cat([call(*part) for part in zip(*parts, strict=True)])
+            parts = (argument.tensor_split(calls) for argument in arguments)
+            return (torch.cat([call(*part)[0] for part in zip(*parts, strict=True)]),)
         # A single row would be compiled anew, in the middle of a request.
         chosen = {1: others, ROWS_OF_ONE_IMAGE: few}.get(rows, many)
-        return chosen(latents, timesteps, embeds)
+        return chosen(*arguments)
+
+    return call
+
+
+def compile_decoder(vae: Vae, images: Sequence[int], inputs: Inputs) -> Call:
+    """A compiled call for these numbers of images, warm, each with code of its own."""
+    plain, compiled = partial(pixels, vae), partial(torch.compile(pixels, dynamic=False), vae)
+    for count in images:
+        compiled(*inputs.first(count))
+
+    def call(latents: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        # Another number or layout would be compiled anew, in the middle of a request.
+        return (compiled if len(latents) in images else plain)(latents.contiguous())
 
     return call
 

@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from ..generation import Generation, Plan
 from ..replica_info import ReplicaInfo
 from ..variants import Variant
-from .compile import Readiness, prepare_unet, use_channels_last
-from .components import Components, Scheduler, load_components
-from .cuda_graphs import UNetCall
+from .compile import Readiness, prepare_decoder, prepare_unet, use_channels_last
+from .components import Components, Scheduler, Vae, load_components
+from .cuda_graphs import Call
 from .devices import (
     DeviceName,
     StepClock,
@@ -76,11 +76,20 @@ class Pipeline:
                 for model in (parts.unet, parts.vae, parts.preview_vae)
                 if model is not None
             )
-        self._unets: dict[str, UNetCall] = {}
+        self._unets: dict[str, Call] = {}
+        decoders: dict[Vae, Call] = {}
         for variant in variants:
-            if variant.unet.folder not in self._unets:
-                self._unets[variant.unet.folder] = self._prepare(variant)
-        self._decoder = Decoder(self.device)
+            parts, side = components[variant.name], variant.default_size_px // 8
+            if (folder := variant.unet.folder) not in self._unets:
+                tokens = parts.tokenizer.model_max_length
+                self._unets[folder] = prepare_unet(
+                    folder, parts.unet, (side, side), tokens, optimisations, readiness
+                )
+            if parts.vae not in decoders:
+                decoders[parts.vae] = prepare_decoder(
+                    variant.vae.folder, parts.vae, (side, side), optimisations, readiness
+                )
+        self._decoder = Decoder(self.device, decoders)
 
     @classmethod
     def load(
@@ -95,7 +104,7 @@ class Pipeline:
         """Read variants of one family from a folder that `weights.check.check_family` has passed.
 
         Shared components are loaded once, and so is the safety checker, if asked for. On CUDA it
-        returns when the UNets are compiled and recorded.
+        returns when what can be is compiled and recorded.
 
         Raises:
             DeviceUnavailable: see `resolve_device`.
@@ -228,7 +237,7 @@ class Pipeline:
             latents, timesteps = torch.cat([latents] * 2), torch.cat([timesteps] * 2)
             embeds = negative + embeds
         unet = self._unets[trajectories[0].variant.unet.folder]
-        noise = unet(latents, timesteps, torch.cat(embeds))
+        (noise,) = unet(latents, timesteps, torch.cat(embeds))
         unconditional, conditional = noise.chunk(2) if guided else (noise, noise)
         predictions = []
         for index, trajectory in enumerate(trajectories):
@@ -284,14 +293,3 @@ class Pipeline:
         """Release torch's unused blocks."""
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
-
-    def _prepare(self, variant: Variant) -> UNetCall:
-        parts = self.components[variant.name]
-        return prepare_unet(
-            name=variant.unet.folder,
-            unet=parts.unet,
-            size=(variant.default_size_px // 8, variant.default_size_px // 8),
-            tokens=parts.tokenizer.model_max_length,
-            optimisations=self.optimisations,
-            readiness=self.readiness,
-        )

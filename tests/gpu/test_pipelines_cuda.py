@@ -46,6 +46,7 @@ OPTIMISATIONS = {
     "graphs": Optimisations(compile=False),
     "few-graphs": Optimisations(compile=False, recorded_images=(1, 4)),
     "compile": Optimisations(cuda_graphs=False),
+    "plain-decoder": Optimisations(vae_decoder=False),
     "all": Optimisations(),
 }
 EACH = pytest.mark.parametrize("name", list(OPTIMISATIONS))
@@ -100,6 +101,10 @@ def test_what_was_asked_for_was_switched_on_and_timed(name: str) -> None:
         rows = ", ".join(str(2 * images) for images in asked.recorded_images)
         graphs = f"{unet}: CUDA graphs of {rows} rows"
         assert (graphs in readiness.switched_on) is asked.cuda_graphs
+    fast_decoder = asked.vae_decoder and (asked.compile is None or asked.cuda_graphs)
+    assert ("vae: compile" in readiness.switched_on) is (fast_decoder and asked.compile is None)
+    recorded = "vae: CUDA graphs of 1, 2 rows" in readiness.switched_on
+    assert recorded is (fast_decoder and asked.cuda_graphs)
     print(name, readiness)
 
 

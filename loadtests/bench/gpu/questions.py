@@ -15,9 +15,9 @@ from PIL import Image
 from torch.profiler import ProfilerActivity, profile
 
 from serve.miniature import WEIGHTS_DIR
-from serve.pipelines.compile import plain_call, use_channels_last
+from serve.pipelines.compile import plain_call, unet_inputs, use_channels_last
 from serve.pipelines.components import UNet, Vae, load_components
-from serve.pipelines.cuda_graphs import Inputs, Recording, UNetCall, cuda_graphs, record_unet
+from serve.pipelines.cuda_graphs import Call, Recording, cuda_graphs, record_sizes
 from serve.pipelines.devices import DeviceName, device_name, resolve_device
 from serve.pipelines.optimisations import Optimisations
 from serve.pipelines.pipeline import Pipeline
@@ -231,12 +231,12 @@ def ablate(bench: Bench) -> None:
     unet = parts.unet
     use_channels_last([unet])
     latents = variant.default_size_px // 8
-    inputs = Inputs.random(unet, 32, (latents, latents), parts.tokenizer.model_max_length)
+    inputs = unet_inputs(unet, 32, (latents, latents), parts.tokenizer.model_max_length)
     clock = Clock(device)
     record = cuda_graphs() if bench.cuda else _run_again
 
     @torch.inference_mode()
-    def replay_ms(call: UNetCall, sizes: Sequence[int] = (2, 8, 16)) -> dict[int, float]:
+    def replay_ms(call: Call, sizes: Sequence[int] = (2, 8, 16)) -> dict[int, float]:
         found: dict[int, float] = {}
 
         def time_s(replay: Callable[[], object]) -> float:
@@ -244,7 +244,7 @@ def ablate(bench: Bench) -> None:
             found[sorted(sizes, reverse=True)[len(found)]] = 1000 * seconds
             return seconds
 
-        record_unet(call, inputs, tuple(sizes), record, time_s)
+        record_sizes(call, inputs, tuple(sizes), record, time_s)
         return found
 
     if not bench.cuda:
@@ -388,7 +388,6 @@ def _kernels(ours: Ours, images: int) -> dict[str, str]:
     }
 
 
-def _run_again(call: Callable[[], torch.Tensor]) -> Recording:
+def _run_again(call: Callable[[], tuple[torch.Tensor, ...]]) -> Recording:
     """On a CPU nothing is recorded; a replay is the call again."""
-    output = call()
-    return Recording(lambda: output.copy_(call()), output)
+    return Recording(call, call())
