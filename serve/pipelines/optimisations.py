@@ -29,11 +29,13 @@ class Optimisations:
     """torch.compile the UNets and, on CUDA, the KL decoder; null means on CUDA only, since on a CPU
     it takes far longer than it saves"""
     cuda_graphs: bool = True
-    """replay recorded calls of the UNets and of the KL decoder"""
+    """replay recorded calls of the UNets, the KL decoder and the text encoder"""
     recorded_images: tuple[int, ...] = (1, 2, 3, 4, 6, 8, 12, 16)
     """how many images recorded UNet calls have, each 1 to 16; others are split and padded"""
     vae_decoder: bool = True
     """whether `compile` and `cuda_graphs` hold for the KL decoder, too"""
+    text_encoder: bool = True
+    """whether `cuda_graphs` holds for the text encoder, too"""
     cpu_threads: int | None = None
     """torch's threads for one call on a CPU; null leaves the process's setting"""
     embedding_cache: int = 64

@@ -17,7 +17,13 @@ from numpy.typing import NDArray
 from ..generation import Generation, Plan
 from ..replica_info import ReplicaInfo
 from ..variants import Variant
-from .compile import Readiness, prepare_decoder, prepare_unet, use_channels_last
+from .compile import (
+    Readiness,
+    prepare_decoder,
+    prepare_text_encoder,
+    prepare_unet,
+    use_channels_last,
+)
 from .components import Components, Scheduler, Vae, load_components
 from .cuda_graphs import Call
 from .devices import (
@@ -58,13 +64,6 @@ class Pipeline:
         self.readiness = readiness
         self.optimisations = optimisations
         self._variants = {variant.name: variant for variant in variants}
-        by_text_encoder = {v.text_encoder.folder: components[v.name] for v in variants}
-        self._encoders = {
-            folder: PromptEncoder(
-                parts.tokenizer, parts.text_encoder, optimisations.embedding_cache
-            )
-            for folder, parts in by_text_encoder.items()
-        }
         unet = components[variants[0].name].unet
         self.device, self.dtype = unet.device, unet.dtype
         self._clock = StepClock(self.device)
@@ -76,6 +75,22 @@ class Pipeline:
                 for model in (parts.unet, parts.vae, parts.preview_vae)
                 if model is not None
             )
+        by_text_encoder = {v.text_encoder.folder: components[v.name] for v in variants}
+        self._encoders = {
+            folder: PromptEncoder(
+                parts.tokenizer,
+                prepare_text_encoder(
+                    folder,
+                    parts.text_encoder,
+                    parts.tokenizer.model_max_length,
+                    optimisations,
+                    readiness,
+                ),
+                self.device,
+                optimisations.embedding_cache,
+            )
+            for folder, parts in by_text_encoder.items()
+        }
         self._unets: dict[str, Call] = {}
         decoders: dict[Vae, Call] = {}
         for variant in variants:

@@ -46,7 +46,7 @@ OPTIMISATIONS = {
     "graphs": Optimisations(compile=False),
     "few-graphs": Optimisations(compile=False, recorded_images=(1, 4)),
     "compile": Optimisations(cuda_graphs=False),
-    "plain-decoder": Optimisations(vae_decoder=False),
+    "unets-only": Optimisations(vae_decoder=False, text_encoder=False),
     "all": Optimisations(),
 }
 EACH = pytest.mark.parametrize("name", list(OPTIMISATIONS))
@@ -105,6 +105,8 @@ def test_what_was_asked_for_was_switched_on_and_timed(name: str) -> None:
     assert ("vae: compile" in readiness.switched_on) is (fast_decoder and asked.compile is None)
     recorded = "vae: CUDA graphs of 1, 2 rows" in readiness.switched_on
     assert recorded is (fast_decoder and asked.cuda_graphs)
+    recorded = "text_encoder: CUDA graphs of 1 rows" in readiness.switched_on
+    assert recorded is (asked.text_encoder and asked.cuda_graphs)
     print(name, readiness)
 
 

@@ -202,7 +202,7 @@ def test_a_recorded_decoder_says_which_image_is_not_finite_whatever_pads_it(
     assert finite.tolist() == [True]
 
 
-@pytest.mark.parametrize("switch", ["vae_decoder", "deterministic", None])
+@pytest.mark.parametrize("switch", ["vae_decoder", "text_encoder", "deterministic", None])
 def test_a_prepared_pipeline_draws_the_pictures_of_a_plain_one(
     switch: str | None,
     drawn: tuple[Pipeline, list[Trajectory]],
@@ -235,8 +235,11 @@ def test_a_prepared_pipeline_draws_the_pictures_of_a_plain_one(
         assert difference(prepared.preview(again[0]), plain.preview(images[0])) <= 0.1
     finally:
         torch.use_deterministic_algorithms(False)
-    expected = {None: {1, 2}, "deterministic": {1}, "vae_decoder": set()}[switch]
-    assert {shape[0] for shape in replayed if shape[1:] == (96, 96, 3)} == expected
+    slices = {shape[0] for shape in replayed if shape[1:] == (96, 96, 3)}
+    assert slices == {"deterministic": {1}, "vae_decoder": set()}.get(switch, {1, 2})
+    # A prompt and an empty one.
+    prompts = sum(shape[:2] == (1, 77) for shape in replayed)
+    assert prompts == (0 if switch == "text_encoder" else 2)
 
 
 @pytest.mark.parametrize("fastest", ["default", "cudnn", "flash"])
