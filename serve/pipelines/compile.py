@@ -28,6 +28,7 @@ from .optimisations import Attention, Optimisations
 from .vae import MOST_AT_ONCE_ON_CUDA, pixels
 
 T = TypeVar("T")
+CompilerOptions = dict[str, str | int | bool | Callable[..., Any]] | None
 TimeSeconds = Callable[[Callable[[], object]], float]
 
 ROWS_OF_ONE_IMAGE = 2  # With guidance.
@@ -103,11 +104,14 @@ def prepare_unet(
     if not cuda and not compiling:
         return plain_call(unet, "default")
     inputs = unet_inputs(unet, MOST_ROWS, size, tokens)
+    images = (1,) if optimisations.deterministic else optimisations.recorded_images
+    rows = [ROWS_OF_ONE_IMAGE * count for count in images]
     attention: Attention = "default"
     wanted = optimisations.attention
     if optimisations.deterministic and wanted == "auto":
         wanted = "default"  # Two processes that time kernels may choose different ones.
     if cuda:
+        _search(name, plain_call(unet, "default"), inputs, rows, optimisations, readiness)
         chosen = readiness.attempt(
             f"{name}: attention", partial(choose_attention, unet, inputs, wanted, device_seconds)
         )
@@ -119,13 +123,14 @@ def prepare_unet(
     others = plain_call(unet, "flash") if cuda and wanted == "auto" else fast
     if compiling:
         part = f"{name}: compile"
-        compiled = readiness.attempt(part, partial(compile_unet, unet, others, attention, inputs))
+        options = compiler_options(optimisations) if cuda else None
+        compiled = readiness.attempt(
+            part, partial(compile_unet, unet, others, attention, inputs, options)
+        )
         if compiled is not None:
             fast = compiled
             readiness.switched_on.append(part)
     if cuda and optimisations.cuda_graphs:
-        images = (1,) if optimisations.deterministic else optimisations.recorded_images
-        rows = [ROWS_OF_ONE_IMAGE * count for count in images]
         fast = _recorded(name, fast, inputs, rows, readiness)
     return for_size(size, fast, others)
 
@@ -151,9 +156,11 @@ def prepare_decoder(
     shape = most, vae.config.latent_channels, *size
     inputs = Inputs(torch.randn(shape, device=vae.device, dtype=vae.dtype))
     fast: Call = plain
+    _search(name, plain, inputs, images, optimisations, readiness)
     if optimisations.compile is not False:
         part = f"{name}: compile"
-        compiled = readiness.attempt(part, partial(compile_decoder, vae, images, inputs))
+        options = compiler_options(optimisations)
+        compiled = readiness.attempt(part, partial(compile_decoder, vae, images, inputs, options))
         if compiled is not None:
             fast = compiled
             readiness.switched_on.append(part)
@@ -198,6 +205,42 @@ def unet_inputs(unet: UNet, rows: int, size: tuple[int, int], tokens: int) -> In
         torch.full((rows,), 500.0, device=device),
         torch.randn(rows, tokens, config.cross_attention_dim, device=device, dtype=dtype),
     )
+
+
+def _search(
+    name: str,
+    call: Call,
+    inputs: Inputs,
+    rows: Sequence[int],
+    optimisations: Optimisations,
+    readiness: Readiness,
+) -> None:
+    """Let cuDNN search for the fastest kernels of a call that will be recorded.
+
+    Before any other call of these shapes: torch keeps its first choice for a shape, one for each
+    thread, whatever the process-wide flag says later (`benchmark_cache` in ATen's `Conv_v8.cpp`).
+    So the recordings of this thread have what was found, and no request searches.
+    """
+    if (
+        optimisations.deterministic
+        or not optimisations.cuda_graphs
+        or not optimisations.cudnn_benchmark
+    ):
+        return
+
+    def search() -> None:
+        cudnn, before = torch.backends.cudnn, torch.backends.cudnn.benchmark
+        cudnn.benchmark = True
+        try:
+            for count in sorted(rows, reverse=True):
+                device_seconds(partial(call, *inputs.first(count)))
+        finally:
+            cudnn.benchmark = before
+
+    part = f"{name}: cuDNN benchmark"
+    readiness.attempt(part, search)
+    if part not in readiness.left_off:
+        readiness.switched_on.append(part)
 
 
 def _recorded(
@@ -264,7 +307,14 @@ def choose_attention(
     return min(seconds, key=seconds.__getitem__)
 
 
-def compile_unet(unet: UNet, others: Call, attention: Attention, inputs: Inputs) -> Call:
+def compiler_options(optimisations: Optimisations) -> CompilerOptions:
+    """Inductor's options of what is compiled for CUDA, and of nothing else in this process."""
+    return {"conv_1x1_as_mm": True} if optimisations.conv_1x1_as_mm else None
+
+
+def compile_unet(
+    unet: UNet, others: Call, attention: Attention, inputs: Inputs, options: CompilerOptions
+) -> Call:
     """A compiled call for any number of rows, warm.
 
     The rows of one image have code of their own: kernels planned for so few are slow with many, and
@@ -272,8 +322,8 @@ def compile_unet(unet: UNet, others: Call, attention: Attention, inputs: Inputs)
     more than were tried are split, since guards of diffusers' UNet would compile anew from 64.
     """
     # What `torch.compile` returns keeps the module's attributes.
-    few = plain_call(cast("UNet", torch.compile(unet, dynamic=False)), attention)
-    many = plain_call(cast("UNet", torch.compile(unet)), attention)
+    few = plain_call(cast("UNet", torch.compile(unet, dynamic=False, options=options)), attention)
+    many = plain_call(cast("UNet", torch.compile(unet, options=options)), attention)
     few(*inputs.first(ROWS_OF_ONE_IMAGE))
     for rows in _DYNAMIC_ROWS:
         arguments = inputs.first(rows)
@@ -294,9 +344,12 @@ def compile_unet(unet: UNet, others: Call, attention: Attention, inputs: Inputs)
     return call
 
 
-def compile_decoder(vae: Vae, images: Sequence[int], inputs: Inputs) -> Call:
+def compile_decoder(
+    vae: Vae, images: Sequence[int], inputs: Inputs, options: CompilerOptions
+) -> Call:
     """A compiled call for these numbers of images, warm, each with code of its own."""
-    plain, compiled = partial(pixels, vae), partial(torch.compile(pixels, dynamic=False), vae)
+    plain = partial(pixels, vae)
+    compiled = partial(torch.compile(pixels, dynamic=False, options=options), vae)
     for count in images:
         compiled(*inputs.first(count))
 

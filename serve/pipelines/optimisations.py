@@ -36,6 +36,11 @@ class Optimisations:
     """whether `compile` and `cuda_graphs` hold for the KL decoder, too"""
     text_encoder: bool = True
     """whether `cuda_graphs` holds for the text encoder, too"""
+    cudnn_benchmark: bool = True
+    """let cuDNN time its kernels for the convolutions of recorded calls, before they are recorded;
+    never in a request"""
+    conv_1x1_as_mm: bool = True
+    """CUDA only: compile convolutions of single pixels as matrix multiplications"""
     cpu_threads: int | None = None
     """torch's threads for one call on a CPU; null leaves the process's setting"""
     embedding_cache: int = 64
@@ -43,7 +48,7 @@ class Optimisations:
     deterministic: bool = False
     """the same request gives the same bytes whatever else is drawn, in any process on the same kind
     of device with the same libraries and switches: no image shares its calls, and nothing is chosen
-    by timing"""
+    by timing, neither the attention nor cuDNN's kernels; calls of one image only are recorded"""
 
     def __post_init__(self) -> None:
         if not self.recorded_images or not set(self.recorded_images) <= set(range(1, 17)):

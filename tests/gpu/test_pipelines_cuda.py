@@ -46,6 +46,8 @@ OPTIMISATIONS = {
     "graphs": Optimisations(compile=False),
     "few-graphs": Optimisations(compile=False, recorded_images=(1, 4)),
     "compile": Optimisations(cuda_graphs=False),
+    "no-search": Optimisations(cudnn_benchmark=False),
+    "no-matmul": Optimisations(conv_1x1_as_mm=False),
     "unets-only": Optimisations(vae_decoder=False, text_encoder=False),
     "all": Optimisations(),
 }
@@ -107,6 +109,11 @@ def test_what_was_asked_for_was_switched_on_and_timed(name: str) -> None:
     assert recorded is (fast_decoder and asked.cuda_graphs)
     recorded = "text_encoder: CUDA graphs of 1 rows" in readiness.switched_on
     assert recorded is (asked.text_encoder and asked.cuda_graphs)
+    for model in ("unet", "unet_distilled", "vae"):
+        recorded = asked.cuda_graphs and (model != "vae" or asked.vae_decoder)
+        searched = f"{model}: cuDNN benchmark" in readiness.switched_on
+        assert searched is (recorded and asked.cudnn_benchmark)
+    assert not torch.backends.cudnn.benchmark
     print(name, readiness)
 
 

@@ -79,7 +79,9 @@ class Compiler:
             lambda module, **options: torch_compile(module, backend=self, **options),
         )
 
-    def __call__(self, graph: torch.fx.GraphModule, inputs: list[Any]) -> Callable[..., Any]:
+    def __call__(
+        self, graph: torch.fx.GraphModule, inputs: list[Any], **_: Any
+    ) -> Callable[..., Any]:
         rows = next(
             given.shape[0]
             for given in inputs
@@ -129,8 +131,10 @@ def test_the_report_says_which_calls_were_recorded(
     prepare_as_on_cuda(monkeypatch, record)
     call, readiness = prepare(unet, Optimisations())
     assert readiness.left_off == {}
-    assert readiness.switched_on[1:] == ["unet: compile", "unet: CUDA graphs of 2, 4, 6, 8 rows"]
-    assert list(readiness.seconds) == ["unet: attention", "unet: compile", "unet: CUDA graphs"]
+    parts = ["unet: cuDNN benchmark", "unet: attention", "unet: compile", "unet: CUDA graphs"]
+    assert list(readiness.seconds) == parts
+    parts[1:] = ["unet: attention default", parts[2], f"{parts[3]} of 2, 4, 6, 8 rows"]
+    assert readiness.switched_on == parts
     assert torch.allclose(noise(call, 11), noise(plain_call(unet, "default"), 11), atol=1e-5)
 
 
@@ -149,6 +153,78 @@ def test_which_calls_are_recorded_is_a_switch(
     prepare_as_on_cuda(monkeypatch)
     _, readiness = prepare(unet, Optimisations(compile=False, **switches))
     assert readiness.switched_on[-1] == f"unet: CUDA graphs of {rows} rows"
+
+
+@pytest.mark.parametrize(
+    ("switches", "searches"),
+    [
+        ({"recorded_images": (1, 4, 3)}, [8, 6, 2]),
+        ({"recorded_images": (1, 4, 3), "cudnn_benchmark": False}, []),
+        ({"cuda_graphs": False}, []),
+        ({"deterministic": True}, []),  # Nothing is chosen by timing.
+    ],
+    ids=["on", "off", "nothing-recorded", "deterministic"],
+)
+def test_cudnn_searches_before_any_other_call_and_never_later(
+    unet: Any, switches: dict[str, Any], searches: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[tuple[int, bool]] = []
+    watch = unet.register_forward_pre_hook(
+        lambda _, given: calls.append((len(given[0]), torch.backends.cudnn.benchmark))
+    )
+
+    def seconds(call: Callable[[], object]) -> float:
+        call()
+        return 1.0
+
+    prepare_as_on_cuda(monkeypatch, seconds=seconds)
+    call, readiness = prepare(unet, Optimisations(**switches))
+    noise(call, 4)
+    watch.remove()
+    assert calls[: len(searches)] == [(rows, True) for rows in searches]
+    assert len(calls) > len(searches) + 4
+    assert not any(searching for _, searching in calls[len(searches) :])
+    assert ("unet: cuDNN benchmark" in readiness.switched_on) is bool(searches)
+
+
+def test_a_search_that_fails_is_left_off_and_ends(
+    unet: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def seconds(call: Callable[[], object]) -> float:
+        if torch.backends.cudnn.benchmark:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return 1.0
+
+    prepare_as_on_cuda(monkeypatch, seconds=seconds)
+    _, readiness = prepare(unet, Optimisations())
+    assert readiness.left_off == {"unet: cuDNN benchmark": "OutOfMemoryError: CUDA out of memory"}
+    assert readiness.switched_on[-1].startswith("unet: CUDA graphs of ")
+    assert not torch.backends.cudnn.benchmark
+
+
+@pytest.mark.parametrize("switched_on", [True, False])
+def test_what_is_compiled_for_cuda_alone_makes_matmuls_of_1x1_convolutions(
+    unet: Any,
+    drawn: tuple[Pipeline, list[Trajectory]],
+    switched_on: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    given: list[dict[str, Any] | None] = []
+
+    def compiler(module: Any, options: dict[str, Any] | None, **_: Any) -> Any:
+        given.append(options)
+        return module
+
+    monkeypatch.setattr(torch, "compile", compiler)
+    switches = Optimisations(compile=True, conv_1x1_as_mm=switched_on, cuda_graphs=False)
+    prepare(unet, switches)
+    assert given == [None, None]  # Few rows and many, on a CPU.
+    prepare_as_on_cuda(monkeypatch, compiler=compiler)
+    prepare(unet, switches)
+    vae = drawn[0].components["distilled"].vae
+    prepare_decoder("vae", vae, (12, 12), switches, Readiness())
+    assert given[2:] == [{"conv_1x1_as_mm": True} if switched_on else None] * 3
+    assert set(given[2] or ()) <= set(torch._inductor.list_options())
 
 
 @pytest.fixture(scope="module")
@@ -189,10 +265,11 @@ def test_a_recorded_decoder_says_which_image_is_not_finite_whatever_pads_it(
 ) -> None:
     plain, images = drawn
     vae, readiness = plain.components["distilled"].vae, Readiness()
-    seconds = iter((1.0, 9.0))  # One image, too, takes the recording of two.
+    # cuDNN's search, then the recordings: one image, too, takes that of two.
+    seconds = iter((0.0, 0.0, 1.0, 9.0))
     prepare_as_on_cuda(monkeypatch, seconds=lambda _: next(seconds))
     call = prepare_decoder("vae", vae, (12, 12), Optimisations(compile=False), readiness)
-    assert readiness.switched_on == ["vae: CUDA graphs of 1, 2 rows"], readiness
+    assert readiness.switched_on[-1] == "vae: CUDA graphs of 1, 2 rows", readiness
     bad = latents_of(images[:2]).clone()
     bad[1, 0, 0, 0] = float("nan")
     with torch.inference_mode():
@@ -219,7 +296,7 @@ def test_a_prepared_pipeline_draws_the_pictures_of_a_plain_one(
 
         return Recording(replay, recording.outputs)
 
-    seconds = itertools.count(100, -1)  # Fewer rows, which come later, take less.
+    seconds = itertools.count(1000, -1)  # Fewer rows, which come later, take less.
     prepare_as_on_cuda(monkeypatch, record, seconds=lambda _: float(next(seconds)))
     plain, images = drawn
     variant = MINIATURE.variants["distilled"]
