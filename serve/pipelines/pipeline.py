@@ -39,7 +39,7 @@ from .devices import (
 )
 from .embeddings import PromptEncoder
 from .optimisations import DEFAULTS, Optimisations
-from .trajectories import SCHEDULERS, Trajectory, plan
+from .trajectories import SCHEDULERS, Trajectory, guide, plan
 from .vae import Decoder
 
 if TYPE_CHECKING:
@@ -238,8 +238,14 @@ class Pipeline:
     def _advance(self, trajectories: list[Trajectory]) -> None:
         latents = torch.cat([trajectory.model_input for trajectory in trajectories])
         embeds = [trajectory.prompt_embeds for trajectory in trajectories]
-        timesteps = to_device(
-            torch.tensor([float(trajectory.timestep) for trajectory in trajectories]), self.device
+        timesteps, scales = to_device(
+            torch.tensor(
+                [
+                    [float(trajectory.timestep) for trajectory in trajectories],
+                    [trajectory.guidance_scale for trajectory in trajectories],
+                ]
+            ),
+            self.device,
         )
         negative = [
             trajectory.negative_embeds
@@ -253,16 +259,11 @@ class Pipeline:
             embeds = negative + embeds
         unet = self._unets[trajectories[0].variant.unet.folder]
         (noise,) = unet(latents, timesteps, torch.cat(embeds))
-        unconditional, conditional = noise.chunk(2) if guided else (noise, noise)
-        predictions = []
-        for index, trajectory in enumerate(trajectories):
-            prediction = conditional[index : index + 1]
-            if guided:
-                base = unconditional[index : index + 1]
-                prediction = base + trajectory.guidance_scale * (prediction - base)
-            predictions.append(prediction)
+        if guided:
+            unconditional, conditional = noise.chunk(2)
+            noise = guide(unconditional, conditional, scales)
         # Trajectories change only now, after all the large allocations.
-        for trajectory, prediction in zip(trajectories, predictions, strict=True):
+        for trajectory, prediction in zip(trajectories, noise.split(1), strict=True):
             trajectory.advance(prediction, self._clock.mark)
 
     def decode_slice(self, trajectory: Trajectory) -> int:
