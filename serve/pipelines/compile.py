@@ -2,75 +2,35 @@
 
 On CUDA: channels_last, the fastest attention, torch.compile, and CUDA graphs for calls of 1, 2, 3,
 4, 6, 8, 12 and 16 images of the family's default size with guidance; calls with another number of
-images are split and padded. The KL decoder is compiled and recorded for slices of 1 and 2,
-the text encoder recorded for its prompt. Other sizes run eagerly, with FlashAttention: each would
-need minutes of compiling and its own memory.
+images are split and padded. The KL decoder is compiled and recorded for slices of 1 and 2, the text
+encoder recorded for one prompt. Other sizes run eagerly, with FlashAttention: each would need
+minutes of compiling and its own memory.
 On a CPU: channels_last, and torch.compile if configured.
 """
 
-import gc
 import math
 import time
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import AbstractContextManager, nullcontext, suppress
-from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, TypeVar, cast
+from typing import Any, cast
 
 import torch
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from .attention import choose_attention, plain_call
 from .components import Model, TextEncoder, UNet, Vae
 from .cuda_graphs import Call, Inputs, cuda_graphs, record_sizes
 from .devices import measuring
 from .optimisations import Attention, Optimisations
+from .readiness import Readiness
 from .vae import MOST_AT_ONCE_ON_CUDA, pixels
 
-T = TypeVar("T")
 CompilerOptions = dict[str, str | int | bool | Callable[..., Any]] | None
-TimeSeconds = Callable[[Callable[[], object]], float]
 
 ROWS_OF_ONE_IMAGE = 2  # With guidance.
 MOST_ROWS = 32  # Of one call: 16 images with guidance.
 # The compiler plans kernels for the first; the others show that it needn't compile again.
 _DYNAMIC_ROWS = (16, 4, 8, 32)
-# With fewer rows a fast GPU waits for the launches, and every attention takes the same time.
-_ROWS_OF_ATTENTION_TRIALS = 16
-_FOR_EVERY_SHAPE = [SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
-_BACKENDS: dict[Attention, list[SDPBackend]] = {
-    "cudnn": [SDPBackend.CUDNN_ATTENTION, SDPBackend.FLASH_ATTENTION, *_FOR_EVERY_SHAPE],
-    "flash": [SDPBackend.FLASH_ATTENTION, *_FOR_EVERY_SHAPE],
-}
-
-
-@dataclass
-class Readiness:
-    """Which optimisations are on, which are off and why, and the seconds of each preparation."""
-
-    switched_on: list[str] = field(default_factory=list)
-    left_off: dict[str, str] = field(default_factory=dict)
-    seconds: dict[str, float] = field(default_factory=dict)
-
-    def timed(self, part: str, work: Callable[[], T]) -> T:
-        """Run a part of the preparation, and record its seconds."""
-        started_s = time.perf_counter()
-        try:
-            return work()
-        finally:
-            self.seconds[part] = time.perf_counter() - started_s
-
-    def attempt(self, part: str, work: Callable[[], T]) -> T | None:
-        """Run a part that can be left off; None if it fails, with the reason in `left_off`."""
-        try:
-            return self.timed(part, work)
-        except Exception as fault:  # Whatever it is: the plain call draws the same pictures.
-            reason = str(fault).strip().partition("\n")[0]
-            self.left_off[part] = f"{type(fault).__name__}: {reason}"
-        # Outside the handler: the error's traceback keeps tensors alive.
-        gc.collect()
-        torch.cuda.empty_cache()
-        return None
 
 
 def use_channels_last(models: Iterable[Model]) -> None:
@@ -148,7 +108,7 @@ def prepare_decoder(
     See `prepare_unet`. Its graphs may be replayed beside those of UNets.
     """
     plain = partial(pixels, vae)
-    # The tiny decoder launches a tenth of the kernels, and mostly for previews.
+    # The tiny one would need a recording for each slice of up to eight, for few FLOPs.
     if not (on_cuda(vae) and optimisations.vae_decoder and isinstance(vae, AutoencoderKL)):
         return plain
     most = 1 if optimisations.deterministic else MOST_AT_ONCE_ON_CUDA[AutoencoderKL]
@@ -177,11 +137,7 @@ def prepare_text_encoder(
     optimisations: Optimisations,
     readiness: Readiness,
 ) -> Callable[[torch.Tensor], Sequence[torch.Tensor]]:
-    """A text encoder's fastest call, token ids `(1, tokens)` to hidden states, the first result.
-
-    It launches ten kernels a layer for few FLOPs, and takes one prompt, since a prompt's states
-    shouldn't depend on others: compiling would save little.
-    """
+    """A text encoder's fastest call: token ids `(1, tokens)` to hidden states, its first result."""
     if not (on_cuda(model) and optimisations.text_encoder and optimisations.cuda_graphs):
         return model
 
@@ -258,18 +214,6 @@ def _recorded(
     return recorded
 
 
-def plain_call(unet: UNet, attention: Attention) -> Call:
-    """The UNet itself as a call, with this attention."""
-
-    def call(
-        latents: torch.Tensor, timesteps: torch.Tensor, embeds: torch.Tensor
-    ) -> tuple[torch.Tensor]:
-        with _preferred(attention):
-            return unet(latents, timesteps, encoder_hidden_states=embeds, return_dict=False)
-
-    return call
-
-
 def for_size(size: tuple[int, int], fast: Call, others: Call) -> Call:
     """One call for latents of this height and width, another for all other sizes."""
 
@@ -278,33 +222,6 @@ def for_size(size: tuple[int, int], fast: Call, others: Call) -> Call:
         return chosen(latents, *more)
 
     return call
-
-
-def _preferred(attention: Attention) -> AbstractContextManager[Any]:
-    """A context in which torch prefers these attention kernels."""
-    if attention == "default":
-        return nullcontext()
-    # The setting is process-wide: a decoder on another thread may see it, and finds a kernel too.
-    return sdpa_kernel(_BACKENDS[attention], set_priority=True)
-
-
-def choose_attention(
-    unet: UNet, inputs: Inputs, wanted: Attention, time_s: TimeSeconds
-) -> Attention:
-    """The attention wanted; for `auto`, the fastest on the real UNet.
-
-    One that fails there is skipped: a library may reject shapes that it claimed to support.
-    """
-    if wanted != "auto":
-        return wanted
-    arguments = inputs.first(_ROWS_OF_ATTENTION_TRIALS)
-    seconds: dict[Attention, float] = {
-        "default": time_s(partial(plain_call(unet, "default"), *arguments))
-    }
-    for attention in _BACKENDS:
-        with suppress(RuntimeError):
-            seconds[attention] = time_s(partial(plain_call(unet, attention), *arguments))
-    return min(seconds, key=seconds.__getitem__)
 
 
 def compiler_options(optimisations: Optimisations) -> CompilerOptions:

@@ -17,13 +17,7 @@ from numpy.typing import NDArray
 from ..generation import Generation, Plan
 from ..replica_info import ReplicaInfo
 from ..variants import Variant
-from .compile import (
-    Readiness,
-    prepare_decoder,
-    prepare_text_encoder,
-    prepare_unet,
-    use_channels_last,
-)
+from .compile import prepare_decoder, prepare_text_encoder, prepare_unet, use_channels_last
 from .components import Components, Scheduler, Vae, load_components
 from .cuda_graphs import Call
 from .devices import (
@@ -39,6 +33,7 @@ from .devices import (
 )
 from .embeddings import PromptEncoder
 from .optimisations import DEFAULTS, Optimisations
+from .readiness import Readiness
 from .trajectories import SCHEDULERS, Trajectory, guide, plan
 from .vae import Decoder
 

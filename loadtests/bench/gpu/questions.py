@@ -15,7 +15,8 @@ from PIL import Image
 from torch.profiler import ProfilerActivity, profile
 
 from serve.miniature import WEIGHTS_DIR
-from serve.pipelines.compile import plain_call, unet_inputs, use_channels_last
+from serve.pipelines.attention import plain_call
+from serve.pipelines.compile import unet_inputs, use_channels_last
 from serve.pipelines.components import UNet, Vae, load_components
 from serve.pipelines.cuda_graphs import Call, Recording, cuda_graphs, record_sizes
 from serve.pipelines.devices import DeviceName, device_name, resolve_device

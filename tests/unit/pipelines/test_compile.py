@@ -9,11 +9,9 @@ import torch
 from diffusers import UNet2DConditionModel
 
 from serve.miniature import WEIGHTS_DIR
+from serve.pipelines.attention import choose_attention, plain_call
 from serve.pipelines.compile import (
     MOST_ROWS,
-    Readiness,
-    choose_attention,
-    plain_call,
     prepare_decoder,
     prepare_unet,
     unet_inputs,
@@ -21,6 +19,7 @@ from serve.pipelines.compile import (
 from serve.pipelines.cuda_graphs import Call, Recording
 from serve.pipelines.optimisations import Optimisations
 from serve.pipelines.pipeline import Pipeline
+from serve.pipelines.readiness import Readiness
 from serve.pipelines.trajectories import Trajectory
 from serve.pipelines.vae import pixels
 from serve.variants import MINIATURE
