@@ -36,9 +36,9 @@ class Optimisations:
     """whether `compile` and `cuda_graphs` hold for the KL decoder, too"""
     text_encoder: bool = True
     """whether `cuda_graphs` holds for the text encoder, too"""
-    cudnn_benchmark: bool = True
-    """let cuDNN time its kernels for the convolutions of recorded calls, before they are recorded;
-    never in a request"""
+    cudnn_benchmark: bool = False
+    """let cuDNN time its kernels for the convolutions of recorded calls, before they are recorded
+    and never in a request; a search for each of `recorded_images` makes the start longer"""
     conv_1x1_as_mm: bool = True
     """CUDA only: compile convolutions of single pixels as matrix multiplications"""
     cpu_threads: int | None = None

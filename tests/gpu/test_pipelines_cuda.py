@@ -46,7 +46,7 @@ OPTIMISATIONS = {
     "graphs": Optimisations(compile=False),
     "few-graphs": Optimisations(compile=False, recorded_images=(1, 4)),
     "compile": Optimisations(cuda_graphs=False),
-    "no-search": Optimisations(cudnn_benchmark=False),
+    "search": Optimisations(cudnn_benchmark=True),
     "no-matmul": Optimisations(conv_1x1_as_mm=False),
     "unets-only": Optimisations(vae_decoder=False, text_encoder=False),
     "all": Optimisations(),

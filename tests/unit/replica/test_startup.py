@@ -73,4 +73,4 @@ async def test_what_fails_is_left_off_with_its_reason_and_the_replica_draws(
         models.append("text_encoder")  # It isn't compiled.
     assert denoiser.left_off == {f"{model}: {part}": why for model in models}
     assert f"left off: unet_distilled: {part} ({why})" in caplog.text
-    assert len(denoiser.switched_on) == 8 - len(models)
+    assert len(denoiser.switched_on) == 6 - len(models)
