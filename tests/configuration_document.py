@@ -107,7 +107,7 @@ def _allowed(rule: dict[str, Any]) -> Iterator[str]:
     elif "$ref" in rule or "discriminator" in rule or "oneOf" in rule:
         yield "see below"
     elif rule.get("type") == "array":
-        yield "names"
+        yield "names" if rule.get("items", {}).get("type") == "string" else "integers"
     elif rule.get("type") == "object":
         yield "a mapping"
     elif rule.get("format") in ("path", "file-path"):

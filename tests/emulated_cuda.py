@@ -8,24 +8,17 @@ import pytest
 import torch
 
 from serve.pipelines import compile
-from serve.pipelines.cuda_graphs import Inputs, Record, Recording
+from serve.pipelines.cuda_graphs import Record, Recording
 
 
-def record_again(call: Callable[[], torch.Tensor]) -> Recording:
-    output = call()
-    return Recording(lambda: output.copy_(call()), output)
+def record_again(call: Callable[[], tuple[torch.Tensor, ...]]) -> Recording:
+    outputs = call()
 
+    def replay() -> None:
+        for output, result in zip(outputs, call(), strict=True):
+            output.copy_(result)
 
-class OnCuda:
-    """A UNet that says it is on CUDA."""
-
-    device = torch.device("cuda")
-
-    def __init__(self, unet: Any) -> None:
-        self.unet = unet
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        return self.unet(*args, **kwargs)
+    return Recording(replay, outputs)
 
 
 def prepare_as_on_cuda(
@@ -34,9 +27,8 @@ def prepare_as_on_cuda(
     compiler: Callable[..., Any] = lambda module, **_: module,
     seconds: Callable[[Callable[[], object]], float] = lambda call: 1.0,
 ) -> None:
-    """Lets `prepare_unet` do all it does for a UNet on CUDA, with these in place of torch's."""
-    random = Inputs.random
-    monkeypatch.setattr(Inputs, "random", lambda unet, *args: random(unet.unet, *args))
+    """Lets `compile` do all it does for models on CUDA, with these in place of torch's."""
+    monkeypatch.setattr(compile, "on_cuda", lambda model: True)
     monkeypatch.setattr(compile, "cuda_graphs", lambda: record)
     monkeypatch.setattr(compile, "device_seconds", seconds)
     monkeypatch.setattr(torch, "compile", compiler)
@@ -48,11 +40,12 @@ class EmulatedCapture:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.current = self.default = SimpleNamespace(wait_stream=lambda _: None)
         self.valid = True
+        self.captured_in: list[Any] = []
         # Whether the allocator serves the pool, and how many graphs keep it.
         self.allocating, self.pool_users = False, 0
         for name, stand_in in {
             "CUDAGraph": lambda: self,
-            "Stream": lambda: SimpleNamespace(wait_stream=lambda _: None),
+            "Stream": lambda: SimpleNamespace(wait_stream=lambda _: None, device=None),
             "current_device": lambda: 0,
             "current_stream": lambda: self.current,
             "empty_cache": lambda: None,
@@ -69,6 +62,7 @@ class EmulatedCapture:
 
     def capture_begin(self, *_: Any, **__: Any) -> None:
         self.allocating, self.pool_users = True, self.pool_users + 1
+        self.captured_in.append(self.current)
 
     def capture_end(self) -> None:
         if not self.valid:

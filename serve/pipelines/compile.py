@@ -1,72 +1,36 @@
-"""Makes a replica's UNets fast before the first request, and reports which optimisations are on.
+"""Makes a replica's models fast before the first request, and reports which optimisations are on.
 
-On CUDA: channels_last, the fastest attention, torch.compile, and CUDA graphs for calls of 1, 2, 4,
-8 and 16 images of the family's default size with guidance; calls with another number of images are
-split and padded. Other sizes run eagerly, with FlashAttention: each would need minutes of compiling
-and its own memory.
+On CUDA: channels_last, the fastest attention, torch.compile, and CUDA graphs for calls of 1, 2, 3,
+4, 6, 8, 12 and 16 images of the family's default size with guidance; calls with another number of
+images are split and padded. The KL decoder is compiled and recorded for slices of 1 and 2, the text
+encoder recorded for one prompt. Other sizes run eagerly, with FlashAttention: each would need
+minutes of compiling and its own memory.
 On a CPU: channels_last, and torch.compile if configured.
 """
 
-import gc
 import math
 import time
-from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager, nullcontext, suppress
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
-from typing import Any, TypeVar, cast
+from typing import Any, cast
 
 import torch
-from torch.nn.attention import SDPBackend, sdpa_kernel
+from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 
-from .components import Model, UNet
-from .cuda_graphs import Inputs, UNetCall, cuda_graphs, record_unet
+from .attention import choose_attention, plain_call
+from .components import Model, TextEncoder, UNet, Vae
+from .cuda_graphs import Call, Inputs, cuda_graphs, record_sizes
 from .devices import measuring
 from .optimisations import Attention, Optimisations
+from .readiness import Readiness
+from .vae import MOST_AT_ONCE_ON_CUDA, pixels
 
-T = TypeVar("T")
-TimeSeconds = Callable[[Callable[[], object]], float]
+CompilerOptions = dict[str, str | int | bool | Callable[..., Any]] | None
 
 ROWS_OF_ONE_IMAGE = 2  # With guidance.
-ROWS_A_CALL = (2, 4, 8, 16, 32)
+MOST_ROWS = 32  # Of one call: 16 images with guidance.
 # The compiler plans kernels for the first; the others show that it needn't compile again.
 _DYNAMIC_ROWS = (16, 4, 8, 32)
-# With fewer rows a fast GPU waits for the launches, and every attention takes the same time.
-_ROWS_OF_ATTENTION_TRIALS = 16
-_FOR_EVERY_SHAPE = [SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
-_BACKENDS: dict[Attention, list[SDPBackend]] = {
-    "cudnn": [SDPBackend.CUDNN_ATTENTION, SDPBackend.FLASH_ATTENTION, *_FOR_EVERY_SHAPE],
-    "flash": [SDPBackend.FLASH_ATTENTION, *_FOR_EVERY_SHAPE],
-}
-
-
-@dataclass
-class Readiness:
-    """Which optimisations are on, which are off and why, and the seconds of each preparation."""
-
-    switched_on: list[str] = field(default_factory=list)
-    left_off: dict[str, str] = field(default_factory=dict)
-    seconds: dict[str, float] = field(default_factory=dict)
-
-    def timed(self, part: str, work: Callable[[], T]) -> T:
-        """Run a part of the preparation, and record its seconds."""
-        started_s = time.perf_counter()
-        try:
-            return work()
-        finally:
-            self.seconds[part] = time.perf_counter() - started_s
-
-    def attempt(self, part: str, work: Callable[[], T]) -> T | None:
-        """Run a part that can be left off; None if it fails, with the reason in `left_off`."""
-        try:
-            return self.timed(part, work)
-        except Exception as fault:  # Whatever it is: the plain call draws the same pictures.
-            reason = str(fault).strip().partition("\n")[0]
-            self.left_off[part] = f"{type(fault).__name__}: {reason}"
-        # Outside the handler: the error's traceback keeps tensors alive.
-        gc.collect()
-        torch.cuda.empty_cache()
-        return None
 
 
 def use_channels_last(models: Iterable[Model]) -> None:
@@ -84,8 +48,8 @@ def prepare_unet(
     tokens: int,
     optimisations: Optimisations,
     readiness: Readiness,
-) -> UNetCall:
-    """A UNet's fastest call, tried and warm.
+) -> Call:
+    """A UNet's fastest call, latents, timesteps and embeddings to noise, tried and warm.
 
     Args:
         name: of the UNet, in the report.
@@ -95,16 +59,19 @@ def prepare_unet(
         optimisations: what to try.
         readiness: the report to add to.
     """
-    cuda = unet.device.type == "cuda"
+    cuda = on_cuda(unet)
     compiling = cuda if optimisations.compile is None else optimisations.compile
     if not cuda and not compiling:
         return plain_call(unet, "default")
-    inputs = Inputs.random(unet, max(ROWS_A_CALL), size, tokens)
+    inputs = unet_inputs(unet, MOST_ROWS, size, tokens)
+    images = (1,) if optimisations.deterministic else optimisations.recorded_images
+    rows = [ROWS_OF_ONE_IMAGE * count for count in images]
     attention: Attention = "default"
     wanted = optimisations.attention
     if optimisations.deterministic and wanted == "auto":
         wanted = "default"  # Two processes that time kernels may choose different ones.
     if cuda:
+        _search(name, plain_call(unet, "default"), inputs, rows, optimisations, readiness)
         chosen = readiness.attempt(
             f"{name}: attention", partial(choose_attention, unet, inputs, wanted, device_seconds)
         )
@@ -116,71 +83,155 @@ def prepare_unet(
     others = plain_call(unet, "flash") if cuda and wanted == "auto" else fast
     if compiling:
         part = f"{name}: compile"
-        compiled = readiness.attempt(part, partial(compile_unet, unet, others, attention, inputs))
+        options = compiler_options(optimisations) if cuda else None
+        compiled = readiness.attempt(
+            part, partial(compile_unet, unet, others, attention, inputs, options)
+        )
         if compiled is not None:
             fast = compiled
             readiness.switched_on.append(part)
     if cuda and optimisations.cuda_graphs:
-        sizes = (ROWS_OF_ONE_IMAGE,) if optimisations.deterministic else ROWS_A_CALL
-        part = f"{name}: CUDA graphs"
-        recorded = readiness.attempt(
-            part, partial(record_unet, fast, inputs, sizes, cuda_graphs(), device_seconds)
-        )
-        if recorded is not None:
-            fast = recorded
-            rows = ", ".join(map(str, recorded.sizes))
-            readiness.switched_on.append(f"{part} of {rows} rows")
+        fast = _recorded(name, fast, inputs, rows, readiness)
     return for_size(size, fast, others)
 
 
-def plain_call(unet: UNet, attention: Attention) -> UNetCall:
-    """The UNet itself as a call, with this attention."""
+@torch.inference_mode()
+def prepare_decoder(
+    name: str,
+    vae: Vae,
+    size: tuple[int, int],
+    optimisations: Optimisations,
+    readiness: Readiness,
+) -> Call:
+    """A VAE's fastest call, latents to `vae.pixels`, tried and warm; a plain one of the tiny VAE.
 
-    def call(latents: torch.Tensor, timesteps: torch.Tensor, embeds: torch.Tensor) -> torch.Tensor:
-        with _preferred(attention):
-            return unet(latents, timesteps, encoder_hidden_states=embeds, return_dict=False)[0]
+    See `prepare_unet`. Its graphs may be replayed beside those of UNets.
+    """
+    plain = partial(pixels, vae)
+    # The tiny one would need a recording for each slice of up to eight, for few FLOPs.
+    if not (on_cuda(vae) and optimisations.vae_decoder and isinstance(vae, AutoencoderKL)):
+        return plain
+    most = 1 if optimisations.deterministic else MOST_AT_ONCE_ON_CUDA[AutoencoderKL]
+    images = range(1, most + 1)
+    shape = most, vae.config.latent_channels, *size
+    inputs = Inputs(torch.randn(shape, device=vae.device, dtype=vae.dtype))
+    fast: Call = plain
+    _search(name, plain, inputs, images, optimisations, readiness)
+    if optimisations.compile is not False:
+        part = f"{name}: compile"
+        options = compiler_options(optimisations)
+        compiled = readiness.attempt(part, partial(compile_decoder, vae, images, inputs, options))
+        if compiled is not None:
+            fast = compiled
+            readiness.switched_on.append(part)
+    if optimisations.cuda_graphs:
+        fast = _recorded(name, fast, inputs, images, readiness)
+    return for_size(size, fast, plain)
 
-    return call
+
+@torch.inference_mode()
+def prepare_text_encoder(
+    name: str,
+    model: TextEncoder,
+    tokens: int,
+    optimisations: Optimisations,
+    readiness: Readiness,
+) -> Callable[[torch.Tensor], Sequence[torch.Tensor]]:
+    """A text encoder's fastest call: token ids `(1, tokens)` to hidden states, its first result."""
+    if not (on_cuda(model) and optimisations.text_encoder and optimisations.cuda_graphs):
+        return model
+
+    def states(ids: torch.Tensor) -> tuple[torch.Tensor]:
+        return (model(ids)[0],)
+
+    inputs = Inputs(torch.zeros((1, tokens), dtype=torch.int64, device=model.device))
+    return _recorded(name, states, inputs, (1,), readiness)
 
 
-def for_size(size: tuple[int, int], fast: UNetCall, others: UNetCall) -> UNetCall:
+def on_cuda(model: Model) -> bool:
+    """Whether a model is on CUDA."""
+    return model.device.type == "cuda"
+
+
+def unet_inputs(unet: UNet, rows: int, size: tuple[int, int], tokens: int) -> Inputs:
+    """Buffers for a UNet's calls, filled with random values: zeros would distort timings."""
+    device, dtype, config = unet.device, unet.dtype, unet.config
+    return Inputs(
+        torch.randn(rows, config.in_channels, *size, device=device, dtype=dtype),
+        torch.full((rows,), 500.0, device=device),
+        torch.randn(rows, tokens, config.cross_attention_dim, device=device, dtype=dtype),
+    )
+
+
+def _search(
+    name: str,
+    call: Call,
+    inputs: Inputs,
+    rows: Sequence[int],
+    optimisations: Optimisations,
+    readiness: Readiness,
+) -> None:
+    """Let cuDNN search for the fastest kernels of a call that will be recorded.
+
+    Before any other call of these shapes: torch keeps its first choice for a shape, one for each
+    thread, whatever the process-wide flag says later (`benchmark_cache` in ATen's `Conv_v8.cpp`).
+    So the recordings of this thread have what was found, and no request searches.
+    """
+    if (
+        optimisations.deterministic
+        or not optimisations.cuda_graphs
+        or not optimisations.cudnn_benchmark
+    ):
+        return
+
+    def search() -> None:
+        cudnn, before = torch.backends.cudnn, torch.backends.cudnn.benchmark
+        cudnn.benchmark = True
+        try:
+            for count in sorted(rows, reverse=True):
+                device_seconds(partial(call, *inputs.first(count)))
+        finally:
+            cudnn.benchmark = before
+
+    part = f"{name}: cuDNN benchmark"
+    readiness.attempt(part, search)
+    if part not in readiness.left_off:
+        readiness.switched_on.append(part)
+
+
+def _recorded(
+    name: str, call: Call, inputs: Inputs, rows: Sequence[int], readiness: Readiness
+) -> Call:
+    """The call recorded with these numbers of rows; itself if it can't be."""
+    part = f"{name}: CUDA graphs"
+    recorded = readiness.attempt(
+        part, lambda: record_sizes(call, inputs, rows, cuda_graphs(), device_seconds)
+    )
+    if recorded is None:
+        return call
+    sizes = ", ".join(map(str, recorded.sizes))
+    readiness.switched_on.append(f"{part} of {sizes} rows")
+    return recorded
+
+
+def for_size(size: tuple[int, int], fast: Call, others: Call) -> Call:
     """One call for latents of this height and width, another for all other sizes."""
 
-    def call(latents: torch.Tensor, timesteps: torch.Tensor, embeds: torch.Tensor) -> torch.Tensor:
+    def call(latents: torch.Tensor, *more: torch.Tensor) -> tuple[torch.Tensor, ...]:
         chosen = fast if latents.shape[2:] == size else others
-        return chosen(latents, timesteps, embeds)
+        return chosen(latents, *more)
 
     return call
 
 
-def _preferred(attention: Attention) -> AbstractContextManager[Any]:
-    """A context in which torch prefers these attention kernels."""
-    if attention == "default":
-        return nullcontext()
-    # The setting is process-wide: a decoder on another thread may see it, and finds a kernel too.
-    return sdpa_kernel(_BACKENDS[attention], set_priority=True)
+def compiler_options(optimisations: Optimisations) -> CompilerOptions:
+    """Inductor's options of what is compiled for CUDA, and of nothing else in this process."""
+    return {"conv_1x1_as_mm": True} if optimisations.conv_1x1_as_mm else None
 
 
-def choose_attention(
-    unet: UNet, inputs: Inputs, wanted: Attention, time_s: TimeSeconds
-) -> Attention:
-    """The attention wanted; for `auto`, the fastest on the real UNet.
-
-    One that fails there is skipped: a library may reject shapes that it claimed to support.
-    """
-    if wanted != "auto":
-        return wanted
-    arguments = inputs.first(_ROWS_OF_ATTENTION_TRIALS)
-    seconds: dict[Attention, float] = {
-        "default": time_s(partial(plain_call(unet, "default"), *arguments))
-    }
-    for attention in _BACKENDS:
-        with suppress(RuntimeError):
-            seconds[attention] = time_s(partial(plain_call(unet, attention), *arguments))
-    return min(seconds, key=seconds.__getitem__)
-
-
-def compile_unet(unet: UNet, others: UNetCall, attention: Attention, inputs: Inputs) -> UNetCall:
+def compile_unet(
+    unet: UNet, others: Call, attention: Attention, inputs: Inputs, options: CompilerOptions
+) -> Call:
     """A compiled call for any number of rows, warm.
 
     The rows of one image have code of their own: kernels planned for so few are slow with many, and
@@ -188,8 +239,8 @@ def compile_unet(unet: UNet, others: UNetCall, attention: Attention, inputs: Inp
     more than were tried are split, since guards of diffusers' UNet would compile anew from 64.
     """
     # What `torch.compile` returns keeps the module's attributes.
-    few = plain_call(cast("UNet", torch.compile(unet, dynamic=False)), attention)
-    many = plain_call(cast("UNet", torch.compile(unet)), attention)
+    few = plain_call(cast("UNet", torch.compile(unet, dynamic=False, options=options)), attention)
+    many = plain_call(cast("UNet", torch.compile(unet, options=options)), attention)
     few(*inputs.first(ROWS_OF_ONE_IMAGE))
     for rows in _DYNAMIC_ROWS:
         arguments = inputs.first(rows)
@@ -197,15 +248,31 @@ def compile_unet(unet: UNet, others: UNetCall, attention: Attention, inputs: Inp
             torch._dynamo.maybe_mark_dynamic(argument, 0)
         many(*arguments)
 
-    def call(latents: torch.Tensor, timesteps: torch.Tensor, embeds: torch.Tensor) -> torch.Tensor:
-        rows, most = len(latents), max(ROWS_A_CALL)
-        if rows > most:
-            calls = math.ceil(rows / most)
-            parts = (argument.tensor_split(calls) for argument in (latents, timesteps, embeds))
-            return torch.cat([call(*part) for part in zip(*parts, strict=True)])
+    def call(*arguments: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        rows = len(arguments[0])
+        if rows > MOST_ROWS:
+            calls = math.ceil(rows / MOST_ROWS)
+            parts = (argument.tensor_split(calls) for argument in arguments)
+            return (torch.cat([call(*part)[0] for part in zip(*parts, strict=True)]),)
         # A single row would be compiled anew, in the middle of a request.
         chosen = {1: others, ROWS_OF_ONE_IMAGE: few}.get(rows, many)
-        return chosen(latents, timesteps, embeds)
+        return chosen(*arguments)
+
+    return call
+
+
+def compile_decoder(
+    vae: Vae, images: Sequence[int], inputs: Inputs, options: CompilerOptions
+) -> Call:
+    """A compiled call for these numbers of images, warm, each with code of its own."""
+    plain = partial(pixels, vae)
+    compiled = partial(torch.compile(pixels, dynamic=False, options=options), vae)
+    for count in images:
+        compiled(*inputs.first(count))
+
+    def call(latents: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        # Another number or layout would be compiled anew, in the middle of a request.
+        return (compiled if len(latents) in images else plain)(latents.contiguous())
 
     return call
 

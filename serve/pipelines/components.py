@@ -70,6 +70,7 @@ class UNet(Model, Protocol):
 class VaeConfig(Protocol):
     """The part of a VAE's `config` that decoding needs."""
 
+    latent_channels: int
     scaling_factor: float
 
 

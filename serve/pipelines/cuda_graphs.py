@@ -1,68 +1,55 @@
-"""UNet calls recorded as CUDA graphs, one per number of rows, and replayed with padding.
+"""Calls recorded as CUDA graphs, one per number of rows, and replayed with padding.
 
-A replay launches hundreds of kernels at once, reads its inputs from fixed buffers and writes to a
-fixed output. A row is one sample of the UNet: with guidance an image has two. Rows are independent,
-so a call can be split into several replays, and the last one padded with whatever the buffers hold.
-torch.compile's own CUDA graphs are bound to a thread, and replicas load on another than they draw.
+A replay launches hundreds of kernels at once, reads its inputs from fixed buffers and writes to
+fixed outputs. A row is one sample of the model: of a UNet, an image has two with guidance. Rows are
+independent, so a call can be split into several replays, and the last one padded with whatever the
+buffers hold. torch.compile's own CUDA graphs are bound to a thread, and replicas load on another
+than they draw.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 
 import torch
 
-from .components import UNet
-
-UNetCall = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
-"""Latents `(R, 4, H/8, W/8)`, timesteps `(R,)` and embeddings `(R, 77, D)` to predicted noise."""
+Call = Callable[..., tuple[torch.Tensor, ...]]
+"""Tensors with a row for each sample to tensors with as many rows."""
 
 
 @dataclass(frozen=True)
 class Recording:
-    """A recorded call: `replay` runs it on the buffers' present contents and fills `output`."""
+    """A recorded call: `replay` runs it on the buffers' present contents and fills `outputs`."""
 
     replay: Callable[[], object]
-    output: torch.Tensor
+    outputs: tuple[torch.Tensor, ...]
 
 
-Record = Callable[[Callable[[], torch.Tensor]], Recording]
+Record = Callable[[Callable[[], tuple[torch.Tensor, ...]]], Recording]
 
 
-@dataclass(frozen=True)
 class Inputs:
     """Input buffers at fixed addresses, with as many rows as the largest recording."""
 
-    latents: torch.Tensor
-    timesteps: torch.Tensor
-    embeds: torch.Tensor
+    def __init__(self, *buffers: torch.Tensor) -> None:
+        self._buffers = buffers
 
-    @classmethod
-    def random(cls, unet: UNet, rows: int, size: tuple[int, int], tokens: int) -> "Inputs":
-        """Buffers for a UNet's calls, filled with random values: zeros would distort timings."""
-        device, dtype, config = unet.device, unet.dtype, unet.config
-        return cls(
-            latents=torch.randn(rows, config.in_channels, *size, device=device, dtype=dtype),
-            timesteps=torch.full((rows,), 500.0, device=device),
-            embeds=torch.randn(
-                rows, tokens, config.cross_attention_dim, device=device, dtype=dtype
-            ),
-        )
-
-    def first(self, rows: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    def first(self, rows: int) -> tuple[torch.Tensor, ...]:
         """The arguments of a call with this many rows."""
-        return self.latents[:rows], self.timesteps[:rows], self.embeds[:rows]
+        return tuple(buffer[:rows] for buffer in self._buffers)
 
-    def fill(self, latents: torch.Tensor, timesteps: torch.Tensor, embeds: torch.Tensor) -> None:
+    def fill(self, *arguments: torch.Tensor) -> None:
         """Copy a call's arguments into the first rows; the others keep their values."""
-        arguments = latents, timesteps, embeds
-        for buffer, argument in zip(self.first(len(latents)), arguments, strict=True):
+        for buffer, argument in zip(self.first(len(arguments[0])), arguments, strict=True):
             buffer.copy_(argument)
 
 
-class RecordedUNet:
-    """A UNet call made of recordings, for one size of latents and any number of rows."""
+class RecordedCall:
+    """A call made of recordings, for one size of latents and any number of rows.
+
+    For one thread and one stream, in which the buffers are filled and the outputs read.
+    """
 
     def __init__(
         self, inputs: Inputs, recordings: Mapping[int, Recording], seconds: Mapping[int, float]
@@ -77,23 +64,24 @@ class RecordedUNet:
         """The recorded numbers of rows."""
         return sorted(self._recordings)
 
-    def __call__(
-        self, latents: torch.Tensor, timesteps: torch.Tensor, embeds: torch.Tensor
-    ) -> torch.Tensor:
-        """Predicted noise, one row for each given."""
-        rows = len(latents)
+    def __call__(self, *arguments: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """The call's results, one row for each given."""
+        rows = len(arguments[0])
         if rows not in self._covers:
             self._covers[rows] = cheapest_cover(rows, self._seconds)
-        noise, start = [], 0
+        results, start = [], 0
         for size in self._covers[rows]:
             part = slice(start, min(start + size, rows))
-            self._inputs.fill(latents[part], timesteps[part], embeds[part])
+            self._inputs.fill(*(argument[part] for argument in arguments))
             recording = self._recordings[size]
             recording.replay()
             # Cloned, since the next replay overwrites it.
-            noise.append(recording.output[: part.stop - start].clone())
+            kept = part.stop - start
+            results.append(tuple(output[:kept].clone() for output in recording.outputs))
             start = part.stop
-        return noise[0] if len(noise) == 1 else torch.cat(noise)
+        if len(results) == 1:
+            return results[0]
+        return tuple(map(torch.cat, zip(*results, strict=True)))
 
 
 def cheapest_cover(rows: int, seconds: Mapping[int, float]) -> tuple[int, ...]:
@@ -119,13 +107,13 @@ def cheapest_cover(rows: int, seconds: Mapping[int, float]) -> tuple[int, ...]:
     return tuple(sorted(cover, reverse=True))
 
 
-def record_unet(
-    call: UNetCall,
+def record_sizes(
+    call: Call,
     inputs: Inputs,
-    sizes: tuple[int, ...],
+    sizes: Sequence[int],
     record: Record,
     time_s: Callable[[Callable[[], object]], float],
-) -> RecordedUNet:
+) -> RecordedCall:
     """Record a call with each number of rows that fits into memory.
 
     Args:
@@ -148,28 +136,31 @@ def record_unet(
             if rows == min(sizes) and not recordings:
                 raise
     seconds = {rows: time_s(recording.replay) for rows, recording in recordings.items()}
-    return RecordedUNet(inputs, recordings, seconds)
+    return RecordedCall(inputs, recordings, seconds)
 
 
 def cuda_graphs() -> Record:
-    """A recorder of CUDA graphs that share one memory pool, since they never run concurrently."""
-    pool = torch.cuda.graph_pool_handle()
+    """A recorder of CUDA graphs that share their memory, since they never run concurrently.
 
-    def record(call: Callable[[], torch.Tensor]) -> Recording:
+    Those of another recorder may run at the same time: its memory pool is another, and so is its
+    stream, to which torch ties the workspace that cuBLAS's kernels write to in a replay.
+    """
+    pool, stream = torch.cuda.graph_pool_handle(), torch.cuda.Stream()
+
+    def record(call: Callable[[], tuple[torch.Tensor, ...]]) -> Recording:
         # Libraries allocate and choose kernels in their first calls, which can't be recorded.
-        warm_up = torch.cuda.Stream()
-        warm_up.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(warm_up):
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
             for _ in range(3):
                 call()
-        torch.cuda.current_stream().wait_stream(warm_up)
+        torch.cuda.current_stream().wait_stream(stream)
         graph = torch.cuda.CUDAGraph()
         before = torch.cuda.current_stream()
         try:
             # Another thread may use the device meanwhile; only this thread's calls must be
             # recordable.
-            with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
-                output = call()
+            with torch.cuda.graph(graph, pool, stream, capture_error_mode="thread_local"):
+                outputs = call()
         except BaseException:
             # What can't be recorded makes `capture_end` raise, too, before torch takes back what
             # `capture_begin` did: the allocator would never free the pool again, nor whatever two
@@ -180,6 +171,6 @@ def cuda_graphs() -> Record:
             raise
         finally:
             torch.cuda.set_stream(before)  # Likewise.
-        return Recording(graph.replay, output)
+        return Recording(graph.replay, outputs)
 
     return record

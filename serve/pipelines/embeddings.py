@@ -1,11 +1,12 @@
 """Prompts to embeddings, with a small cache."""
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
 import torch
 
-from .components import TextEncoder, Tokenizer
+from .components import Tokenizer
 from .devices import to_device
 
 
@@ -18,11 +19,21 @@ class Embedding:
 
 
 class PromptEncoder:
-    """A tokenizer with its text encoder, and a cache of the most recently used embeddings."""
+    """A tokenizer with a call of its text encoder, and a cache of the last used embeddings.
 
-    def __init__(self, tokenizer: Tokenizer, model: TextEncoder, cache_size: int) -> None:
+    The call takes token ids `(1, 77)` on the device, hidden states are the first of its results.
+    """
+
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        call: Callable[[torch.Tensor], Sequence[torch.Tensor]],
+        device: torch.device,
+        cache_size: int,
+    ) -> None:
         self._tokenizer = tokenizer
-        self._model = model
+        self._call = call
+        self._device = device
         self._embedding = lru_cache(cache_size)(self._compute)
 
     @property
@@ -49,4 +60,4 @@ class PromptEncoder:
             text, padding="max_length", max_length=limit, truncation=True, return_tensors="pt"
         )
         tokens = len(self._tokenizer(text, verbose=False).input_ids)
-        return Embedding(self._model(to_device(padded.input_ids, self._model.device))[0], tokens)
+        return Embedding(self._call(to_device(padded.input_ids, self._device))[0], tokens)

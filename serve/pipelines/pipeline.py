@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from ..generation import Generation, Plan
 from ..replica_info import ReplicaInfo, public_reason
 from ..variants import Variant
-from .compile import Readiness, prepare_unet, use_channels_last
-from .components import Components, Scheduler, load_components
-from .cuda_graphs import UNetCall
+from .compile import prepare_decoder, prepare_text_encoder, prepare_unet, use_channels_last
+from .components import Components, Scheduler, Vae, load_components
+from .cuda_graphs import Call
 from .devices import (
     DeviceName,
     StepClock,
@@ -33,7 +33,8 @@ from .devices import (
 )
 from .embeddings import PromptEncoder
 from .optimisations import DEFAULTS, Optimisations
-from .trajectories import SCHEDULERS, Trajectory, plan
+from .readiness import Readiness
+from .trajectories import SCHEDULERS, Trajectory, guide, plan
 from .vae import Decoder
 
 if TYPE_CHECKING:
@@ -58,13 +59,6 @@ class Pipeline:
         self.readiness = readiness
         self.optimisations = optimisations
         self._variants = {variant.name: variant for variant in variants}
-        by_text_encoder = {v.text_encoder.folder: components[v.name] for v in variants}
-        self._encoders = {
-            folder: PromptEncoder(
-                parts.tokenizer, parts.text_encoder, optimisations.embedding_cache
-            )
-            for folder, parts in by_text_encoder.items()
-        }
         unet = components[variants[0].name].unet
         self.device, self.dtype = unet.device, unet.dtype
         self._clock = StepClock(self.device)
@@ -76,11 +70,36 @@ class Pipeline:
                 for model in (parts.unet, parts.vae, parts.preview_vae)
                 if model is not None
             )
-        self._unets: dict[str, UNetCall] = {}
+        by_text_encoder = {v.text_encoder.folder: components[v.name] for v in variants}
+        self._encoders = {
+            folder: PromptEncoder(
+                parts.tokenizer,
+                prepare_text_encoder(
+                    folder,
+                    parts.text_encoder,
+                    parts.tokenizer.model_max_length,
+                    optimisations,
+                    readiness,
+                ),
+                self.device,
+                optimisations.embedding_cache,
+            )
+            for folder, parts in by_text_encoder.items()
+        }
+        self._unets: dict[str, Call] = {}
+        decoders: dict[Vae, Call] = {}
         for variant in variants:
-            if variant.unet.folder not in self._unets:
-                self._unets[variant.unet.folder] = self._prepare(variant)
-        self._decoder = Decoder(self.device)
+            parts, side = components[variant.name], variant.default_size_px // 8
+            if (folder := variant.unet.folder) not in self._unets:
+                tokens = parts.tokenizer.model_max_length
+                self._unets[folder] = prepare_unet(
+                    folder, parts.unet, (side, side), tokens, optimisations, readiness
+                )
+            if parts.vae not in decoders:
+                decoders[parts.vae] = prepare_decoder(
+                    variant.vae.folder, parts.vae, (side, side), optimisations, readiness
+                )
+        self._decoder = Decoder(self.device, decoders)
 
     @classmethod
     def load(
@@ -95,7 +114,7 @@ class Pipeline:
         """Read variants of one family from a folder that `weights.check.check_family` has passed.
 
         Shared components are loaded once, and so is the safety checker, if asked for. On CUDA it
-        returns when the UNets are compiled and recorded.
+        returns when what can be is compiled and recorded.
 
         Raises:
             DeviceUnavailable: see `resolve_device`.
@@ -210,8 +229,14 @@ class Pipeline:
     def _advance(self, trajectories: list[Trajectory]) -> None:
         latents = torch.cat([trajectory.model_input for trajectory in trajectories])
         embeds = [trajectory.prompt_embeds for trajectory in trajectories]
-        timesteps = to_device(
-            torch.tensor([float(trajectory.timestep) for trajectory in trajectories]), self.device
+        timesteps, scales = to_device(
+            torch.tensor(
+                [
+                    [float(trajectory.timestep) for trajectory in trajectories],
+                    [trajectory.guidance_scale for trajectory in trajectories],
+                ]
+            ),
+            self.device,
         )
         negative = [
             trajectory.negative_embeds
@@ -224,17 +249,12 @@ class Pipeline:
             latents, timesteps = torch.cat([latents] * 2), torch.cat([timesteps] * 2)
             embeds = negative + embeds
         unet = self._unets[trajectories[0].variant.unet.folder]
-        noise = unet(latents, timesteps, torch.cat(embeds))
-        unconditional, conditional = noise.chunk(2) if guided else (noise, noise)
-        predictions = []
-        for index, trajectory in enumerate(trajectories):
-            prediction = conditional[index : index + 1]
-            if guided:
-                base = unconditional[index : index + 1]
-                prediction = base + trajectory.guidance_scale * (prediction - base)
-            predictions.append(prediction)
+        (noise,) = unet(latents, timesteps, torch.cat(embeds))
+        if guided:
+            unconditional, conditional = noise.chunk(2)
+            noise = guide(unconditional, conditional, scales)
         # Trajectories change only now, after all the large allocations.
-        for trajectory, prediction in zip(trajectories, predictions, strict=True):
+        for trajectory, prediction in zip(trajectories, noise.split(1), strict=True):
             trajectory.advance(prediction, self._clock.mark)
 
     def decode_slice(self, trajectory: Trajectory) -> int:
@@ -280,14 +300,3 @@ class Pipeline:
         """Release torch's unused blocks."""
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
-
-    def _prepare(self, variant: Variant) -> UNetCall:
-        parts = self.components[variant.name]
-        return prepare_unet(
-            name=variant.unet.folder,
-            unet=parts.unet,
-            size=(variant.default_size_px // 8, variant.default_size_px // 8),
-            tokens=parts.tokenizer.model_max_length,
-            optimisations=self.optimisations,
-            readiness=self.readiness,
-        )

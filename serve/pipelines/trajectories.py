@@ -159,6 +159,18 @@ class Trajectory:
         return finished.to(last.sample.dtype)
 
 
+def guide(
+    unconditional: torch.Tensor, conditional: torch.Tensor, scales: torch.Tensor
+) -> torch.Tensor:
+    """Guided predictions of a call, `(B, 4, H/8, W/8)`; with scales `(B,)`, float32.
+
+    Bit by bit what each image's own expression with a number for the scale would be: torch
+    multiplies half precision by a number in single precision, and so it does in place here.
+    """
+    difference = conditional - unconditional
+    return difference.mul_(scales[:, None, None, None]).add_(unconditional)
+
+
 def unet_calls(scheduler: SchedulerName, num_inference_steps: int) -> int:
     """UNet calls of one image. PNDM repeats its second timestep, if there is one."""
     repeated = scheduler == "pndm" and num_inference_steps > 1

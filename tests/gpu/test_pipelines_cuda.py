@@ -44,7 +44,11 @@ OPTIMISATIONS = {
     "cudnn": Optimisations(attention="cudnn", compile=False, cuda_graphs=False),
     "flash": Optimisations(attention="flash", compile=False, cuda_graphs=False),
     "graphs": Optimisations(compile=False),
+    "few-graphs": Optimisations(compile=False, recorded_images=(1, 4)),
     "compile": Optimisations(cuda_graphs=False),
+    "search": Optimisations(cudnn_benchmark=True),
+    "no-matmul": Optimisations(conv_1x1_as_mm=False),
+    "unets-only": Optimisations(vae_decoder=False, text_encoder=False),
     "all": Optimisations(),
 }
 EACH = pytest.mark.parametrize("name", list(OPTIMISATIONS))
@@ -96,8 +100,20 @@ def test_what_was_asked_for_was_switched_on_and_timed(name: str) -> None:
     for unet in ("unet", "unet_distilled"):
         assert any(part.startswith(f"{unet}: attention") for part in readiness.switched_on)
         assert (f"{unet}: compile" in readiness.switched_on) is (asked.compile is None)
-        graphs = f"{unet}: CUDA graphs of 2, 4, 8, 16, 32 rows"
+        rows = ", ".join(str(2 * images) for images in asked.recorded_images)
+        graphs = f"{unet}: CUDA graphs of {rows} rows"
         assert (graphs in readiness.switched_on) is asked.cuda_graphs
+    fast_decoder = asked.vae_decoder and (asked.compile is None or asked.cuda_graphs)
+    assert ("vae: compile" in readiness.switched_on) is (fast_decoder and asked.compile is None)
+    recorded = "vae: CUDA graphs of 1, 2 rows" in readiness.switched_on
+    assert recorded is (fast_decoder and asked.cuda_graphs)
+    recorded = "text_encoder: CUDA graphs of 1 rows" in readiness.switched_on
+    assert recorded is (asked.text_encoder and asked.cuda_graphs)
+    for model in ("unet", "unet_distilled", "vae"):
+        recorded = asked.cuda_graphs and (model != "vae" or asked.vae_decoder)
+        searched = f"{model}: cuDNN benchmark" in readiness.switched_on
+        assert searched is (recorded and asked.cudnn_benchmark)
+    assert not torch.backends.cudnn.benchmark
     print(name, readiness)
 
 
@@ -132,7 +148,7 @@ def test_when_a_step_returns_the_one_before_is_done() -> None:
         assert before.query()
 
 
-@pytest.mark.parametrize("name", ["graphs", "compile", "all"])
+@pytest.mark.parametrize("name", ["graphs", "few-graphs", "compile", "all"])
 @pytest.mark.parametrize("images", [1, 2, 3, 4, 5, 7, 8, 13, 16, 19, 40])
 @pytest.mark.parametrize("scale", [2.0, 1.0], ids=["guided", "unguided"])
 def test_any_number_of_images_takes_the_step_that_eager_calls_take(

@@ -2,18 +2,26 @@
 
 import subprocess
 import sys
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 
 from loadtests.bench.gpu.__main__ import LIMITS_S
 from loadtests.bench.gpu.findings import Journal
-from loadtests.bench.gpu.questions import STEPS
+from loadtests.bench.gpu.questions import CHANGES, STEPS
+from serve.pipelines.optimisations import Optimisations
 from tests.machine import ROOT
 
 
 def test_every_step_has_a_time_limit() -> None:
     assert list(STEPS) == list(LIMITS_S)
+
+
+def test_ablate_changes_every_switch_that_makes_a_call_faster() -> None:
+    others = {"cpu_threads", "embedding_cache", "deterministic"}
+    switched = {name for switches, _ in CHANGES.values() for name in switches}
+    assert switched == {field.name for field in fields(Optimisations)} - others
 
 
 def test_it_starts_where_there_is_neither_ray_nor_pydantic() -> None:

@@ -15,8 +15,10 @@ from serve.settings import keep_compiled_code
 keep_compiled_code(Path(sys.argv[1]))
 import torch
 from torch._dynamo.utils import counters
-from serve.pipelines.compile import Readiness, plain_call, prepare_unet
+from serve.pipelines.attention import plain_call
+from serve.pipelines.compile import prepare_unet
 from serve.pipelines.optimisations import Optimisations
+from serve.pipelines.readiness import Readiness
 from tests.unit.pipelines.test_compile import noise, small_unet
 torch.set_num_threads(1)
 model, report = small_unet(), Readiness()

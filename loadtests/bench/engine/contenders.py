@@ -14,11 +14,11 @@ from serve.engine.forecast import Pace
 from serve.engine.loop import Engine, Settings
 from serve.engine.sweep import sweep_denoiser
 from serve.generation import Generation
-from serve.pipelines.compile import Readiness
 from serve.pipelines.components import load_components
 from serve.pipelines.devices import DeviceName, resolve_device
 from serve.pipelines.optimisations import Optimisations
 from serve.pipelines.pipeline import Pipeline
+from serve.pipelines.readiness import Readiness
 from serve.pipelines.trajectories import Trajectory
 from serve.variants import Variant
 

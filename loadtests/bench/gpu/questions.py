@@ -4,10 +4,11 @@ import importlib.metadata as metadata
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,12 +16,19 @@ from PIL import Image
 from torch.profiler import ProfilerActivity, profile
 
 from serve.miniature import WEIGHTS_DIR
-from serve.pipelines.compile import plain_call, use_channels_last
-from serve.pipelines.components import UNet, Vae, load_components
-from serve.pipelines.cuda_graphs import Inputs, Recording, UNetCall, cuda_graphs, record_unet
+from serve.pipelines.compile import (
+    prepare_decoder,
+    prepare_text_encoder,
+    prepare_unet,
+    unet_inputs,
+)
+from serve.pipelines.components import Vae, load_components
+from serve.pipelines.cuda_graphs import Call, Inputs, Recording, record_sizes
 from serve.pipelines.devices import DeviceName, device_name, resolve_device
-from serve.pipelines.optimisations import Optimisations
+from serve.pipelines.optimisations import DEFAULTS, Optimisations
 from serve.pipelines.pipeline import Pipeline
+from serve.pipelines.readiness import Readiness
+from serve.pipelines.trajectories import guide
 from serve.variants import MINIATURE, FamilyName, Variant, family
 
 from ...machine import commit
@@ -186,9 +194,6 @@ def vae(bench: Bench) -> None:
             if model is not None:
                 model.to(memory_format=layout)
                 ask(f"{name}, {layout}, ms an image", partial(decode_ms, model))
-    if bench.cuda:
-        with torch.backends.cudnn.flags(enabled=True, benchmark=True):
-            ask("the KL VAE, cuDNN's search, ms an image", partial(decode_ms, parts.vae))
 
 
 def packed(bench: Bench) -> None:
@@ -223,60 +228,87 @@ def packed(bench: Bench) -> None:
         note("peak memory, bytes", torch.cuda.max_memory_allocated())
 
 
+_UNET, _DECODER, _TEXT = "UNet call, ms by images", "KL decoding, ms by images", "prompt, ms"
+CHANGES: dict[str, tuple[dict[str, Any], set[str]]] = {
+    "as shipped": ({}, {_UNET, _DECODER, _TEXT}),
+    "without conv_1x1_as_mm": ({"conv_1x1_as_mm": False}, {_UNET, _DECODER}),
+    "powers of two recorded": ({"recorded_images": (1, 2, 4, 8, 16)}, {_UNET}),
+    "without vae_decoder": ({"vae_decoder": False}, {_DECODER}),
+    "without text_encoder": ({"text_encoder": False}, {_TEXT}),
+    "torch's attention": ({"attention": "default"}, {_UNET}),
+    "without compile": ({"compile": False}, {_UNET, _DECODER}),
+    "without cuda_graphs": ({"cuda_graphs": False}, {_UNET, _DECODER}),
+    "without channels_last": ({"channels_last": False}, {_UNET, _DECODER}),
+    # The last, since its search may take longest.
+    "with cudnn_benchmark": ({"cudnn_benchmark": True}, {_UNET, _DECODER}),
+}
+"""Changed switches, and the calls that they change; in the order of what is least known."""
+
+
 def ablate(bench: Bench) -> None:
-    """What makes the reference's UNet faster: replays of 2, 8 and 16 rows."""
-    ask, variant = bench.questions.ask, bench.variants()[0]
+    """What each optimisation is worth: the reference's calls as shipped, and with one changed."""
+    variant = bench.variants()[0]
     device, dtype = resolve_device(bench.device_name)
     parts = load_components([variant], bench.folder, device, dtype)[variant.name]
-    unet = parts.unet
-    use_channels_last([unet])
-    latents = variant.default_size_px // 8
-    inputs = Inputs.random(unet, 32, (latents, latents), parts.tokenizer.model_max_length)
-    clock = Clock(device)
-    record = cuda_graphs() if bench.cuda else _run_again
+    tokens, side = parts.tokenizer.model_max_length, variant.default_size_px // 8
+    clock, size = Clock(device), (side, side)
+    most = 16 if bench.cuda else 2
+    rows = unet_inputs(parts.unet, 2 * most, size, tokens)
+    latents = torch.randn(2, 4, *size, device=device, dtype=dtype)
+    ids = torch.zeros((1, tokens), dtype=torch.int64, device=device)
+
+    def ms(call: Callable[..., object], *arguments: torch.Tensor) -> float:
+        median: float = _spread(partial(call, *arguments), 10 if bench.cuda else 1, clock)["median"]
+        return 1000 * median
+
+    def prepared(call: Call, inputs: Inputs, sizes: Sequence[int]) -> Call:
+        """On a CPU nothing has been recorded; so that its rehearsal has a recording."""
+        if bench.cuda:
+            return call
+        return record_sizes(call, inputs, sizes, _run_again, clock.time_s)
 
     @torch.inference_mode()
-    def replay_ms(call: UNetCall, sizes: Sequence[int] = (2, 8, 16)) -> dict[int, float]:
-        found: dict[int, float] = {}
+    def measure(part: str, optimisations: Optimisations) -> dict[str, Any]:
+        readiness = Readiness()
+        if part == _UNET:
+            unet = prepare_unet("unet", parts.unet, size, tokens, optimisations, readiness)
+            unet = prepared(unet, rows, (2, 4))
+            images = [count for count in DEFAULTS.recorded_images if count <= most]
+            found = {str(count): ms(unet, *rows.first(2 * count)) for count in images}
+        elif part == _DECODER:
+            decode = prepare_decoder("vae", parts.vae, size, optimisations, readiness)
+            decode = prepared(decode, Inputs(latents.clone()), (1, 2))
+            found = {str(count): ms(decode, latents[:count]) for count in (1, 2)}
+        else:
+            encode = prepare_text_encoder(
+                "text_encoder", parts.text_encoder, tokens, optimisations, readiness
+            )
+            found = {"1": ms(encode, ids)}
+        return {**found, **({"left off": readiness.left_off} if readiness.left_off else {})}
 
-        def time_s(replay: Callable[[], object]) -> float:
-            seconds: float = _spread(replay, 10 if bench.cuda else 1, clock)["median"]
-            found[sorted(sizes, reverse=True)[len(found)]] = 1000 * seconds
-            return seconds
+    for name, (switches, calls) in CHANGES.items():
+        optimisations = replace(OPTIMISATIONS, **switches)
+        layout = torch.channels_last if optimisations.channels_last else torch.contiguous_format
+        for model in (parts.unet, parts.vae):
+            model.to(memory_format=layout)
+        for part in sorted(calls):
+            torch._dynamo.reset()
+            # A thread of its own: torch keeps cuDNN's first choice for a shape, by thread.
+            with ThreadPoolExecutor(1) as thread:
+                answer = thread.submit(measure, part, optimisations)
+                bench.questions.ask(f"{part}, {name}", answer.result)
 
-        record_unet(call, inputs, tuple(sizes), record, time_s)
-        return found
+    base, conditional = rows.first(2 * most)[0].chunk(2)
+    scales = torch.full((most,), 7.5, device=device)
 
-    if not bench.cuda:
-        ask("eager, ms by rows", partial(replay_ms, plain_call(unet, "default"), (2,)))
-        return
-    for attention in ("default", "cudnn", "flash"):
-        ask(
-            f"eager, {attention} attention, ms by rows",
-            partial(replay_ms, plain_call(unet, attention)),
-        )
-    with torch.backends.cudnn.flags(enabled=True, benchmark=True):
-        ask("eager, cuDNN's search, ms by rows", partial(replay_ms, plain_call(unet, "default")))
+    def each() -> list[torch.Tensor]:
+        pairs = zip(base.split(1), conditional.split(1), strict=True)
+        return [first + 7.5 * (second - first) for first, second in pairs]
 
-    @torch.inference_mode()
-    def compiled_ms(first_rows: Sequence[int], **how: Any) -> dict[int, float]:
-        torch._dynamo.reset()
-        call = plain_call(cast("UNet", torch.compile(unet, **how)), "default")
-        for rows in first_rows:
-            arguments = inputs.first(rows)
-            if "dynamic" not in how:
-                for argument in arguments:
-                    torch._dynamo.maybe_mark_dynamic(argument, 0)
-            call(*arguments)
-        return replay_ms(call, first_rows if "dynamic" in how else (2, 8, 16))
-
-    ask("compiled, 16 rows first, ms by rows", partial(compiled_ms, (16, 2, 8)))
-    ask("compiled, 2 rows only, ms", partial(compiled_ms, (2,), dynamic=False))
-    ask("compiled, 16 rows only, ms", partial(compiled_ms, (16,), dynamic=False))
-    with torch._inductor.config.patch(conv_1x1_as_mm=True):
-        ask("compiled, 16 rows first, 1x1 as matmul, ms by rows", partial(compiled_ms, (16, 2, 8)))
-    with torch.backends.cudnn.flags(enabled=True, benchmark=True):
-        ask("compiled, 16 rows first, cuDNN's search, ms by rows", partial(compiled_ms, (16, 2, 8)))
+    bench.questions.note(
+        f"guidance of {most} images, ms",
+        {"in one": ms(guide, base, conditional, scales), "one by one": ms(each)},
+    )
 
 
 def gpu_tests(bench: Bench) -> None:
@@ -388,7 +420,6 @@ def _kernels(ours: Ours, images: int) -> dict[str, str]:
     }
 
 
-def _run_again(call: Callable[[], torch.Tensor]) -> Recording:
+def _run_again(call: Callable[[], tuple[torch.Tensor, ...]]) -> Recording:
     """On a CPU nothing is recorded; a replay is the call again."""
-    output = call()
-    return Recording(lambda: output.copy_(call()), output)
+    return Recording(call, call())

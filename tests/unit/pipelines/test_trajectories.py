@@ -3,10 +3,11 @@
 import itertools
 
 import pytest
+import torch
 
 from serve.generation import SchedulerName
 from serve.miniature import WEIGHTS_DIR
-from serve.pipelines.trajectories import SCHEDULERS, plan, unet_calls
+from serve.pipelines.trajectories import SCHEDULERS, guide, plan, unet_calls
 from serve.variants import MINIATURE
 from tests.fakes import generation
 
@@ -52,3 +53,15 @@ def test_previews_are_spread_and_below_the_last_step(
         ends = (0, *planned.previews_at, planned.steps)
         gaps = [after - before for before, after in itertools.pairwise(ends)]
         assert max(gaps) - min(gaps) <= 1
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
+def test_guidance_of_a_whole_call_is_that_of_each_image_bit_by_bit(dtype: torch.dtype) -> None:
+    generator = torch.Generator().manual_seed(0)
+    scales = [1.1, 2.0, 7.3, 7.5, 12.7, 30.0]  # Some have no exact half precision.
+    base, conditional = torch.randn(2, len(scales), 4, 64, 64, generator=generator).to(dtype)
+    together = guide(base, conditional, torch.tensor(scales))
+    assert together.dtype == dtype
+    for index, scale in enumerate(scales):
+        alone = base[index] + scale * (conditional[index] - base[index])
+        assert torch.equal(together[index], alone)
