@@ -39,8 +39,10 @@ def _time_call(
 
 
 def sweep(call_s: Callable[[int], float], most: int = MOST_IMAGES) -> tuple[int, dict[int, float]]:
-    """Time calls of 1, 2, 4, ... images until a doubling gains under 5 % images a second.
+    """Time calls of 1, 2, 4, ... images until two doublings gain under 5 % images a second each.
 
+    Two, since one may gain little where the next gains much, as on a CPU from 2 to 4 and to 8 of the
+    miniature's images, and since a single disturbed call must not leave a replica with few slots.
     `call_s` times a call and raises `OutOfDeviceMemory` if there is no memory for it. Returns the
     largest number that was worth it, and all times by number of images.
 
@@ -48,14 +50,14 @@ def sweep(call_s: Callable[[int], float], most: int = MOST_IMAGES) -> tuple[int,
         OutOfDeviceMemory: there is no memory for a single image.
     """
     seconds = {1: call_s(1)}
-    best = 1
-    while best * 2 <= most:
-        images = best * 2
+    best, images = 1, 2
+    while images <= min(most, 4 * best):
         try:
             seconds[images] = call_s(images)
         except OutOfDeviceMemory:
             break
-        if images / seconds[images] < _GAIN * best / seconds[best]:
-            break
-        best = images
+        doublings = (images // best).bit_length() - 1
+        if images / seconds[images] >= _GAIN**doublings * best / seconds[best]:
+            best = images
+        images *= 2
     return best, seconds

@@ -8,17 +8,22 @@ from serve.errors import OutOfDeviceMemory
 from tests.fakes import FakeDenoiser, FakeTrajectory, generation
 
 
-def test_the_sweep_stops_where_a_doubling_brings_under_a_twentieth() -> None:
+def test_the_sweep_stops_where_two_doublings_bring_under_a_twentieth_each() -> None:
     # 7.3 ms and 6.45 ms an image: 72.7, 99.0, 120.8, 135.8 and 144.9 images a second.
     best, seconds = sweep(lambda images: 7.3e-3 + 6.45e-3 * images)
     assert best == 16
     assert list(seconds) == [1, 2, 4, 8, 16]
-    # 1 ms and 10 ms an image: 90.9 and 95.2, then 97.6.
+    # 1 ms and 10 ms an image: 90.9, 95.2 and 97.6.
     best, seconds = sweep(lambda images: 1e-3 + 10e-3 * images)
     assert best == 1
-    assert list(seconds) == [1, 2]
+    assert list(seconds) == [1, 2, 4]
     # One image fills the device.
     assert sweep(lambda images: 69e-3 * images)[0] == 1
+
+
+def test_the_sweep_goes_on_past_a_doubling_that_gains_nothing_by_itself() -> None:
+    measured_s = {1: 0.028, 2: 0.040, 4: 0.080, 8: 0.126, 16: 0.246}
+    assert sweep(measured_s.__getitem__) == (8, measured_s)
 
 
 def test_the_sweep_ends_where_memory_does() -> None:
