@@ -41,8 +41,8 @@ def _time_call(
 def sweep(call_s: Callable[[int], float], most: int = MOST_IMAGES) -> tuple[int, dict[int, float]]:
     """Time calls of 1, 2, 4, ... images until two doublings gain under 5 % images a second each.
 
-    Two, since one may gain little where the next gains much, as on a CPU from 2 to 4 and to 8 of the
-    miniature's images, and since a single disturbed call must not leave a replica with few slots.
+    Two, since one may gain little where the next gains much, as on a CPU from 2 to 4 and to 8 of
+    the miniature's images, and since a disturbed call must not leave a replica with few slots.
     `call_s` times a call and raises `OutOfDeviceMemory` if there is no memory for it. Returns the
     largest number that was worth it, and all times by number of images.
 
