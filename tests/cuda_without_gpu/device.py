@@ -80,6 +80,16 @@ def current_stream() -> Stream:
 
 
 @contextmanager
+def kept() -> Iterator[None]:
+    """What this thread makes within is never given back, as the buffers of recorded calls."""
+    _thread.keeps = True
+    try:
+        yield
+    finally:
+        _thread.keeps = False
+
+
+@contextmanager
 def in_stream(stream: Stream) -> Iterator[None]:
     before, _thread.stream = current_stream(), stream
     try:
@@ -94,6 +104,7 @@ class Memory:
     def __init__(self) -> None:
         self.id = next(_ids)
         self.streams = {current_stream().cuda_stream}
+        self.kept = getattr(_thread, "keeps", False)
 
 
 _memory: "weakref.WeakKeyDictionary[torch.UntypedStorage, Memory]" = weakref.WeakKeyDictionary()
@@ -162,7 +173,7 @@ def _launch(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     for tensor in ours:
         # Otherwise the allocator may give the memory away; but weights are never given back.
         weight = isinstance(tensor, torch.nn.Parameter)
-        if not (func.is_view or weight or stream in tensor.memory.streams):
+        if not (func.is_view or weight or tensor.memory.kept or stream in tensor.memory.streams):
             raise Races(f"{func}: memory of another stream, without record_stream")
     if func is aten.copy_.default and hosts:
         return _copy(func, *args, **kwargs)

@@ -27,6 +27,7 @@ from tests.cuda_without_gpu.device import (
     cuda,
     current_stream,
     is_made_of_others,
+    kept,
 )
 from tests.fakes import generation
 
@@ -83,7 +84,9 @@ class Watched:
 def pipe(cuda: Device) -> Iterator[Pipeline]:
     with cuda:
         variants = list(MINIATURE.variants.values())
-        yield Pipeline.load(variants, WEIGHTS_DIR, "cuda", Optimisations(compile=False))
+        with kept():
+            pipe = Pipeline.load(variants, WEIGHTS_DIR, "cuda", Optimisations(compile=False))
+        yield pipe
 
 
 async def drawn(pipe: Pipeline, cuda: Device, requests: int) -> Watched:
