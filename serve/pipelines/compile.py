@@ -82,14 +82,9 @@ def prepare_unet(
     # cuDNN's, which may be fastest, plans anew for each shape, up to a second on the steps' thread.
     others = plain_call(unet, "flash") if cuda and wanted == "auto" else fast
     if compiling:
-        part = f"{name}: compile"
         options = compiler_options(optimisations) if cuda else None
-        compiled = readiness.attempt(
-            part, partial(compile_unet, unet, others, attention, inputs, options)
-        )
-        if compiled is not None:
-            fast = compiled
-            readiness.switched_on.append(part)
+        work = partial(compile_unet, unet, others, attention, inputs, options)
+        fast = _compiled(name, fast, work, readiness)
     if cuda and optimisations.cuda_graphs:
         fast = _recorded(name, fast, inputs, rows, readiness)
     return for_size(size, fast, others)
@@ -118,12 +113,8 @@ def prepare_decoder(
     fast: Call = plain
     _search(name, plain, inputs, images, optimisations, readiness)
     if optimisations.compile is not False:
-        part = f"{name}: compile"
-        options = compiler_options(optimisations)
-        compiled = readiness.attempt(part, partial(compile_decoder, vae, images, inputs, options))
-        if compiled is not None:
-            fast = compiled
-            readiness.switched_on.append(part)
+        work = partial(compile_decoder, vae, images, inputs, compiler_options(optimisations))
+        fast = _compiled(name, fast, work, readiness)
     if optimisations.cuda_graphs:
         fast = _recorded(name, fast, inputs, images, readiness)
     return for_size(size, fast, plain)
@@ -197,6 +188,16 @@ def _search(
     readiness.attempt(part, search)
     if part not in readiness.left_off:
         readiness.switched_on.append(part)
+
+
+def _compiled(name: str, call: Call, work: Callable[[], Call], readiness: Readiness) -> Call:
+    """What compiling makes of the call; itself if it can't be."""
+    part = f"{name}: compile"
+    compiled = readiness.attempt(part, work)
+    if compiled is None:
+        return call
+    readiness.switched_on.append(part)
+    return compiled
 
 
 def _recorded(

@@ -102,10 +102,11 @@ def test_a_run_continues_another_and_names_what_its_budget_left_out(
         measure(replace(RUN, rounds=2), WEIGHTS_DIR, lines.append, earlier=kept[1])
 
 
-def test_it_starts_where_there_is_neither_ray_nor_pydantic() -> None:
+@pytest.mark.parametrize("command", ["engine.__main__", "gpu.step"])
+def test_it_starts_where_there_is_neither_ray_nor_pydantic(command: str) -> None:
     # A borrowed GPU machine has torch and diffusers. An import contract keeps it so once it runs.
     script = "import sys; sys.modules.update(ray=None, pydantic=None, aiohttp=None); " + (
-        "from loadtests.bench.engine.__main__ import main; main()"
+        f"from loadtests.bench.{command} import main; main()"
     )
     done = subprocess.run(
         [sys.executable, "-c", script, "--help"], cwd=ROOT, capture_output=True, text=True

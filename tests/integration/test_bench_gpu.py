@@ -24,16 +24,6 @@ def test_ablate_changes_every_switch_that_makes_a_call_faster() -> None:
     assert switched == {field.name for field in fields(Optimisations)} - others
 
 
-def test_it_starts_where_there_is_neither_ray_nor_pydantic() -> None:
-    script = "import sys; sys.modules.update(ray=None, pydantic=None, aiohttp=None); " + (
-        "from loadtests.bench.gpu.step import main; main()"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", script, "--help"], cwd=ROOT, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
-
-
 @pytest.mark.thorough
 @pytest.mark.timeout(3600)  # Ten minutes are little for it on a busy machine.
 def test_a_rehearsal_on_a_cpu_answers_every_question(tmp_path: Path) -> None:

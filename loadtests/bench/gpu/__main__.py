@@ -58,7 +58,8 @@ def main() -> int:
     signal.signal(signal.SIGINT, signal.default_int_handler)
     args.out.mkdir(parents=True, exist_ok=True)
     journal = Journal(args.out)
-    maker = _make_weights(args) if NEEDS_WEIGHTS & set(names) else None
+    to_do = set(names) - journal.finished()
+    maker = _make_weights(args) if NEEDS_WEIGHTS & to_do else None
     try:
         complete = _run(args, names, journal, maker)
     finally:
