@@ -61,7 +61,7 @@ def published_from(folder: Path) -> dict[str, Repository]:
     """The published repositories' layout, with a family folder's files."""
     repositories: dict[str, Repository] = {}
     with_checker = (folder / "safety_checker").is_dir()
-    components = SD_V1.components(SD_V1.variants, safety_checker=with_checker)
+    components = SD_V1.components(SD_V1.default_variants, safety_checker=with_checker)
     for name, component in components.items():
         assert component.source is not None
         repository = repositories.setdefault(component.source.repository, Repository({}))

@@ -89,7 +89,7 @@ def sd_v1_with_checker(folder: Path, concept: float) -> Path:
     shutil.copytree(WEIGHTS_DIR, folder)
     write_stand_in(folder, concept)
     origin = Origin(kind="local", licence="Apache-2.0")
-    names = SD_V1.components(SD_V1.variants, safety_checker=True)
+    names = SD_V1.components(SD_V1.default_variants, safety_checker=True)
     pinned = {name: pin(folder / name, origin) for name in names}
     write_manifest(folder, Manifest(family="sd-v1", components=pinned))
     return folder

@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from ..errors import WeightsError
 from ..settings import HubSettings
-from ..variants import Family, FamilyName, family
+from ..variants import ALL, Family, FamilyName, family
 from .check import differences, refused_entries
 from .layout import architecture_dir
 from .manifest import (
@@ -25,6 +25,7 @@ from .manifest import (
 )
 
 _RANDOM_LICENCE = "Apache-2.0"
+_VARIANTS_HELP = "a,b: these variants' components, or all; default: all but the few-step ones'"
 _LOCAL_LICENCE = "unknown: adopted local files"
 
 
@@ -56,7 +57,7 @@ def _parser() -> argparse.ArgumentParser:
         return subparser
 
     download = command("download", _download, "download a family from the hub", "sd-v1")
-    download.add_argument("--variants", default="", help="a,b: only these variants' components")
+    download.add_argument("--variants", default="", help=_VARIANTS_HELP)
     download.add_argument(
         "--mirror",
         action="append",
@@ -73,7 +74,7 @@ def _parser() -> argparse.ArgumentParser:
     random = command(
         "random", _random, "write a family's architectures with random values, for timing", "sd-v1"
     )
-    random.add_argument("--variants", default="", help="a,b: only these variants' components")
+    random.add_argument("--variants", default="", help=_VARIANTS_HELP)
     random.add_argument("--seed", type=int, default=0, help="of the values")
     command(
         "adopt",
@@ -96,7 +97,7 @@ def _download(args: argparse.Namespace) -> int:
             raise WeightsError(f"mirror: {argument!r} was given; it must be OWNER/NAME=OWNER/NAME")
         mirrors[replaced] = mirror
     published = chosen.components(chosen.variants).values()
-    known = {component.source.repository for component in published if component.source}
+    known = {source.repository for component in published for source in component.sources}
     if unknown := sorted(set(mirrors) - known):
         raise WeightsError(
             f"mirror: {unknown[0]!r} was given; {chosen.name} uses {', '.join(sorted(known))}"
@@ -177,7 +178,9 @@ def _verify(args: argparse.Namespace) -> int:
 
 
 def _variants(names: str, chosen: Family) -> list[str]:
-    variants = [name for name in names.split(",") if name] or list(chosen.variants)
+    if names == ALL:
+        return list(chosen.variants)
+    variants = [name for name in names.split(",") if name] or list(chosen.default_variants)
     if unknown := [name for name in variants if name not in chosen.variants]:
         raise WeightsError(
             f"variants: {unknown[0]!r} was given; allowed: {', '.join(chosen.variants)}"

@@ -16,15 +16,17 @@ from pathlib import Path
 from huggingface_hub import HfApi, hf_hub_download
 
 from ..errors import WeightsError
-from ..variants import Component, Family, Source
+from ..variants import Component, Family, Lora, Source
 from .hub_errors import as_weights_errors
 from .layout import config_name
 from .manifest import (
+    LoraOrigin,
     Manifest,
     Origin,
     PinnedComponent,
     PinnedFile,
     manifest_before_writing,
+    pin,
     pin_file,
     write_manifest,
 )
@@ -37,6 +39,8 @@ _TOKENIZER_FILES = (
     "vocab.json",
     "merges.txt",
 )
+# diffusers' name for a LoRA's file.
+_LORA_FILE = "pytorch_lora_weights.safetensors"
 _PICKLES = (".bin", ".ckpt", ".pt", ".pth")
 
 
@@ -67,15 +71,18 @@ def download_family(
     Raises:
         WeightsError: names the repository, the reason, and what to do.
     """
-    components = family.components(variants, safety_checker=safety_checker)
+    everything = family.components(family.variants, safety_checker=True)
+    needed = family.components(variants, safety_checker=safety_checker)
+    bases = {c.lora.base: everything[c.lora.base] for c in needed.values() if c.lora is not None}
+    components = {**bases, **needed}
     if any(component.source is None for component in components.values()):
         raise WeightsError(
             f"family: {family.name!r} is part of this repository; there is nothing to download"
         )
     folder.mkdir(parents=True, exist_ok=True)
     with _locked(folder):
-        everything = family.components(family.variants, safety_checker=True)
-        manifest = manifest_before_writing(folder, family.name, dict.fromkeys(everything, "hub"))
+        kinds = {name: "merged" if part.lora else "hub" for name, part in everything.items()}
+        manifest = manifest_before_writing(folder, family.name, kinds)
         write_manifest(folder, manifest)
         pinned_before = {} if update else manifest.components
         # All components of a repository come from one commit, over several runs, too, unless
@@ -86,7 +93,14 @@ def download_family(
             assert component.source is not None  # Checked above.
             source = _mirrored(component.source, mirrors)
             pinned = pinned_before.get(component.folder)
-            if pinned is None:
+            if component.lora is not None:
+                base = manifest.components[component.lora.base]
+                source = _mirrored(component.lora.source, mirrors)
+                with as_weights_errors(source):
+                    pinned = _fetch_merged(
+                        folder, component, component.lora, source, base, pinned, report
+                    )
+            elif pinned is None:
                 commit = commits.get(source.repository) or source.revision
                 with as_weights_errors(source):
                     pinned = _fetch_new(folder, component, source, commit, report)
@@ -181,6 +195,56 @@ def _fetch_pinned(
         _install(cached, folder / component.folder / name, file.sha256)
 
 
+def _fetch_merged(
+    folder: Path,
+    component: Component,
+    lora: Lora,
+    source: Source,
+    base: PinnedComponent,
+    pinned: PinnedComponent | None,
+    report: Callable[[str], object],
+) -> PinnedComponent:
+    """Merge a LoRA into the base component, unless that is done; the LoRA's commit stays pinned."""
+    before = None if pinned is None else pinned.origin.lora
+    component_dir = folder / component.folder
+    same_base = pinned is not None and pinned.origin.revision == base.origin.revision
+    if pinned is not None and same_base and _complete(component_dir, pinned):
+        report(f"{component.folder}: complete")
+        return pinned
+    if before is not None and source == lora.source:  # Not mirrored: from its pinned origin.
+        source = replace(source, repository=before.repository, revision=before.revision)
+    info = HfApi().model_info(source.repository, revision=source.revision, files_metadata=True)
+    listed = {sibling.rfilename: sibling for sibling in info.siblings or ()}
+    if info.sha is None or _LORA_FILE not in listed:
+        raise WeightsError(f"{source.repository}: has no {_LORA_FILE}")
+    _check_space(folder, sum(file.bytes for file in base.files.values()))
+    report(f"{component.folder}: {source.repository} at {info.sha[:12]} ({lora.source.licence})")
+    cached = _download(source, _LORA_FILE, info.sha)
+    remote = listed[_LORA_FILE]
+    expected = before.sha256 if before else remote.lfs.sha256 if remote.lfs else None
+    sha256 = _checked(cached, f"{source.repository}/{_LORA_FILE}", expected).sha256
+    report(f"{component.folder}: merging it into a copy of {lora.base} ...")
+    from .merging import merge_lora  # Imports torch and peft: seconds.
+
+    shutil.rmtree(component_dir, ignore_errors=True)
+    merge_lora(folder / lora.base, cached, component_dir)
+    origin = Origin(
+        kind="merged",
+        licence=f"{base.origin.licence} and {lora.source.licence}",
+        repository=base.origin.repository,
+        revision=base.origin.revision,
+        lora=LoraOrigin(repository=source.repository, revision=info.sha, sha256=sha256),
+    )
+    return pin(component_dir, origin)
+
+
+def _complete(component_dir: Path, pinned: PinnedComponent) -> bool:
+    paths = {name: component_dir / name for name in pinned.files}
+    return all(
+        path.is_file() and pin_file(path) == pinned.files[name] for name, path in paths.items()
+    )
+
+
 def _choose(component: Component, names: set[str], where: str) -> list[str]:
     """The files of a component, by exact names; nothing else in a repository is ever requested."""
     if component.component_class == "CLIPTokenizer":
@@ -216,14 +280,7 @@ def _download(source: Source, path: str, revision: str) -> Path:
 
 def _install(cached: Path, target: Path, sha256: str | None) -> PinnedFile:
     """Put a file from the cache in its place, if it has the expected sha256."""
-    pinned = pin_file(cached)
-    if sha256 is not None and pinned.sha256 != sha256:
-        cached.unlink()  # Or the next run would find the damaged file in the cache.
-        raise WeightsError(
-            f"{target}: the download has sha256 {pinned.sha256}, but {sha256} is expected; "
-            "it was deleted. Run it again; if this persists, the file has changed at its source: "
-            "--update takes the new one"
-        )
+    pinned = _checked(cached, str(target), sha256)
     target.parent.mkdir(exist_ok=True)
     partial = target.with_name(f"{target.name}.partial")
     partial.unlink(missing_ok=True)
@@ -233,6 +290,19 @@ def _install(cached: Path, target: Path, sha256: str | None) -> PinnedFile:
         shutil.copyfile(cached, partial)
     partial.chmod(0o644)
     partial.replace(target)
+    return pinned
+
+
+def _checked(cached: Path, name: str, sha256: str | None) -> PinnedFile:
+    """The size and hash of a file in the cache, if it has the expected sha256."""
+    pinned = pin_file(cached)
+    if sha256 is not None and pinned.sha256 != sha256:
+        cached.unlink()  # Or the next run would find the damaged file in the cache.
+        raise WeightsError(
+            f"{name}: the download has sha256 {pinned.sha256}, but {sha256} is expected; "
+            "it was deleted. Run it again; if this persists, the file has changed at its source: "
+            "--update takes the new one"
+        )
     return pinned
 
 

@@ -30,18 +30,28 @@ class PinnedFile(Frozen):
     sha256: Sha256
 
 
+class LoraOrigin(Frozen):
+    """Where a merged LoRA came from; `sha256` is its file's."""
+
+    repository: str
+    revision: str
+    sha256: Sha256
+
+
 class Origin(Frozen):
     """Where a component's files came from.
 
-    `hub`: downloaded from `repository`, at the commit `revision`. `random`: random values drawn
-    with `seed`. `shipped`: part of this project. `local`: adopted as they were.
+    `hub`: downloaded from `repository`, at the commit `revision`. `merged`: the same, with `lora`
+    merged into it here. `random`: random values drawn with `seed`. `shipped`: part of this project.
+    `local`: adopted as they were.
     """
 
-    kind: Literal["hub", "random", "shipped", "local"]
+    kind: Literal["hub", "merged", "random", "shipped", "local"]
     licence: str
     repository: str | None = None
     revision: str | None = None
     seed: int | None = None
+    lora: LoraOrigin | None = None
 
 
 class PinnedComponent(Frozen):

@@ -51,7 +51,8 @@ def write_random_components(
         if component.has_weights:
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(seed)
-                model = build_model(component, architecture / name)
+                base = name if component.lora is None else component.lora.base
+                model = build_model(component, architecture / base)
             save_fp16(model, folder / name)
         else:
             shutil.copytree(architecture / name, folder / name)

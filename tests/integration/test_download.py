@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from safetensors.numpy import save
+from safetensors.numpy import load_file, save
 
 from serve.errors import WeightsError
 from serve.miniature import WEIGHTS_DIR
@@ -27,7 +27,7 @@ from tests.machine import HANG_S, ROOT, free_port
 from tests.pictures import difference, draw
 from tests.safety import ALWAYS, sd_v1_with_checker
 
-ALL = list(SD_V1.variants)
+ALL = list(SD_V1.default_variants)
 SD, BK, TAESD = "CompVis/stable-diffusion-v1-4", "nota-ai/bk-sdm-small", "sayakpaul/taesd-diffusers"
 UNET = "unet/diffusion_pytorch_model.fp16.safetensors"
 
@@ -434,3 +434,84 @@ def test_nothing_but_one_repository_is_asked_when_one_is_replaced_whole(
     mirrors = [f"--mirror={SD}=me/all", f"--mirror={BK}=me/all"]
     downloaded(hub, folder, "--variants", "original,distilled", *mirrors)
     check_family(folder, SD_V1, ["original", "distilled"])
+
+
+LCM_LORA = "latent-consistency/lcm-lora-sdv1-5"
+LORA_FILE = "pytorch_lora_weights.safetensors"
+# As the published file names them, and the layers that they belong to.
+LORA_LAYERS = {
+    "mid_block_attentions_0_transformer_blocks_0_attn1_to_q": (
+        "mid_block.attentions.0.transformer_blocks.0.attn1.to_q.weight"
+    ),
+    "mid_block_attentions_0_proj_in": "mid_block.attentions.0.proj_in.weight",
+    "mid_block_resnets_0_conv1": "mid_block.resnets.0.conv1.weight",
+}
+
+
+def a_lora(unet: dict[str, Any]) -> tuple[bytes, dict[str, Any]]:
+    """A LoRA's file, and what it adds to each layer."""
+    rng, rank, alpha = np.random.default_rng(0), 4, 2.0
+    tensors, added = {}, {}
+    for short, name in LORA_LAYERS.items():
+        weight = unet[name]
+        down = rng.normal(0, 0.1, (rank, *weight.shape[1:])).astype(np.float32)
+        up = rng.normal(0, 0.1, (weight.shape[0], rank)).astype(np.float32)
+        extra = (1,) * (weight.ndim - 2)
+        added[name] = alpha / rank * (up @ down.reshape(rank, -1)).reshape(weight.shape)
+        tensors[f"lora_unet_{short}.lora_down.weight"] = down
+        tensors[f"lora_unet_{short}.lora_up.weight"] = up.reshape(*up.shape, *extra)
+        tensors[f"lora_unet_{short}.alpha"] = np.array(alpha, np.float32)
+    return save(tensors), added
+
+
+def test_a_lora_is_merged_when_it_is_fetched(hub: Hub, folder: Path) -> None:
+    before = load_file(WEIGHTS_DIR / UNET)
+    content, added = a_lora(before)
+    hub.repositories[LCM_LORA] = Repository({LORA_FILE: content})
+    told = downloaded(hub, folder, "--variants", "original-lcm")
+    assert "merging it into a copy of unet" in told
+    check_family(folder, SD_V1, ["original-lcm"], hashes=True)
+    merged = load_file(folder / "unet_lcm/diffusion_pytorch_model.fp16.safetensors")
+    assert merged.keys() == before.keys()
+    for name, tensor in merged.items():
+        expected = before[name].astype(np.float32) + added.get(name, 0)
+        assert np.array_equal(tensor, expected.astype(np.float16)) or (
+            name in added and np.allclose(tensor, expected, atol=2e-3)
+        )
+    origin = read_manifest(folder).components["unet_lcm"].origin
+    assert (origin.kind, origin.repository) == ("merged", SD)
+    assert origin.lora is not None
+    assert (origin.lora.repository, origin.lora.revision) == (
+        LCM_LORA,
+        hub.repositories[LCM_LORA].sha,
+    )
+    assert origin.licence == "CreativeML OpenRAIL-M and CreativeML OpenRAIL++-M"
+    # What servers read is an ordinary folder.
+    pipe = Pipeline.load([SD_V1.variants["original-lcm"]], folder, "cpu")
+    asked = generation(
+        variant="original-lcm", num_inference_steps=2, scheduler="lcm", guidance_scale=1.0
+    )
+    assert draw(pipe, asked).std() > 5
+    # Once it is there nothing is done again; a damaged file is merged anew.
+    assert "unet_lcm: complete" in downloaded(hub, folder, "--variants", "original-lcm")
+    (folder / "unet_lcm/config.json").write_text("{}")
+    assert "merging" in downloaded(hub, folder, "--variants", "original-lcm")
+    check_family(folder, SD_V1, ["original-lcm"], hashes=True)
+
+
+def test_a_lora_for_another_unet_is_refused(hub: Hub, folder: Path) -> None:
+    wrong = {
+        "lora_unet_mid_block_resnets_0_conv1.lora_down.weight": np.zeros((4, 9, 3, 3), np.float32),
+        "lora_unet_mid_block_resnets_0_conv1.lora_up.weight": np.zeros((9, 4, 1, 1), np.float32),
+        "lora_unet_mid_block_resnets_0_conv1.alpha": np.array(4.0, np.float32),
+    }
+    hub.repositories[LCM_LORA] = Repository({LORA_FILE: save(wrong)})
+    message = refused(hub, folder, "--variants", "original-lcm")
+    assert "doesn't fit the UNet of" in message
+    text = save({"lora_te_text_model_x.lora_down.weight": np.zeros((4, 9), np.float32)})
+    hub.repositories[LCM_LORA] = Repository({LORA_FILE: text})
+    assert "doesn't fit the UNet of" in refused(hub, folder, "--variants", "original-lcm")
+    assert not (folder / "unet_lcm").exists()
+    hub.repositories[LCM_LORA] = Repository({"README.md": b"nothing"})
+    message = refused(hub, folder, "--variants", "original-lcm")
+    assert message.endswith(f"{LCM_LORA}: has no {LORA_FILE}")
