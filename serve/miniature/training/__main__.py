@@ -1,16 +1,17 @@
 """Train the whole miniature from scratch: `python -m serve.miniature.training [--out DIR]`.
 
 Stages, each resumable from its checkpoint in DIR: `latents` (their meaning), `unet` (the teacher
-with its text encoder), `unet_distilled` (the student), `vae` and `vae_tiny` (the decoders). The
-finished folders are in DIR/weights. On a CPU two single-threaded processes share the work.
+with its text encoder), `unet_distilled` (the student), `unet_lcm` and `unet_distilled_lcm` (of each
+a UNet for few steps), `vae` and `vae_tiny` (the decoders). The finished folders are in DIR/weights.
+On a CPU two single-threaded processes share the work.
 """
 
 import argparse
-import socket
 from pathlib import Path
 
 from torch.multiprocessing.spawn import spawn
 
+from .fitting import free_port
 from .stages import BUDGETS, TrainingRun, train
 
 
@@ -30,10 +31,7 @@ def main() -> None:
         parser.error(f"unknown stages {sorted(unknown)}; there are {', '.join(BUDGETS)}")
     args.out.mkdir(parents=True, exist_ok=True)
     processes = args.processes or (2 if args.device == "cpu" else 1)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    run = TrainingRun(args.out, args.device, processes, stages, args.scale, port)
+    run = TrainingRun(args.out, args.device, processes, stages, args.scale, free_port())
     run.pictures()  # Once, before the processes start.
     if processes == 1:
         train(0, run)

@@ -11,9 +11,10 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
 
+from ...variants import MINIATURE
 from .. import WEIGHTS_DIR
 from .drawing import SIZE_PX
-from .family import GUIDANCE_SCALE, STEPS, draw_pictures, load_family
+from .family import draw_pictures, load_family
 from .scenes import draw, random_scene
 
 PROMPTS = (
@@ -46,11 +47,12 @@ def variants_sheet(weights: Path) -> Image.Image:
     sheet = Image.new("RGB", (width, 2 * _CAPTION_PX + len(PROMPTS) * row + _GAP_PX), "white")
     pen = ImageDraw.Draw(sheet)
     font, bold = ImageFont.load_default(15), ImageFont.load_default(17)
-    footer = f"seeds {', '.join(map(str, SEEDS))} in each block, {STEPS} steps, guidance "
-    pen.text((_GAP_PX, 3), footer + f"{GUIDANCE_SCALE:g}", "grey", font)
+    header = f"seeds {', '.join(map(str, SEEDS))} in each block, each variant's own defaults"
+    pen.text((_GAP_PX, 3), header, "grey", font)
     for column, variant in enumerate(variants):
         left = _GAP_PX + column * (block + _GAP_PX)
-        pen.text((left, _CAPTION_PX), variant, "black", bold)
+        steps = MINIATURE.variants[variant].default_steps
+        pen.text((left, _CAPTION_PX), f"{variant}, {steps} steps", "black", bold)
         prompts = [prompt for prompt in PROMPTS for _ in SEEDS]
         pictures = draw_pictures(pipeline, variant, prompts, list(SEEDS) * len(PROMPTS))
         for index, picture in enumerate(pictures):

@@ -1,6 +1,7 @@
 """The training loop of every stage: data-parallel, resumable, with a progress bar."""
 
 import math
+import socket
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -46,6 +47,14 @@ class Budget:
     batch: int
     learning_rate: float
     ema: float = 0.999
+
+
+def free_port() -> int:
+    """A port on which the processes can meet."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port: int = free.getsockname()[1]
+        return port
 
 
 def save_atomically(content: object, path: Path) -> None:

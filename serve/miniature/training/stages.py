@@ -5,10 +5,14 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
+from diffusers import UNet2DConditionModel
 from torch import Tensor
+from transformers import CLIPTextModel
 
-from .architecture import new_model
-from .dataset import captioned_latents, pictures, vocabulary_captions
+from ...variants import MINIATURE
+from .architecture import new_model, scheduler
+from .consistency import distil_steps
+from .dataset import CaptionedLatents, captioned_latents, pictures, vocabulary_captions
 from .export import export_manifest, export_model, export_text
 from .fitting import Budget, World
 from .tokenizer import build_tokenizer
@@ -22,6 +26,8 @@ BUDGETS = {
     "vae": Budget(steps=1600, batch=12, learning_rate=1.5e-3, ema=0.995),
     "unet_distilled": Budget(steps=2400, batch=32, learning_rate=8e-4, ema=0.999),
     "vae_tiny": Budget(steps=3000, batch=16, learning_rate=2e-3, ema=0.995),
+    "unet_lcm": Budget(steps=2000, batch=32, learning_rate=3e-4, ema=0.995),
+    "unet_distilled_lcm": Budget(steps=2000, batch=32, learning_rate=3e-4, ema=0.995),
 }
 """Batches of one of two processes; a single process takes twice as many samples."""
 
@@ -66,7 +72,8 @@ def train(rank: int, run: TrainingRun) -> None:
     drawn = run.pictures()
     coder = train_latents(world, drawn, run.budget("latents"), out)
     tokenizer = build_tokenizer(vocabulary_captions())
-    if {"unet", "unet_distilled"} & set(run.stages):
+    stages = set(run.stages)
+    if stages & {"unet", "unet_distilled", "unet_lcm", "unet_distilled_lcm"}:
         scenes = max(64, round(_SCENES * min(1.0, run.scale))) // run.processes
         data = captioned_latents(out, coder.cpu(), tokenizer, scenes, seed=100 + rank)
         torch.manual_seed(4)
@@ -75,14 +82,18 @@ def train(rank: int, run: TrainingRun) -> None:
         if writes:
             export_text(tokenizer, text.cpu(), weights)
             export_model(unet.cpu(), weights, "unet")
-        if "unet_distilled" in run.stages:
+        if stages & {"unet_distilled", "unet_distilled_lcm"}:
             budget = run.budget("unet_distilled")
             student = train_student(world, data, unet, text, budget, out)
             if writes:
                 export_model(student.cpu(), weights, "unet_distilled")
-    if {"vae", "vae_tiny"} & set(run.stages):
+        if "unet_lcm" in stages:
+            _distil_steps(world, run, "unet_lcm", data, unet, text)
+        if "unet_distilled_lcm" in stages:
+            _distil_steps(world, run, "unet_distilled_lcm", data, student, text)
+    if stages & {"vae", "vae_tiny"}:
         vae = train_vae(world, drawn, coder, run.budget("vae"), out)
-        if "vae_tiny" in run.stages:
+        if "vae_tiny" in stages:
             tiny = train_vae_tiny(world, drawn, coder, vae, run.budget("vae_tiny"), out)
             if writes:
                 export_model(tiny.cpu(), weights, "vae_tiny")
@@ -93,3 +104,19 @@ def train(rank: int, run: TrainingRun) -> None:
     if run.processes > 1:
         dist.barrier()
         dist.destroy_process_group()
+
+
+def _distil_steps(
+    world: World,
+    run: TrainingRun,
+    stage: str,
+    data: CaptionedLatents,
+    teacher: UNet2DConditionModel,
+    text: CLIPTextModel,
+) -> None:
+    """Distil a few-step UNet, and write it."""
+    alphas, scale = scheduler().alphas_cumprod, MINIATURE.variants["original"].guidance_scale
+    budget = run.budget(stage)
+    few_step = distil_steps(world, stage, data, teacher, text, alphas, scale, budget, run.out)
+    if world.rank == 0:
+        export_model(few_step.cpu(), run.out / "weights", stage)

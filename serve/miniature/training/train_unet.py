@@ -21,11 +21,34 @@ _SNR_CEILING = 5.0
 _FEATURE_WEIGHT = 0.1
 
 
+class Captions:
+    """Draws captions of the training data's rows."""
+
+    def __init__(self, data: CaptionedLatents) -> None:
+        self._tokens, self._no_tokens = data.tokens, data.no_tokens.long()
+
+    def draw(self, rows: Tensor, generator: torch.Generator) -> Tensor:
+        """Token ids (B, 77): one caption a row, some of them empty, some with a random word."""
+        which = torch.randint(self._tokens.shape[1], rows.shape, generator=generator)
+        ids = self._tokens[rows, which].long()
+        lots = torch.rand(len(rows), generator=generator)
+        ids[lots < _CAPTION_DROPOUT] = self._no_tokens
+        # Some captions contain a random word, so that byte tokens learn to be ignored.
+        for row in torch.nonzero(lots > 1 - _NOISE_WORDS).flatten().tolist():
+            at = int(torch.randint(1, 7, (), generator=generator))
+            word = torch.randint(
+                0, 512, (int(torch.randint(2, 9, (), generator=generator)),), generator=generator
+            )
+            ids[row] = torch.cat([ids[row, :at], word, ids[row, at:]])[: ids.shape[1]]
+        return ids
+
+
 class Batches:
     """Random batches of noisy latents, their noise and their captions."""
 
     def __init__(self, data: CaptionedLatents, batch: int, device: torch.device) -> None:
         self._data = data
+        self._captions = Captions(data)
         self._batch = batch
         self._device = device
         cumulative = scheduler().alphas_cumprod.float()
@@ -44,23 +67,9 @@ class Batches:
         timesteps = (places * 1000).long().clamp(max=999)
         signal = self._signal[timesteps].view(-1, 1, 1, 1)
         noisy = signal * latents + self._noise[timesteps].view(-1, 1, 1, 1) * noise
-        parts = (noisy, timesteps, self._captions(rows, generator), noise, self._weight[timesteps])
+        captions = self._captions.draw(rows, generator)
+        parts = (noisy, timesteps, captions, noise, self._weight[timesteps])
         return tuple(part.to(self._device) for part in parts)  # type: ignore[return-value]
-
-    def _captions(self, rows: Tensor, generator: torch.Generator) -> Tensor:
-        tokens = self._data.tokens
-        which = torch.randint(tokens.shape[1], rows.shape, generator=generator)
-        ids = tokens[rows, which].long()
-        lots = torch.rand(len(rows), generator=generator)
-        ids[lots < _CAPTION_DROPOUT] = self._data.no_tokens.long()
-        # Some captions contain a random word, so that byte tokens learn to be ignored.
-        for row in torch.nonzero(lots > 1 - _NOISE_WORDS).flatten().tolist():
-            at = int(torch.randint(1, 7, (), generator=generator))
-            word = torch.randint(
-                0, 512, (int(torch.randint(2, 9, (), generator=generator)),), generator=generator
-            )
-            ids[row] = torch.cat([ids[row, :at], word, ids[row, at:]])[: ids.shape[1]]
-        return ids
 
 
 def train_unet(
@@ -73,7 +82,7 @@ def train_unet(
     """Train the teacher and the text encoder together on the noise."""
     torch.manual_seed(1)
     unet = new_model("unet")
-    _use_plain_attention(unet, world)
+    use_plain_attention(unet, world)
     text_encoder.set_attn_implementation("eager")
     batches = Batches(data, budget.batch, world.device)
 
@@ -99,7 +108,7 @@ def train_student(
 ) -> UNet2DConditionModel:
     """Distil the student: task, output and feature loss, https://arxiv.org/abs/2305.15798."""
     student = student_from(teacher)
-    _use_plain_attention(student, world)
+    use_plain_attention(student, world)
     for frozen in (teacher, text_encoder):
         frozen.to(world.device).eval().requires_grad_(False)
     batches = Batches(data, budget.batch, world.device)
@@ -166,7 +175,7 @@ def _block_outputs(unet: UNet2DConditionModel) -> dict[str, Tensor]:
     return outputs
 
 
-def _use_plain_attention(unet: UNet2DConditionModel, world: World) -> None:
-    # On a CPU the fused attention's backward pass costs the whole UNet 40 % of its speed.
+def use_plain_attention(unet: UNet2DConditionModel, world: World) -> None:
+    """On a CPU, attention whose backward pass is quicker: the fused one costs 40 % of the speed."""
     if world.device.type == "cpu":
         unet.set_attn_processor(AttnProcessor())

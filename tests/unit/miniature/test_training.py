@@ -5,9 +5,13 @@ import sys
 
 import pytest
 import torch
+from diffusers import LCMScheduler
 from torch import nn
 
-from serve.miniature.training.architecture import new_model
+from serve.miniature.training import consistency
+from serve.miniature.training.architecture import new_model, scheduler
+from serve.miniature.training.consistency import Trajectories, distil_steps
+from serve.miniature.training.dataset import CaptionedLatents
 from serve.miniature.training.fitting import Budget, World, fit
 from serve.miniature.training.train_unet import student_from
 from serve.miniature.training.train_vae import fold_scaling
@@ -80,3 +84,60 @@ def test_folding_the_scaling_factor_changes_no_picture():
         assert torch.allclose(vae.decode(latents / factor).sample, picture, atol=1e-4)
         assert torch.allclose(folded.mean * factor, posterior.mean, atol=1e-4)
         assert torch.allclose(folded.std * factor, posterior.std, atol=1e-4)
+
+
+def test_a_ddim_step_with_the_true_noise_stays_on_the_trajectory():
+    trajectories = Trajectories(scheduler().alphas_cumprod, torch.device("cpu"))
+    latents, noise = torch.randn(2, 3, 4, 6, 6)
+    index = torch.tensor([1, 20, 49])
+    sample = trajectories.noisy(latents, noise, index)
+    assert torch.allclose(trajectories.finished(sample, noise, index), latents, atol=1e-4)
+    following = trajectories.step(sample, noise, index)
+    assert torch.allclose(following, trajectories.noisy(latents, noise, index - 1), atol=1e-4)
+    # LCM's scheduler takes its timesteps from these points.
+    lcm = LCMScheduler.from_config(scheduler().config)
+    lcm.set_timesteps(4)
+    assert set(lcm.timesteps.tolist()) <= set(trajectories.timesteps(torch.arange(50)).tolist())
+
+
+def test_consistency_distillation_goes_on_from_its_checkpoint(tmp_path):
+    data = CaptionedLatents(
+        torch.randn(8, 4, 12, 12).half(),
+        torch.randint(0, 600, (8, 1, 77)).short(),
+        torch.zeros(77, dtype=torch.int16),
+    )
+    torch.manual_seed(0)
+    teacher, text = new_model("unet_distilled"), new_model("text_encoder")
+
+    def distilled(steps):
+        budget = Budget(steps, 4, 1e-3, ema=0.5)
+        alphas = scheduler().alphas_cumprod
+        return distil_steps(_ALONE, "few", data, teacher, text, alphas, 2.0, budget, tmp_path)
+
+    distilled(2)
+    student = distilled(3)
+    assert torch.load(tmp_path / "few.pt", weights_only=True)["step"] == 3
+    weights = student.state_dict()
+    assert all(value.isfinite().all() for value in weights.values())
+    changed = [
+        not torch.equal(weights[name], value) for name, value in teacher.state_dict().items()
+    ]
+    assert all(changed)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        pytest.param(["--variant", "huge"], "--variant: 'huge' was given", id="variant"),
+        pytest.param(["--family", "sd-v1"], "--pictures: is needed", id="pictures"),
+        pytest.param(["--pictures", "."], "holds no picture with a caption", id="captions"),
+    ],
+)
+def test_a_distillation_that_cannot_work_is_refused_at_once(
+    tmp_path, capsys, monkeypatch, arguments, message
+):
+    monkeypatch.setattr(sys, "argv", ["consistency", "--out", str(tmp_path / "out"), *arguments])
+    with pytest.raises(SystemExit):
+        consistency.main()
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
