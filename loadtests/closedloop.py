@@ -56,7 +56,7 @@ async def run(
         fired_s = loop.time() - started
         answer = await client.draw(asked)
         sample = answered(
-            Sample(index, variant, asked["num_inference_steps"], fired_s, fired_s, fired_s),
+            Sample(index, variant, asked.get("num_inference_steps"), fired_s, fired_s, fired_s),
             answer,
             answer.done_s - started,
         )

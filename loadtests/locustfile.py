@@ -24,7 +24,7 @@ _REQUESTS_OF_A_WORKER = 1_000_000
 
 @events.init_command_line_parser.add_listener
 def _add_arguments(parser: Any) -> None:
-    parser.add_argument("--steps", type=int, default=25, help="denoising steps")
+    parser.add_argument("--steps", type=int, default=0, help="the variant's own when 0")
     parser.add_argument("--size", default="", help="WIDTHxHEIGHT; the variant's own when empty")
     parser.add_argument("--images", type=int, default=1, help="images a request")
     parser.add_argument(
@@ -45,9 +45,12 @@ def _add_arguments(parser: Any) -> None:
 
 @events.init.add_listener
 def _drop_classes_without_tasks(environment: Any, **_: Any) -> None:
-    """Let `--tags distilled` and `--exclude-tags original` leave out whole classes."""
-    wanted = set(environment.parsed_options.tags or ())
-    excluded = set(environment.parsed_options.exclude_tags or ())
+    """Let `--tags distilled` and `--exclude-tags original` leave out whole classes.
+
+    A variant that is served on request is asked only where its class or its tag is named.
+    """
+    options = environment.parsed_options
+    wanted, excluded = set(options.tags or ()), set(options.exclude_tags or ())
     environment.user_classes = [
         user_class
         for user_class in environment.user_classes
@@ -55,6 +58,7 @@ def _drop_classes_without_tasks(environment: Any, **_: Any) -> None:
             (not wanted or wanted & tags) and not excluded & tags
             for tags in (task.locust_tag_set for task in user_class.tasks)
         )
+        and (wanted or not user_class.on_request or user_class.__name__ in options.user_classes)
     ]
 
 
@@ -64,6 +68,7 @@ class VariantUser(FastHttpUser):
     abstract = True
     # `--mixed-variant` and `--steps` where a class names none.
     variant = ""
+    on_request = False
     step_counts: tuple[int, ...] = ()
     wait_time = constant(0)
     network_timeout = 300.0
@@ -83,7 +88,7 @@ class VariantUser(FastHttpUser):
         self.workload = Workload.shipped(
             options.prompts,
             seed=options.workload_seed,
-            num_inference_steps=self.step_counts or (options.steps,),
+            num_inference_steps=self.step_counts or ((options.steps,) if options.steps else ()),
             n=options.images,
             size=options.size or None,
             guidance_scale=options.guidance if options.guidance >= 0 else None,
@@ -176,6 +181,38 @@ class DistilledTinyVaeUser(VariantUser):
     """Asks `distilled-tiny-vae`."""
 
     variant = "distilled-tiny-vae"
+    generate = _one_picture(variant)
+
+
+class OriginalLcmUser(VariantUser):
+    """Asks `original-lcm`."""
+
+    variant = "original-lcm"
+    on_request = True
+    generate = _one_picture(variant)
+
+
+class OriginalLcmTinyVaeUser(VariantUser):
+    """Asks `original-lcm-tiny-vae`, which sd-v1 has."""
+
+    variant = "original-lcm-tiny-vae"
+    on_request = True
+    generate = _one_picture(variant)
+
+
+class DistilledLcmUser(VariantUser):
+    """Asks `distilled-lcm`, which the miniature has."""
+
+    variant = "distilled-lcm"
+    on_request = True
+    generate = _one_picture(variant)
+
+
+class DistilledLcmTinyVaeUser(VariantUser):
+    """Asks `distilled-lcm-tiny-vae`, which the miniature has."""
+
+    variant = "distilled-lcm-tiny-vae"
+    on_request = True
     generate = _one_picture(variant)
 
 

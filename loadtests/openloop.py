@@ -70,7 +70,9 @@ async def run(
             if stop():
                 break
             now_s = loop.time() - started
-            fired = Sample(index, variant, asked["num_inference_steps"], scheduled_s, now_s, now_s)
+            fired = Sample(
+                index, variant, asked.get("num_inference_steps"), scheduled_s, now_s, now_s
+            )
             if len(under_way) >= _MOST_IN_FLIGHT:
                 keep(replace(fired, outcome="unsent"))
                 continue

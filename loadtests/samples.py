@@ -17,7 +17,8 @@ _LATE_SHARE = 0.01
 class Sample:
     """One request. Seconds are counted from the run's start.
 
-    `variant` is what was asked for, `model` who answered, and `model_reason` why, for `auto`.
+    `steps` is None where the request left them to the variant. `variant` is what was asked for,
+    `model` who answered, and `model_reason` why, for `auto`.
 
     `unfinished` are those that the end of an interrupted run cut off; `unsent` are those for which
     the generator had no room. The replica timed `queue_s`, and `device_s`: denoising and decoding.
@@ -25,7 +26,7 @@ class Sample:
 
     index: int
     variant: str
-    steps: int
+    steps: int | None
     scheduled_s: float
     fired_s: float
     done_s: float

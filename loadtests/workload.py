@@ -12,13 +12,13 @@ _PROMPTS_DIR = Path(__file__).parent / "prompts"
 class Workload:
     """Request number i, always the same one, whichever variant is asked and in whichever order.
 
-    `num_inference_steps` may hold several counts; each request takes one of them. Fields that are
-    None are left to the variant's defaults.
+    `num_inference_steps` may hold several counts; each request takes one of them. Without any, and
+    where another field is None, it is left to the variant's default.
     """
 
     prompts: tuple[str, ...]
     seed: int = 0
-    num_inference_steps: tuple[int, ...] = (25,)
+    num_inference_steps: tuple[int, ...] = ()
     n: int = 1
     size: str | None = None
     guidance_scale: float | None = None
@@ -42,7 +42,7 @@ class Workload:
             "model": variant,
             "prompt": drawn.choice(self.prompts),
             "seed": drawn.randrange(2**32),
-            "num_inference_steps": drawn.choice(self.num_inference_steps),
+            "num_inference_steps": drawn.choice(self.num_inference_steps or (None,)),
             "n": self.n,
             "size": self.size,
             "guidance_scale": self.guidance_scale,

@@ -54,7 +54,7 @@ def _parser() -> argparse.ArgumentParser:
     measured = parser.add_argument_group("what is measured")
     add = measured.add_argument
     add("--variants", default="", help="a,b: the first is the reference; default: all")
-    add("--steps", type=_between(1, 150, int), default=25, help="of closed and open loop")
+    add("--steps", type=_between(1, 150, int), help="of both loops; default: the variant's own")
     add("--size", help="WIDTHxHEIGHT; default: the variant's own")
     add("--auto", action="store_true", help="measure `auto`, too: 30 %% of the time is kept for it")
     add("--guidance", type=float, help="default: the variant's own")
@@ -154,7 +154,7 @@ def _compare(args: argparse.Namespace) -> int:
         url = args.host
         if url is None:
             _print("Starting a service on the embedded miniature ...")
-            url = stack.enter_context(own_service(args.slo))
+            url = stack.enter_context(own_service(args.variants or "all", args.slo))
         endpoint, design = asyncio.run(_measure(args, url, record, plan, baseline))
     device = endpoint.device or "not named"
     setup = Setup(
@@ -230,10 +230,14 @@ def _design(args: argparse.Namespace, endpoint: Endpoint) -> Design:
         workload=Workload.shipped(
             endpoint.family,
             seed=args.seed,
-            num_inference_steps=(args.steps,),
+            num_inference_steps=() if args.steps is None else (args.steps,),
             size=args.size,
             guidance_scale=args.guidance,
         ),
+        own_steps={
+            name: args.steps or endpoint.models[name]["defaults"]["num_inference_steps"]
+            for name in variants
+        },
         auto_against=tuple(variant for variant in measured if variant in variants),
         auto_slo_s=None if endpoint.auto is None else endpoint.auto.get("slo_s"),
         slo_s=args.slo,

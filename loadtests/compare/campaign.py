@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from .. import arrivals, closedloop, openloop
 from ..client import Client
-from ..published import CALLS
+from ..published import CALLS, STEPS
 from ..replies import AUTO, first_picture
 from ..rounds import rotated
 from ..samples import Sample
@@ -163,7 +163,6 @@ class Campaign:
         design = self.design
         self._ends_s += design.frontier_s
         ends_s = min(self._ends_s, self._now_s() + design.frontier_s)
-        (steps,) = design.workload.num_inference_steps
         # Once more the base setting in every level but the first.
         settings = sum(map(len, self.frontier)) + len(self.frontier) - 1
         with _bar("frontier", design.frontier_pictures * settings) as bar:
@@ -179,7 +178,11 @@ class Campaign:
                 self.frontier,
                 reference_setting(design, self.frontier[0][0]),
                 design.frontier_pictures,
-                needed_s=lambda setting: self._single_s[setting.variant] * setting.steps / steps,
+                needed_s=lambda setting: (
+                    self._single_s[setting.variant]
+                    * setting.steps
+                    / design.own_steps.get(setting.variant, STEPS)
+                ),
                 left_s=lambda: ends_s - self._now_s(),
                 done=done,
             ).carry_out()

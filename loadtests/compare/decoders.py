@@ -47,7 +47,9 @@ def judge(
     if endpoint.family == "miniature" or weights_dir:
         print("Decoding identical latents with both VAEs ...", flush=True)
         folder, count = family_dir(endpoint.family, weights_dir), min(design.pictures, 8)
-        found["vaes"] = vae_similarity(family(endpoint.family), folder, design.workload, count)
+        found["vaes"] = vae_similarity(
+            family(endpoint.family), design.variants, folder, design.workload, count
+        )
     if clip is None:
         return
     print("CLIP scores ...", flush=True)
@@ -70,9 +72,9 @@ def judge(
         record.left_out.append(f"CLIP scores of {missing} settings of the frontier")
 
 
-def vae_pairs(family: Family) -> list[tuple[str, str]]:
+def vae_pairs(family: Family, names: Sequence[str]) -> list[tuple[str, str]]:
     """Variants with the same UNet and another VAE: (the one with the KL VAE, the other)."""
-    variants = family.variants.values()
+    variants = [family.variants[name] for name in names]
     return [
         (variant.name, other.name)
         for variant in variants
@@ -84,7 +86,7 @@ def vae_pairs(family: Family) -> list[tuple[str, str]]:
 
 
 def vae_similarity(
-    family: Family, folder: Path, workload: Workload, count: int
+    family: Family, names: Sequence[str], folder: Path, workload: Workload, count: int
 ) -> dict[tuple[str, str], Similarity]:
     """Decode the same latents with both VAEs of each pair, so that no UNet's part is in it.
 
@@ -92,7 +94,7 @@ def vae_similarity(
     """
     transformers.logging.disable_progress_bar()
     found = {}
-    for kl_name, other_name in vae_pairs(family):
+    for kl_name, other_name in vae_pairs(family, names):
         variant = family.variants[kl_name]
         other = family.variants[other_name]
         pipeline = Pipeline.load([variant, other], folder, "auto")
@@ -101,7 +103,7 @@ def vae_similarity(
         for index in range(count):
             asked = workload.body(index, kl_name)
             guidance = asked.get("guidance_scale", variant.guidance_scale)
-            steps = asked["num_inference_steps"]
+            steps = asked.get("num_inference_steps")
             job = variant.generation(
                 asked["prompt"], [asked["seed"]], steps, guidance_scale=guidance
             )

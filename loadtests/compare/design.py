@@ -1,8 +1,9 @@
 """What a comparison measures, how often, and for how long at most."""
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 
-from ..published import IMAGES_A_CALL, PROMPT, STEPS
+from ..published import IMAGES_A_CALL, PROMPT
 from ..workload import Workload
 
 # A p95 from fewer is not decided.
@@ -20,7 +21,8 @@ class Design:
 
     `slo_s` None means `slo_factor` times the reference's single-user time. `samples_a_rate` is how
     many requests each rate of the open loop gets, at most `most_rates` rates a variant. `budget_s`
-    bounds the whole: what doesn't fit is left out and named.
+    bounds the whole: what doesn't fit is left out and named. `own_steps` are what a variant draws
+    in where a request names none.
 
     `auto_against` are the pinned variants that `auto` is compared with, the best first; none where
     `auto` isn't to be measured. `auto_slo_s` is its policy's; None means the comparison's. Each of
@@ -45,6 +47,7 @@ class Design:
     slo_factor: float = 3.0
     most_rejected: float = 0.01
     budget_s: float = 18 * 60.0
+    own_steps: Mapping[str, int] = field(default_factory=dict)
     auto_against: tuple[str, ...] = ()
     auto_slo_s: float | None = None
     auto_rates: int = 3
@@ -88,10 +91,8 @@ class Design:
 
     @property
     def seed_workload(self) -> Workload:
-        """The published one: 4 images a call, always 25 steps."""
-        return replace(
-            self.workload, prompts=(PROMPT,), n=IMAGES_A_CALL, num_inference_steps=(STEPS,)
-        )
+        """The published one: 4 images a call, in each variant's own number of steps (25)."""
+        return replace(self.workload, prompts=(PROMPT,), n=IMAGES_A_CALL, num_inference_steps=())
 
     def requests(self, users: int) -> int:
         """How many requests that many users share in one round."""

@@ -108,9 +108,15 @@ def levels(design: Design, endpoint: Endpoint) -> list[list[Setting]]:
         for variant in design.variants:
             # DPM-Solver++ (https://arxiv.org/abs/2211.01095) takes the fewest steps. It adds no
             # noise on the way, as euler-a does, so its pictures can be held to the reference's.
-            own = endpoint.models[variant]["defaults"]["scheduler"]
-            for scheduler in design.frontier_schedulers or (own, "dpm++"):
-                level |= dict.fromkeys(Setting(variant, count, scheduler) for count in counts)
+            model = endpoint.models[variant]
+            schedulers = design.frontier_schedulers or (model["defaults"]["scheduler"], "dpm++")
+            _, most = model["bounds"]["num_inference_steps"]
+            level |= dict.fromkeys(
+                Setting(variant, count, scheduler)
+                for scheduler in schedulers
+                for count in counts
+                if scheduler in model["schedulers"] and count <= most
+            )
         found |= {setting: number for setting in level if setting not in found}
     every = [[setting for setting in found if found[setting] == number] for number in range(3)]
     return [level for level in every if level]

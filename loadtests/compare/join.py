@@ -140,13 +140,13 @@ def _asked(report: Mapping[str, Any]) -> dict[str, Any]:
     design, endpoint = report["design"], report["endpoint"]
     own = {
         name: " or ".join(sorted({str(each.get(name)) for each in endpoint["defaults"].values()}))
-        for name in ("size", "guidance_scale", "scheduler")
+        for name in ("num_inference_steps", "size", "guidance_scale", "scheduler")
     }
     workload = design["workload"]
     return {
         "family": endpoint["family"],
         "random_weights": endpoint["random_weights"],
-        "num_inference_steps": workload["num_inference_steps"],
+        "num_inference_steps": workload["num_inference_steps"] or own["num_inference_steps"],
         "size": workload["size"] or own["size"],
         "guidance_scale": own["guidance_scale"]
         if workload["guidance_scale"] is None

@@ -119,6 +119,7 @@ def facts(conclusion: Conclusion) -> list[str]:
     packages = ", ".join(f"{name} {number}" for name, number in made["packages"].items())
     sizes = sorted({model["defaults"]["size"] for model in conclusion.endpoint.models.values()})
     replicas = ", ".join(f"{name} {count}" for name, count in conclusion.endpoint.replicas.items())
+    steps = ", ".join(map(str, workload.num_inference_steps)) or "each variant's own"
     return [
         f"Command: `{conclusion.setup.command}`",
         f"Begun {made['began']}, commit {made['commit']}.",
@@ -128,7 +129,7 @@ def facts(conclusion: Conclusion) -> list[str]:
         f"Client: {made['client']}, {os.cpu_count()} cores, Python {made['python']}; {packages} "
         "(installed here; the service's own where it runs here).",
         f"Regime: over HTTP, every variant warmed up in both shapes first, one variant loaded at a "
-        f"time, variants in turn; {workload.num_inference_steps[0]} steps, size "
+        f"time, variants in turn; {steps} steps, size "
         f"{workload.size or ', '.join(sizes)}, guidance "
         f"{workload.guidance_scale or 'of the variant'}.",
         f"Workload: request i is the same for every variant; seed {workload.seed}, "

@@ -16,10 +16,11 @@ _AUTO_SLO_S = 2.0
 
 
 @contextlib.contextmanager
-def own_service(slo_s: float | None = None) -> Iterator[str]:
+def own_service(variants: str = "all", slo_s: float | None = None) -> Iterator[str]:
     """Start it, wait until every variant is warm, and end it afterwards; yields its address.
 
     Args:
+        variants: a,b, or all.
         slo_s: for the policy of `model: "auto"`, the best variant that keeps it.
 
     Raises:
@@ -27,8 +28,8 @@ def own_service(slo_s: float | None = None) -> Iterator[str]:
     """
     port = free_port()
     process = subprocess.Popen(
-        [sys.executable, "-m", "serve", "--port", str(port), "--auto-slo-s",
-         str(slo_s or _AUTO_SLO_S)],
+        [sys.executable, "-m", "serve", "--port", str(port), "--variants", variants,
+         "--auto-slo-s", str(slo_s or _AUTO_SLO_S)],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

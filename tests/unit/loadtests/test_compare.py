@@ -551,7 +551,11 @@ def test_pictures_are_compared_where_both_were_drawn() -> None:
 
 def test_the_tiny_vae_is_held_to_the_kl_vae_of_the_same_unet() -> None:
     for family in (MINIATURE, SD_V1):
-        assert vae_pairs(family) == [("distilled", "distilled-tiny-vae")]
+        pairs = vae_pairs(family, family.default_variants)
+        assert pairs == [("distilled", "distilled-tiny-vae")]
+    assert vae_pairs(SD_V1, ["original", "original-lcm", "original-lcm-tiny-vae"]) == [
+        ("original-lcm", "original-lcm-tiny-vae")
+    ]
 
 
 def test_a_clip_score_is_a_cosine(tmp_path: Path) -> None:
