@@ -50,7 +50,7 @@ class LaunchSettings(BaseSettings, ModelOptions):
 
     # Split at commas by `ModelOptions`, not read as JSON.
     variants: Annotated[tuple[str, ...], NoDecode] = Field(
-        (), description="a,b: which to serve; all when empty"
+        (), description="a,b: which to serve, or all; when empty all but the few-step ones"
     )
     host: str = Field("127.0.0.1", description="address to listen on")
     port: int = Field(8000, ge=1, le=65535, description="port to listen on")

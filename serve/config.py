@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from .http.options import HttpOptions
 from .replica.options import ReplicaOptions
 from .routing.auto import AutoPolicy, QualityFirstPolicy
-from .variants import FamilyName, Variant, family, offered_models
+from .variants import ALL, FamilyName, Variant, family, offered_models
 
 
 class ModelOptions(BaseModel):
@@ -27,14 +27,19 @@ class ModelOptions(BaseModel):
     verify_hashes: bool = Field(
         False, description="compare every byte of the weights with their manifest before loading"
     )
-    variants: tuple[str, ...] = Field((), description="which to serve; empty means all")
+    variants: tuple[str, ...] = Field(
+        (),
+        description="which to serve, or all; when empty all but the few-step ones",
+    )
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where the models run")
 
     @property
     def served(self) -> dict[str, Variant]:
         """The catalogue's entries of the variants to serve, by name."""
-        known = family(self.family).variants
-        return {name: known[name] for name in self.variants or known}
+        served = family(self.family)
+        if self.variants == (ALL,):
+            return served.variants
+        return {name: served.variants[name] for name in self.variants or served.default_variants}
 
     @field_validator("variants", mode="before")
     @classmethod
@@ -47,7 +52,7 @@ class ModelOptions(BaseModel):
     @model_validator(mode="after")
     def _known_variants(self) -> Self:
         known = family(self.family).variants
-        for name in self.variants:
+        for name in () if self.variants == (ALL,) else self.variants:
             if name not in known:
                 raise ValueError(f"variants: {name!r} was given; allowed: {', '.join(known)}")
         return self

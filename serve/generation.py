@@ -7,7 +7,7 @@ downstream needs neither the request's schema nor the catalogue.
 from dataclasses import dataclass
 from typing import Literal
 
-SchedulerName = Literal["pndm", "ddim", "dpm++", "euler", "euler-a"]
+SchedulerName = Literal["pndm", "ddim", "dpm++", "dpm++-karras", "euler", "euler-a", "unipc", "lcm"]
 OutputFormat = Literal["png", "jpeg", "webp"]
 # What image tools call the same algorithms. PNDM without its Runge-Kutta steps, as Stable Diffusion
 # configures it, is PLMS.
@@ -15,8 +15,11 @@ SAMPLER_NAMES: dict[SchedulerName, str] = {
     "pndm": "PLMS",
     "ddim": "DDIM",
     "dpm++": "DPM++ 2M",
+    "dpm++-karras": "DPM++ 2M Karras",
     "euler": "Euler",
     "euler-a": "Euler a",
+    "unipc": "UniPC",
+    "lcm": "LCM",
 }
 VERSION = "0.1.0"
 

@@ -5,15 +5,17 @@ transformers are. A family is a folder with one sub-folder per component; a vari
 and a VAE from it. To add a variant, add an entry here (CONTRIBUTING.md walks through one).
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from .generation import Generation, SchedulerName
 
 FamilyName = Literal["miniature", "sd-v1"]
 # A request's `model` that leaves the choice of the variant to the server.
 AUTO = "auto"
+# What stands for every variant of a family where variants are named.
+ALL = "all"
 ComponentClass = Literal[
     "CLIPTokenizer",
     "CLIPTextModel",
@@ -37,12 +39,30 @@ class Source:
 
 
 @dataclass(frozen=True)
+class Lora:
+    """A LoRA that is merged into a copy of the component in folder `base` when it is fetched."""
+
+    base: str
+    source: Source
+
+
+@dataclass(frozen=True)
 class Component:
-    """One sub-folder of a family folder; `source` is None for what this repository ships."""
+    """One sub-folder of a family folder; `source` is None for what this repository ships.
+
+    With a `lora`, the folder holds what `source` publishes with the LoRA merged into it.
+    """
 
     folder: str
     component_class: ComponentClass
     source: Source | None
+    lora: Lora | None = None
+
+    @property
+    def sources(self) -> list[Source]:
+        """All that it is made of; empty for what this repository ships."""
+        lora = [] if self.lora is None else [self.lora.source]
+        return [*([] if self.source is None else [self.source]), *lora]
 
     @property
     def has_weights(self) -> bool:
@@ -50,10 +70,16 @@ class Component:
         return self.component_class not in ("CLIPTokenizer", "PNDMScheduler", "CLIPImageProcessor")
 
 
+# The LCM scheduler jumps to the finished picture in every step, which only a UNet that was
+# distilled for that can do.
+_MANY_STEP_SCHEDULERS = tuple(name for name in get_args(SchedulerName) if name != "lcm")
+
+
 @dataclass(frozen=True)
 class Variant:
-    """What one `model` of the API is made of, with the defaults of its requests.
+    """What one `model` of the API is made of, with the defaults and bounds of its requests.
 
+    With `on_request` it is served, and its weights are downloaded, only where it is named.
     `preview_vae` decodes what an image looks like so far; without one there are no previews.
     `safety_checker` looks at pictures as `feature_extractor` prepares them. Both are optional in a
     family folder, and a family's variants share them.
@@ -74,9 +100,19 @@ class Variant:
     max_size_px: int
     safety_checker: Component | None = None
     feature_extractor: Component | None = None
+    schedulers: tuple[SchedulerName, ...] = _MANY_STEP_SCHEDULERS
+    default_steps: int = 25
+    max_steps: int = 150
+    max_guidance_scale: float = 30
+    on_request: bool = False
+
+    @property
+    def few_step(self) -> bool:
+        """Whether its UNet was distilled for a few steps of LCM."""
+        return "lcm" in self.schedulers
 
     def generation(
-        self, prompt: str, seeds: Iterable[int], steps: int, **changes: Any
+        self, prompt: str, seeds: Iterable[int], steps: int | None = None, **changes: Any
     ) -> Generation:
         """A request with this variant's defaults, one image a seed; `changes` are other fields."""
         defaults = Generation(
@@ -87,7 +123,7 @@ class Variant:
             width_px=self.default_size_px,
             height_px=self.default_size_px,
             default_size_px=self.default_size_px,
-            num_inference_steps=steps,
+            num_inference_steps=self.default_steps if steps is None else steps,
             guidance_scale=self.guidance_scale,
             scheduler=self.default_scheduler,
             deadline_at=None,
@@ -127,6 +163,11 @@ class Family:
     name: FamilyName
     description: str
     variants: dict[str, Variant]
+
+    @property
+    def default_variants(self) -> tuple[str, ...]:
+        """The names of the variants that are served where none are named."""
+        return tuple(name for name, variant in self.variants.items() if not variant.on_request)
 
     def components(
         self, variants: Iterable[str], *, safety_checker: bool = False
@@ -192,6 +233,25 @@ _sd_feature_extractor = _published(
 _taesd_vae = _published("vae_tiny", "AutoencoderTiny", "sayakpaul/taesd-diffusers", None, "MIT")
 
 
+_lcm_lora = Lora(
+    base=_sd_unet.folder,
+    source=Source("latent-consistency/lcm-lora-sdv1-5", "main", None, "CreativeML OpenRAIL++-M"),
+)
+_sd_lcm_unet = replace(_sd_unet, folder="unet_lcm", lora=_lcm_lora)
+
+# Luo et al., LCM-LoRA, https://arxiv.org/abs/2311.05556: 2 to 8 steps, and a guidance scale that is
+# off or at most 2, since the teacher's guidance is in the weights.
+_FEW_STEPS: Mapping[str, Any] = {
+    "schedulers": ("lcm",),
+    "default_scheduler": "lcm",
+    "default_steps": 4,
+    "max_steps": 8,
+    "guidance_scale": 1.0,
+    "max_guidance_scale": 2.0,
+    "on_request": True,
+}
+
+
 def _sd_v1(name: str, description: str, unet: Component, vae: Component) -> Variant:
     return Variant(
         name=name,
@@ -226,6 +286,20 @@ SD_V1 = Family(
                 "BK-SDM-small's UNet, decoded by the tiny VAE",
                 _bk_sdm_small_unet,
                 _taesd_vae,
+            ),
+            # The LoRA was trained on SD v1-5, whose UNet has the same architecture.
+            replace(
+                _sd_v1("original-lcm", "SD v1-4 with LCM-LoRA: 4 steps", _sd_lcm_unet, _sd_vae),
+                **_FEW_STEPS,
+            ),
+            replace(
+                _sd_v1(
+                    "original-lcm-tiny-vae",
+                    "SD v1-4 with LCM-LoRA: 4 steps, decoded by the tiny VAE",
+                    _sd_lcm_unet,
+                    _taesd_vae,
+                ),
+                **_FEW_STEPS,
             ),
         )
     },

@@ -32,12 +32,13 @@ def draw(pipe: Pipeline, asked: Generation) -> NDArray[np.uint8]:
 def stock_picture(ours: Pipeline, asked: Generation) -> NDArray[np.uint8]:
     """What diffusers' own pipeline makes of the same components and arguments."""
     parts = ours.components[asked.variant]
+    scheduler_class, options = SCHEDULERS[asked.scheduler]
     pipe = StableDiffusionPipeline(
         vae=parts.vae,
         text_encoder=parts.text_encoder,
         tokenizer=parts.tokenizer,
         unet=parts.unet,
-        scheduler=SCHEDULERS[asked.scheduler].from_config(parts.scheduler.config),
+        scheduler=scheduler_class.from_config(parts.scheduler.config, **options),
         safety_checker=None,
         feature_extractor=None,
         requires_safety_checker=False,

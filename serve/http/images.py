@@ -19,7 +19,7 @@ from .gate import require_allowed, take_place
 from .negotiation import Answer, negotiate, negotiate_stream
 from .options import HttpOptions
 from .schemas import GenerationRequest, Image, ImagesResponse, parse_request
-from .service import Router
+from .service import Router, few_step_variants
 from .streaming import DONE, sse, sse_error, with_heartbeats
 
 _OUTPUT_FORMATS: dict[str, OutputFormat] = {
@@ -73,7 +73,10 @@ def image_routes(router: Router, options: HttpOptions, locks: Sequence[Any]) -> 
         if model in router.models:  # Else `choose` refuses it, whatever the key.
             require_allowed(request.scope, model)
         asked = asked.with_seed()
-        choice = await router.choose(model, lambda variant: asked.resolve(variant, options))
+        few_step = few_step_variants(router)
+        choice = await router.choose(
+            model, lambda variant: asked.resolve(variant, options, few_step)
+        )
         take_place(request.scope, choice.generation.variant)
         _log_user(asked)
         if asked.stream:

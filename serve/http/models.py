@@ -9,12 +9,13 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
 
 from ..errors import VariantNotFound, shown
+from ..generation import SchedulerName
 from ..replica_info import ReplicaInfo
 from ..variants import Family, Variant
 from ..weights.manifest import Manifest
 from .error_responses import Route, errors
 from .options import HttpOptions
-from .schemas import SIZE_STEP_PX, GenerationRequest, bounds
+from .schemas import SIZE_STEP_PX, bounds
 from .service import Router
 
 
@@ -33,6 +34,7 @@ class VariantModel(BaseModel):
         description="By the names that diffusers gives them: folder, class, source and origin."
     )
     defaults: dict[str, Any]
+    schedulers: list[SchedulerName] = Field(description="Those that it allows.")
     size_bounds_px: tuple[int, int]
     size_step_px: int = SIZE_STEP_PX
     bounds: dict[str, tuple[int | float, int | float]] = Field(
@@ -148,11 +150,16 @@ def _model(
         },
         defaults={
             "size": f"{variant.default_size_px}x{variant.default_size_px}",
-            "num_inference_steps": GenerationRequest.model_fields["num_inference_steps"].default,
+            "num_inference_steps": variant.default_steps,
             "guidance_scale": variant.guidance_scale,
             "scheduler": variant.default_scheduler,
         },
         size_bounds_px=(variant.min_size_px, variant.max_size_px),
-        bounds=bounds(),
+        schedulers=list(variant.schedulers),
+        bounds=bounds()
+        | {
+            "num_inference_steps": (1, variant.max_steps),
+            "guidance_scale": (0, variant.max_guidance_scale),
+        },
         replica=info,
     )

@@ -121,7 +121,9 @@ class GenerationRequest(Strict):
         lt=SEEDS,
         description="Image i is drawn from (seed + i) modulo 2^32; drawn at random when absent.",
     )
-    num_inference_steps: int = Field(25, ge=1, le=150, description="Denoising steps.")
+    num_inference_steps: int | None = Field(
+        None, ge=1, le=150, description="Denoising steps; the variant's own when absent."
+    )
     guidance_scale: float | None = Field(
         None,
         ge=0,
@@ -129,7 +131,9 @@ class GenerationRequest(Strict):
         description="Classifier-free guidance; at most 1 switches it off and halves the work. "
         "The variant's own when absent.",
     )
-    scheduler: SchedulerName | None = Field(None, description="The variant's own when absent.")
+    scheduler: SchedulerName | None = Field(
+        None, description="The variant's own when absent. `lcm` needs a few-step variant."
+    )
     deadline_s: float | None = Field(
         None,
         gt=0,
@@ -175,6 +179,11 @@ class GenerationRequest(Strict):
     def client_name(cls, field: str) -> str:
         """What errors call a field."""
         return cls.field_names.get(field, field)
+
+    @classmethod
+    def scheduler_name(cls, scheduler: SchedulerName) -> str:
+        """What errors call a scheduler."""
+        return scheduler
 
     @model_validator(mode="before")
     @classmethod
@@ -232,13 +241,25 @@ class GenerationRequest(Strict):
             return self
         return self.model_copy(update={"seed": secrets.randbelow(SEEDS)})
 
-    def resolve(self, variant: Variant, limits: RequestLimits) -> Generation:
+    def resolve(
+        self, variant: Variant, limits: RequestLimits, few_step: Sequence[str] = ()
+    ) -> Generation:
         """Fill in a variant's defaults, and a random seed where the request has none.
 
+        Args:
+            variant: who is to draw it.
+            limits: what a request may ask for.
+            few_step: the served variants that allow the scheduler `lcm`, for the error's words.
+
         Raises:
-            InvalidRequest: the size or the work is out of the variant's bounds.
+            InvalidRequest: size, steps, guidance, scheduler or the work are out of the variant's
+                bounds.
         """
         width_px, height_px = self._size_px(variant)
+        self._check_bounds(variant, few_step)
+        steps = self.num_inference_steps
+        if steps is None:
+            steps = variant.default_steps
         times_s = [
             seconds for seconds in (self.deadline_s, limits.max_request_s) if seconds is not None
         ]
@@ -252,7 +273,7 @@ class GenerationRequest(Strict):
             width_px=width_px,
             height_px=height_px,
             default_size_px=variant.default_size_px,
-            num_inference_steps=self.num_inference_steps,
+            num_inference_steps=steps,
             guidance_scale=variant.guidance_scale if guidance_scale is None else guidance_scale,
             scheduler=self.scheduler or variant.default_scheduler,
             deadline_at=time.time() + min(times_s) if times_s else None,
@@ -260,16 +281,43 @@ class GenerationRequest(Strict):
             warnings=self._warnings(),
         )
         if generation.image_steps > limits.max_image_steps:
-            n, size, steps = map(self.client_name, ("n", "size", "num_inference_steps"))
+            n, size, field = map(self.client_name, ("n", "size", "num_inference_steps"))
             side_px = variant.default_size_px
             raise InvalidRequest(
-                f"{n}: {self.n} image(s) of {width_px}x{height_px} with {self.num_inference_steps} "
+                f"{n}: {self.n} image(s) of {width_px}x{height_px} with {steps} "
                 f"steps are {generation.image_steps:.0f} steps of one {side_px}x{side_px} image "
                 f"with guidance; a request may ask for {limits.max_image_steps}; lower {n}, {size} "
-                f"or {steps}",
+                f"or {field}",
                 n,
             )
         return generation
+
+    def _check_bounds(self, variant: Variant, few_step: Sequence[str]) -> None:
+        """Hold scheduler, steps and guidance to what the variant allows."""
+        if self.scheduler is not None and self.scheduler not in variant.schedulers:
+            field = self.client_name("scheduler")
+            reason = ""
+            if self.scheduler == "lcm":
+                others = ", ".join(map(shown, few_step)) or "none that is served here"
+                reason = f"; lcm needs a variant that was distilled for it: {others}"
+            raise InvalidRequest(
+                f"{field}: {shown(self.scheduler_name(self.scheduler))} was given; "
+                f"{shown(variant.name)} allows "
+                f"{', '.join(shown(self.scheduler_name(name)) for name in variant.schedulers)}"
+                f"{reason}",
+                field,
+            )
+        for name, given, least, most in (
+            ("num_inference_steps", self.num_inference_steps, 1, variant.max_steps),
+            ("guidance_scale", self.guidance_scale, 0, variant.max_guidance_scale),
+        ):
+            if given is not None and given > most:
+                field = self.client_name(name)
+                raise InvalidRequest(
+                    f"{field}: {given:g} was given; {shown(variant.name)} allows {least} to "
+                    f"{most:g}",
+                    field,
+                )
 
     def _warnings(self) -> tuple[str, ...]:
         found = [

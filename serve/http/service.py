@@ -57,3 +57,8 @@ class Router(Protocol):
 
     async def replica_info(self) -> dict[str, ReplicaInfo | None]:
         """What one replica of each variant says of itself; None where none answers at once."""
+
+
+def few_step_variants(router: Router) -> list[str]:
+    """The served variants that were distilled for few steps."""
+    return [name for name, variant in router.variants.items() if variant.few_step]

@@ -18,7 +18,7 @@ from ..generation import Generation, Plan
 from ..replica_info import ReplicaInfo, public_reason
 from ..variants import Variant
 from .compile import prepare_decoder, prepare_text_encoder, prepare_unet, use_channels_last
-from .components import Components, Scheduler, Vae, load_components
+from .components import Components, Vae, load_components
 from .cuda_graphs import Call
 from .devices import (
     DeviceName,
@@ -34,7 +34,7 @@ from .devices import (
 from .embeddings import PromptEncoder
 from .optimisations import DEFAULTS, Optimisations
 from .readiness import Readiness
-from .trajectories import SCHEDULERS, Trajectory, guide, plan
+from .trajectories import Trajectory, guide, new_scheduler, plan
 from .vae import Decoder
 
 if TYPE_CHECKING:
@@ -180,13 +180,15 @@ class Pipeline:
         if generation.guided:
             negative_embeds, cut = encoder.encode("negative_prompt", generation.negative_prompt)
             warnings = warnings + cut
-        # As StableDiffusionPipeline corrects every scheduler, whatever its file says.
-        config = {**parts.scheduler.config, "clip_sample": False, "steps_offset": 1}
         size = generation.height_px // 8, generation.width_px // 8
         trajectories = []
         for seed in generation.seeds:
-            scheduler: Scheduler = SCHEDULERS[generation.scheduler].from_config(config)
-            scheduler.set_timesteps(generation.num_inference_steps, device="cpu")
+            scheduler = new_scheduler(
+                generation.scheduler,
+                parts.scheduler.config,
+                generation.num_inference_steps,
+                self.device,
+            )
             generator = torch.Generator("cpu").manual_seed(seed)
             noise = torch.randn(
                 (1, parts.unet.config.in_channels, *size), generator=generator, dtype=self.dtype

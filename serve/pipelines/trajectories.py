@@ -4,34 +4,61 @@ Schedulers are diffusers', one per image, since `PNDMScheduler` is stateful. The
 timesteps stay on the CPU: a lookup on a GPU would wait for the device.
 """
 
+import contextlib
 import math
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from diffusers.schedulers import scheduling_euler_ancestral_discrete as euler_ancestral
+from diffusers.schedulers import scheduling_lcm as lcm
 from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 from diffusers.schedulers.scheduling_dpmsolver_multistep import DPMSolverMultistepScheduler
 from diffusers.schedulers.scheduling_euler_ancestral_discrete import (
     EulerAncestralDiscreteScheduler,
 )
 from diffusers.schedulers.scheduling_euler_discrete import EulerDiscreteScheduler
+from diffusers.schedulers.scheduling_lcm import LCMScheduler
 from diffusers.schedulers.scheduling_pndm import PNDMScheduler
+from diffusers.schedulers.scheduling_unipc_multistep import UniPCMultistepScheduler
 from diffusers.utils.torch_utils import randn_tensor
+from torch.overrides import TorchFunctionMode
 
 from ..generation import Generation, Plan, SchedulerName
 from ..variants import Variant
 from .components import Scheduler
 from .devices import to_device
 
-SCHEDULERS: dict[SchedulerName, Any] = {
-    "pndm": PNDMScheduler,
-    "ddim": DDIMScheduler,
-    "dpm++": DPMSolverMultistepScheduler,
-    "euler": EulerDiscreteScheduler,
-    "euler-a": EulerAncestralDiscreteScheduler,
+SCHEDULERS: dict[SchedulerName, tuple[Any, dict[str, Any]]] = {
+    "pndm": (PNDMScheduler, {}),
+    "ddim": (DDIMScheduler, {}),
+    "dpm++": (DPMSolverMultistepScheduler, {}),
+    "dpm++-karras": (DPMSolverMultistepScheduler, {"use_karras_sigmas": True}),
+    "euler": (EulerDiscreteScheduler, {}),
+    "euler-a": (EulerAncestralDiscreteScheduler, {}),
+    "unipc": (UniPCMultistepScheduler, {}),
+    "lcm": (LCMScheduler, {}),
 }
+"""diffusers' classes, and what their configuration has besides the family's."""
+_WITH_NOISE = EulerAncestralDiscreteScheduler, LCMScheduler
+"""What draws noise at every step."""
+
+
+def new_scheduler(
+    name: SchedulerName, config: Mapping[str, Any], num_inference_steps: int, device: torch.device
+) -> Scheduler:
+    """A scheduler for one image, with the family's configuration and its timesteps chosen."""
+    scheduler_class, options = SCHEDULERS[name]
+    # As StableDiffusionPipeline corrects every scheduler, whatever its file says.
+    corrected = {**config, "clip_sample": False, "steps_offset": 1}
+    scheduler: Scheduler = scheduler_class.from_config(corrected, **options)
+    scheduler.set_timesteps(num_inference_steps, device="cpu")
+    if isinstance(scheduler, UniPCMultistepScheduler):
+        # It would copy them one by one, and wait for the device each time.
+        scheduler.sigmas = to_device(scheduler.sigmas, device)
+    return scheduler
 
 
 def _without_waiting(
@@ -44,8 +71,21 @@ def _without_waiting(
     return to_device(torch.randn(shape, generator=generator, dtype=dtype), device)
 
 
-# An ancestral step draws noise itself, and copies it so that it waits for the device.
+# Their steps draw noise themselves, and copy it so that they wait for the device.
 euler_ancestral.randn_tensor = _without_waiting
+lcm.randn_tensor = _without_waiting
+
+
+class _UncheckedSolve(TorchFunctionMode):
+    """`torch.linalg.solve`, as UniPC calls it at every step, without its wait for the device.
+
+    It waits to see whether the matrix is singular; UniPC's never is.
+    """
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is torch.linalg.solve:
+            return torch.linalg.solve_ex(*args, **(kwargs or {}))[0]
+        return func(*args, **(kwargs or {}))
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,8 +107,8 @@ class Trajectory:
     """One image on its way from noise to latents.
 
     `latents` is `(1, 4, H/8, W/8)`, on CUDA valid once `ready` has completed; the embeddings are
-    `(1, 77, D)`, the negative one None without guidance. `generator` has drawn the first noise; an
-    ancestral scheduler draws more at every step.
+    `(1, 77, D)`, the negative one None without guidance. `generator` has drawn the first noise;
+    some schedulers draw more at every step.
     """
 
     variant: Variant
@@ -124,13 +164,14 @@ class Trajectory:
             for name, value in scheduler.items()
         }
         options: dict[str, torch.Generator] = {}
-        if isinstance(self.scheduler, EulerAncestralDiscreteScheduler):
+        if isinstance(self.scheduler, _WITH_NOISE):
             options["generator"] = self.generator
         random_states = [generator.get_state() for generator in options.values()]
         try:
-            latents = self.scheduler.step(
-                noise, self.timestep, self.latents, return_dict=False, **options
-            )[0]
+            with self._solver():
+                latents = self.scheduler.step(
+                    noise, self.timestep, self.latents, return_dict=False, **options
+                )[0]
             ready = mark()
         except BaseException:
             scheduler.update(before)
@@ -140,6 +181,10 @@ class Trajectory:
         self.prediction = Prediction(self.latents, noise, self.steps_done, ready)
         self.latents, self.ready = latents, ready
         self.steps_done += 1
+
+    def _solver(self) -> AbstractContextManager[object]:
+        unipc = isinstance(self.scheduler, UniPCMultistepScheduler)
+        return _UncheckedSolve() if unipc else contextlib.nullcontext()
 
     def estimate(self, last: Prediction) -> torch.Tensor:
         """The finished latents according to a prediction: the sample without its noise.

@@ -79,7 +79,8 @@ class Rule(Protocol):
 
         Args:
             finish_s: seconds until the request's last picture, by variant; infinite where none can
-                answer. Without `by_forecast` only the first candidate that takes requests, and 0.
+                answer. Variants that don't allow what the request asks for are left out. Without
+                `by_forecast` only the first candidate that takes requests, and 0.
             deadline_s: the request's own, in seconds from now.
             now: a clock in seconds that never goes back.
         """
@@ -144,13 +145,17 @@ class QualityFirst:
         self, finish_s: Mapping[str, float], deadline_s: float | None, now: float
     ) -> Decision:
         """The best in time, as the class says."""
-        self._follow(finish_s, now)
+        fits_all = all(variant in finish_s for variant in self.variants)
+        if fits_all:  # Else it says nothing of how the variants keep up with the others.
+            self._follow(finish_s, now)
         limit_s = self._slo_s if deadline_s is None else min(self._slo_s, deadline_s)
-        for variant in self.variants[self._level :]:
+        now_used = [variant for variant in self.variants[self._level :] if variant in finish_s]
+        for variant in now_used or [name for name in self.variants if name in finish_s]:
             if finish_s[variant] <= limit_s:
-                return Decision(variant, self._why(variant))
+                why = self._why(variant) if fits_all else "the best that the request allows"
+                return Decision(variant, why)
         # None is in time: the fastest is the least late.
-        fastest = min(self.variants, key=lambda variant: finish_s[variant])
+        fastest = min(finish_s, key=lambda variant: finish_s[variant])
         return Decision(fastest, "none in time, the fastest")
 
     def _follow(self, finish_s: Mapping[str, float], now: float) -> None:

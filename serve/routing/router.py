@@ -10,7 +10,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from ray import serve
 from ray.serve.schema import ReplicaState
 
-from ..errors import Overloaded, VariantNotFound, VariantUnavailable, shown
+from ..errors import InvalidRequest, Overloaded, VariantNotFound, VariantUnavailable, shown
 from ..generation import Choice, Drawing, Generation, PictureEvent, PictureFormat
 from ..metrics import RouterMetrics
 from ..replica_info import ReplicaInfo
@@ -68,7 +68,7 @@ class Router:
 
         Raises:
             VariantNotFound: no such variant here, or `auto` without a policy for it.
-            Exception: what `resolve` raises; for `auto`, of any variant that could be chosen.
+            Exception: what `resolve` raises; for `auto`, only where no variant allows the request.
         """
         if model not in self.models:
             allowed = ", ".join(shown(name) for name in self.models)
@@ -76,9 +76,15 @@ class Router:
         if model != AUTO or self._rule is None:
             return Choice(resolve(self.variants[model]), None)
         # Defaults and bounds are each variant's own.
-        resolved = {
-            name: resolve(self.variants[name]) for name in self._rule.candidates(_request_id())
-        }
+        resolved: dict[str, Generation] = {}
+        refusals: list[InvalidRequest] = []
+        for name in self._rule.candidates(_request_id()):
+            try:
+                resolved[name] = resolve(self.variants[name])
+            except InvalidRequest as fault:
+                refusals.append(fault)
+        if not resolved:
+            raise refusals[0]
         if self._rule.by_forecast:
             finish_s = await self._forecasts(resolved)
         else:

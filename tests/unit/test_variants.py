@@ -15,14 +15,14 @@ def test_pictures_name_the_projects_version() -> None:
 
 
 @FAMILIES
-def test_both_families_have_the_three_variants(family: Family) -> None:
-    assert list(family.variants) == ["original", "distilled", "distilled-tiny-vae"]
+def test_both_families_serve_the_three_variants_unasked(family: Family) -> None:
+    assert list(family.default_variants) == ["original", "distilled", "distilled-tiny-vae"]
     assert all(name == variant.name for name, variant in family.variants.items())
 
 
 @FAMILIES
 def test_variants_share_what_the_real_family_shares(family: Family) -> None:
-    original, distilled, tiny = family.variants.values()
+    original, distilled, tiny = (family.variants[name] for name in family.default_variants)
     for name in ("tokenizer", "text_encoder", "scheduler"):
         assert len({one.components[name].folder for one in (original, distilled, tiny)}) == 1
     assert original.unet.folder != distilled.unet.folder == tiny.unet.folder
@@ -55,5 +55,5 @@ def test_a_folder_has_one_source() -> None:
     for variant in SD_V1.variants.values():
         for component in variant.components.values():
             assert component.source is not None
-            sources.setdefault(component.folder, set()).add(repr(component.source))
+            sources.setdefault(component.folder, set()).add(repr(component.sources))
     assert all(len(found) == 1 for found in sources.values())

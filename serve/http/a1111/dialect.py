@@ -21,11 +21,17 @@ SAMPLER_ALIASES: dict[SchedulerName, tuple[str, ...]] = {
     "pndm": ("plms",),
     "ddim": ("ddim",),
     "dpm++": ("k_dpmpp_2m",),
+    "dpm++-karras": ("k_dpmpp_2m_ka",),
     "euler": ("k_euler",),
     "euler-a": ("k_euler_a", "k_euler_ancestral"),
+    "unipc": ("unipc",),
+    "lcm": ("k_lcm",),
 }
 # What has steps of its own, so that AUTOMATIC1111 ignores the noise schedule, too.
-_WITHOUT_SCHEDULE: tuple[SchedulerName, ...] = ("pndm", "ddim")
+_WITHOUT_SCHEDULE: tuple[SchedulerName, ...] = ("pndm", "ddim", "unipc")
+# Newer clients name the noise schedule in a field of its own.
+_WITH_KARRAS: dict[SchedulerName, SchedulerName] = {"dpm++": "dpm++-karras"}
+_KARRAS = ("Karras", "karras")
 # The values of each field that change nothing; null is another. s_noise, s_tmax and s_tmin have no
 # effect without s_churn. Timesteps are spaced evenly here, as in the schedules Normal and Uniform.
 _NEUTRAL: dict[str, tuple[Any, ...]] = {
@@ -72,8 +78,8 @@ FIXED_OPTIONS: dict[str, tuple[Any, ...]] = {
 }
 
 
-# What clients ask for besides when they connect. There are neither add-ons nor a choice of noise
-# schedules here, and the memory is that of other processes.
+# What clients ask for besides when they connect. There are no add-ons here, and the memory is that
+# of other processes.
 CONSTANT_ANSWERS: dict[str, Any] = {
     "/cmd-flags": {},
     "/embeddings": {"loaded": {}, "skipped": {}},
@@ -92,7 +98,14 @@ CONSTANT_ANSWERS: dict[str, Any] = {
             "aliases": None,
             "default_rho": -1,
             "need_inner_model": False,
-        }
+        },
+        {
+            "name": "karras",
+            "label": "Karras",
+            "aliases": None,
+            "default_rho": 7.0,
+            "need_inner_model": False,
+        },
     ],
     "/script-info": [],
     "/scripts": {"txt2img": [], "img2img": []},
@@ -112,6 +125,11 @@ class A1111Request(GenerationRequest):
         "guidance_scale": "cfg_scale",
         "scheduler": "sampler_name",
     }
+
+    @classmethod
+    def scheduler_name(cls, scheduler: SchedulerName) -> str:
+        """What errors call a scheduler."""
+        return SAMPLER_NAMES[scheduler]
 
 
 class Txt2Img(BaseModel):
@@ -194,6 +212,8 @@ class Txt2Img(BaseModel):
         for scheduler, name in SAMPLER_NAMES.items():
             if named.lower() in (name.lower(), *SAMPLER_ALIASES[scheduler]):
                 self._require_eta(scheduler)
+                if (self.model_extra or {}).get("scheduler") in _KARRAS:
+                    return _WITH_KARRAS.get(scheduler, scheduler)
                 return scheduler
         known = ", ".join(SAMPLER_NAMES.values())
         raise InvalidRequest(
@@ -212,6 +232,8 @@ class Txt2Img(BaseModel):
     def _refuse_unsupported(self, scheduler: SchedulerName | None) -> None:
         for name, value in (self.model_extra or {}).items():
             if name == "scheduler" and scheduler in _WITHOUT_SCHEDULE:
+                continue
+            if name == "scheduler" and value in _KARRAS and scheduler in _WITH_KARRAS.values():
                 continue
             if name == "styles" and isinstance(value, list) and not any(value):
                 continue

@@ -17,7 +17,7 @@ from ..body import read_json
 from ..error_responses import Route
 from ..gate import require_allowed, take_place
 from ..options import HttpOptions
-from ..service import Router
+from ..service import Router, few_step_variants
 from .dialect import (
     CONSTANT_ANSWERS,
     FIXED_OPTIONS,
@@ -64,7 +64,10 @@ def a1111_routes(router: Router, options: HttpOptions, locks: Sequence[Any]) -> 
         _require_offered(router, request, model)
         variant = router.variants.get(model) or next(iter(router.variants.values()))
         asked = txt2img.as_request(model, variant).with_seed()
-        choice = await router.choose(model, lambda variant: asked.resolve(variant, options))
+        few_step = few_step_variants(router)
+        choice = await router.choose(
+            model, lambda variant: asked.resolve(variant, options, few_step)
+        )
         take_place(request.scope, choice.generation.variant)
         drawing = await jobs.run(
             _owner(request),
@@ -85,10 +88,12 @@ def a1111_routes(router: Router, options: HttpOptions, locks: Sequence[Any]) -> 
 
     @routes.get("/samplers", responses=refused)
     async def samplers() -> list[dict[str, Any]]:
-        """The schedulers by their names there."""
+        """The schedulers that a served variant allows, by their names there."""
+        allowed = {name for variant in router.variants.values() for name in variant.schedulers}
         return [
             {"name": name, "aliases": list(SAMPLER_ALIASES[scheduler]), "options": {}}
             for scheduler, name in SAMPLER_NAMES.items()
+            if scheduler in allowed
         ]
 
     for path, answer in CONSTANT_ANSWERS.items():

@@ -73,9 +73,13 @@ function randomSeed() {
 }
 
 function prepareForm() {
-  const { bounds, defaults, size_step_px } = models[0];
-  for (const name of ["prompt", "negative_prompt", "seed", "num_inference_steps", "guidance_scale"])
-    limit(name, bounds[name]);
+  const { defaults, size_step_px } = models[0];
+  for (const name of ["prompt", "negative_prompt", "seed", "num_inference_steps", "guidance_scale"]) {
+    const bounds = models.map((model) => model.bounds[name]);
+    // The widest: a variant whose bounds are narrower draws with its own default.
+    const low = Math.min(...bounds.map(([least]) => least));
+    limit(name, [low, Math.max(...bounds.map(([, most]) => most))]);
+  }
   // Every variant has to be able to draw it.
   const low = Math.max(...models.map((model) => model.size_bounds_px[0]));
   const high = Math.min(...models.map((model) => model.size_bounds_px[1]));
@@ -114,22 +118,36 @@ function clearComplaints() {
 
 // --- Drawing --------------------------------------------------------------------------------
 
-const bodyOf = (model, { negative_prompt, ...rest }) => ({
-  model,
-  ...rest,
-  ...(negative_prompt && { negative_prompt }),
-});
+// What a few-step variant doesn't allow is left out, so that it draws with its own default.
+function bodyOf(id, { negative_prompt, ...rest }) {
+  const bounds = models.find((model) => model.id === id)?.bounds;
+  const allowed = ([name, value]) =>
+    !["num_inference_steps", "guidance_scale"].includes(name) || !bounds || value <= bounds[name][1];
+  return {
+    model: id,
+    ...Object.fromEntries(Object.entries(rest).filter(allowed)),
+    ...(negative_prompt && { negative_prompt }),
+  };
+}
+
+const stepsOf = (model, settings) =>
+  bodyOf(model.id, settings).num_inference_steps ?? model.defaults.num_inference_steps;
 
 const mostPreviews = () => models[0]?.bounds.partial_images[1] ?? 0;
 
 const streamed = (body) => ({ ...body, stream: true, partial_images: mostPreviews() });
 
 function begin() {
+  const chosen = settings();
   const run = {
     id: Date.now(),
-    settings: settings(),
+    settings: chosen,
     inTurn: $("in-turn").checked,
-    results: models.map(({ id, description }) => ({ model: id, about: description })),
+    results: models.map((model) => ({
+      model: model.id,
+      about: model.description,
+      steps: stepsOf(model, chosen),
+    })),
   };
   show(run);
   tell(`Drawing with ${run.results.length} variants, seed ${run.settings.seed}.`);
@@ -289,6 +307,7 @@ function refresh(run, result) {
       Denoise: seconds(denoise_s),
       Decode: seconds(decode_s),
       Total: seconds(result.total_s),
+      ...(result.steps && { Steps: result.steps }),
       Size: pixels(result.size),
       File: kilobytes(result.picture.size),
     };
@@ -415,8 +434,8 @@ const reason = (fault) => fault?.message || fault?.name || "no reason given";
 async function remember(run) {
   const results = run.results
     .filter((result) => result.picture)
-    .map(({ model, about, picture, timings, warnings, size, total_s }) => ({
-      model, about, picture, timings, warnings, size, total_s,
+    .map(({ model, about, steps, picture, timings, warnings, size, total_s }) => ({
+      model, about, steps, picture, timings, warnings, size, total_s,
     }));
   let lost = "";
   try {

@@ -152,7 +152,9 @@ def test_an_unknown_checkpoint_is_not_found_wherever_it_is_named(call: Call) -> 
         pytest.param({"tiling": True}, "tiling", id="tiling"),
         pytest.param({"scheduler": "Karras"}, 'scheduler: "Karras"', id="schedule"),
         pytest.param(
-            {"sampler_name": "DPM++ SDE"}, "allowed: PLMS, DDIM, DPM++ 2M, Euler, Euler a", id="sde"
+            {"sampler_name": "DPM++ SDE"},
+            "allowed: PLMS, DDIM, DPM++ 2M, DPM++ 2M Karras, ",
+            id="sde",
         ),
         pytest.param({"sampler_name": "Euler a", "eta": 0.5}, "eta: 0.5", id="half-ancestral"),
         pytest.param({"sampler_name": "DDIM", "eta": 1.0}, "eta: 1", id="eta"),
@@ -238,8 +240,34 @@ def test_every_scheduler_has_a_sampler_and_is_found_by_it(call: Call, router: Fa
             body = {"prompt": "x", "sampler_name": name}
             assert call("POST", TXT2IMG, json=body).status_code == 200
     assert [asked.scheduler for _, asked, _ in router.asked] == [
-        name for name, aliases in SAMPLER_ALIASES.items() for _ in range(1 + len(aliases))
+        name
+        for name, aliases in SAMPLER_ALIASES.items()
+        for _ in range(1 + len(aliases))
+        if name != "lcm"  # None of the served variants allows it.
     ]
+
+
+@pytest.mark.parametrize(
+    "named",
+    [
+        pytest.param({"sampler_name": "DPM++ 2M", "scheduler": "Karras"}, id="label"),
+        pytest.param({"sampler_name": "DPM++ 2M", "scheduler": "karras"}, id="name"),
+        pytest.param({"sampler_name": "DPM++ 2M Karras", "scheduler": "Automatic"}, id="in-one"),
+    ],
+)
+def test_karras_sigmas_are_named_in_the_sampler_or_beside_it(
+    call: Call, router: FakeRouter, named: dict[str, Any]
+) -> None:
+    assert call("POST", TXT2IMG, json={"prompt": "x", **named}).status_code == 200
+    ((_, asked, _),) = router.asked
+    assert asked.scheduler == "dpm++-karras"
+
+
+def test_lcm_is_refused_by_its_name_where_no_variant_allows_it(call: Call) -> None:
+    response = call("POST", TXT2IMG, json={"prompt": "x", "sampler_name": "LCM"})
+    message = assert_their_error(response, 400, "invalid_value")
+    assert 'sampler_name: "LCM" was given; "original" allows "PLMS", "DDIM", ' in message
+    assert "distilled for it: none that is served here" in message
 
 
 @pytest.mark.parametrize(
@@ -282,7 +310,7 @@ def test_what_clients_ask_for_when_they_connect_is_answered(call: Call, path: st
 @pytest.fixture
 def full_size(router: FakeRouter) -> None:
     """Front ends ask for 512x512 by default."""
-    router.family, router.variants = SD_V1, SD_V1.variants
+    router.family, router.variants = SD_V1, {n: SD_V1.variants[n] for n in SD_V1.default_variants}
     router.replicas = dict.fromkeys(SD_V1.variants, 1)
 
 
@@ -332,7 +360,7 @@ def test_what_sillytavern_sends_by_default_is_answered(router: FakeRouter) -> No
                 return [entry[field] for entry in (await one.get(f"/sdapi/v1/{path}")).json()]
 
             assert body["sampler_name"] in await listed("samplers", "name")
-            assert await listed("schedulers", "name") == ["automatic"]
+            assert await listed("schedulers", "name") == ["automatic", "karras"]
             for path in ("upscalers", "latent-upscale-modes"):
                 assert await listed(path, "name") == []
             assert await listed("sd-vae", "model_name") == []

@@ -7,7 +7,7 @@ import pytest
 from serve.errors import InvalidRequest, UnknownField
 from serve.http.options import RequestLimits
 from serve.http.schemas import GenerationRequest, parse_request
-from serve.variants import MINIATURE
+from serve.variants import MINIATURE, SD_V1
 
 LIMITS = RequestLimits()
 VARIANT = MINIATURE.variants["original"]
@@ -60,7 +60,7 @@ def test_image_i_uses_seed_plus_i_modulo_2_to_the_32() -> None:
         pytest.param("moderation", "low", '"auto"', id="moderation"),
         pytest.param("user", "u" * 257, "0 to 256", id="over-long-user"),
         pytest.param("safety_identifier", "a\x00b", "control character", id="nul-in-identifier"),
-        pytest.param("scheduler", "lms", '"dpm++", "euler", "euler-a"', id="scheduler"),
+        pytest.param("scheduler", "lms", '"euler", "euler-a", "unipc", "lcm"', id="scheduler"),
         pytest.param("size", "96", "WIDTHxHEIGHT", id="one-sided-size"),
         pytest.param("size", "96x99999", "WIDTHxHEIGHT", id="five-digits"),
         pytest.param("output_format", "gif", '"png", "jpeg", "webp"', id="output-format"),
@@ -198,3 +198,47 @@ def test_a_deadline_counts_from_now_in_unix_seconds() -> None:
     assert deadline_at is not None
     assert before + 5 <= deadline_at <= time.time() + 5
     assert parse().resolve(VARIANT, LIMITS).deadline_at is None
+
+
+FEW_STEP = SD_V1.variants["original-lcm"]
+
+
+def test_a_few_step_variant_draws_four_unguided_steps_of_lcm_by_default() -> None:
+    generation = parse().resolve(FEW_STEP, LIMITS)
+    assert (generation.num_inference_steps, generation.scheduler) == (4, "lcm")
+    assert not generation.guided
+    # Half of 4 steps with guidance.
+    assert generation.image_steps == 2
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        pytest.param(
+            {"num_inference_steps": 9},
+            'num_inference_steps: 9 was given; "original-lcm" allows 1 to 8',
+            id="steps",
+        ),
+        pytest.param(
+            {"guidance_scale": 7.5},
+            'guidance_scale: 7.5 was given; "original-lcm" allows 0 to 2',
+            id="guidance",
+        ),
+        pytest.param(
+            {"scheduler": "pndm"},
+            'scheduler: "pndm" was given; "original-lcm" allows "lcm"',
+            id="scheduler",
+        ),
+    ],
+)
+def test_what_a_few_step_variant_cannot_do_is_refused(fields: dict[str, Any], message: str) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        parse(**fields).resolve(FEW_STEP, LIMITS)
+    assert caught.value.message == message
+    assert caught.value.param == next(iter(fields))
+
+
+def test_lcm_is_refused_elsewhere_naming_the_variants_that_allow_it() -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        parse(scheduler="lcm").resolve(VARIANT, LIMITS, ["original-lcm", "distilled-lcm"])
+    assert 'was distilled for it: "original-lcm", "distilled-lcm"' in caught.value.message

@@ -44,7 +44,12 @@ def begin(asked: Generation) -> list[Trajectory]:
         pytest.param("pndm", 2, 7.5, "a golden vase", id="pndm-two-steps"),
         pytest.param("ddim", 6, 3.0, "a blue circle", id="ddim"),
         pytest.param("dpm++", 5, 7.5, "red", id="dpm++"),
+        pytest.param("dpm++-karras", 6, 3.0, "", id="dpm++-karras"),
         pytest.param("euler", 5, 2.0, "", id="euler"),
+        pytest.param("euler-a", 6, 2.0, "", id="euler-a"),
+        pytest.param("unipc", 6, 3.0, "red", id="unipc"),
+        pytest.param("lcm", 4, 1.0, "", id="lcm"),
+        pytest.param("lcm", 3, 1.5, "a blue circle", id="lcm-with-guidance"),
         pytest.param("ddim", 4, 1.0, "red", id="guidance-off-at-1"),
         pytest.param("euler", 3, 0.0, "", id="guidance-off-at-0"),
     ],
@@ -79,6 +84,10 @@ MIX = [
     generation(seeds=(4,), num_inference_steps=7, scheduler="ddim", guidance_scale=1.0),
     generation(seeds=(5,), num_inference_steps=5, guidance_scale=0.0, previews=2),
     generation(seeds=(6,), num_inference_steps=5, width_px=96, scheduler="euler", previews=3),
+    generation(seeds=(7,), num_inference_steps=4, scheduler="lcm", guidance_scale=1.0, previews=1),
+    generation(seeds=(8,), num_inference_steps=6, scheduler="unipc"),
+    generation(seeds=(9,), num_inference_steps=5, scheduler="euler-a"),
+    generation(seeds=(10,), num_inference_steps=5, scheduler="dpm++-karras"),
 ]
 
 

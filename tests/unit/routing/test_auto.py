@@ -86,3 +86,21 @@ def test_a_short_deadline_takes_nobody_else_along() -> None:
     decision = rule.decide(times(4, 3, 2), deadline_s=3.5, now=0)
     assert (decision.variant, decision.reason) == ("distilled", "the best for its deadline")
     assert rule.decide(times(4, 3, 2), None, 1).variant == "original"
+
+
+def test_a_request_that_some_variants_do_not_allow_goes_to_the_best_of_the_others() -> None:
+    rule = policy()
+    only = {"distilled-tiny-vae": 1.0}
+    decision = rule.decide(only, None, 0)
+    assert (decision.variant, decision.reason) == (
+        "distilled-tiny-vae",
+        "the best that the request allows",
+    )
+    # It degrades nobody else's.
+    assert rule.decide(times(4, 3, 2), None, 1).variant == "original"
+    # Under load the better variants are still there for those who can have no other.
+    assert rule.decide(times(9, 8, 4), None, 2).variant == "distilled-tiny-vae"
+    assert rule.decide({"original": 4.0, "distilled": 3.0}, None, 3).variant == "original"
+    assert rule.decide({"original": 9.0, "distilled": 8.0}, None, 4).reason == (
+        "none in time, the fastest"
+    )

@@ -10,7 +10,14 @@ from ray.exceptions import RayActorError
 from ray.serve._private.common import DeploymentID
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 
-from serve.errors import NotFinite, Overloaded, ServingError, VariantNotFound, VariantUnavailable
+from serve.errors import (
+    InvalidRequest,
+    NotFinite,
+    Overloaded,
+    ServingError,
+    VariantNotFound,
+    VariantUnavailable,
+)
 from serve.generation import Drawing, Generation, PictureFormat, Timings
 from serve.miniature import WEIGHTS_DIR
 from serve.replica_info import Memory, ReplicaInfo
@@ -283,3 +290,24 @@ async def test_a_stream_that_is_closed_is_ended_on_the_replica() -> None:
     assert await anext(stream) == "a preview"
     await stream.aclose()
     assert handle.stream.responses[0].cancelled
+
+
+def test_auto_leaves_out_the_variants_that_do_not_allow_the_request() -> None:
+    policy = QualityFirstPolicy(kind="quality-first", slo_s=2)
+    handles = {"original": Handle(forecasts=[1.0]), "distilled": Handle(forecasts=[1.0])}
+    made = router(policy, **handles)
+
+    def only_distilled(variant: Variant) -> Generation:
+        if variant.name != "distilled":
+            raise InvalidRequest(f"{variant.name}: can't", "scheduler")
+        return resolve(variant)
+
+    choice = asyncio.run(made.choose("auto", only_distilled))
+    assert choice.generation.variant == "distilled"
+    assert handles["original"].forecast.asked == []
+
+    def nobody(variant: Variant) -> Generation:
+        raise InvalidRequest(f"{variant.name}: can't", "scheduler")
+
+    with pytest.raises(InvalidRequest, match="original: can't"):
+        asyncio.run(made.choose("auto", nobody))
