@@ -102,6 +102,8 @@ class FakeService:
                     "num_inference_steps": 25,
                     "scheduler": "pndm",
                 },
+                "schedulers": ["pndm", "ddim", "dpm++", "euler"],
+                "bounds": {"num_inference_steps": [1, 150]},
                 "replica": self.replica
                 and {
                     **self.replica,
