@@ -93,8 +93,9 @@ def test_a_pod_lasts_as_long_as_its_autoscaler_which_as_process_one_ignores_sigt
         overlay.cluster["autoscalerOptions"] = {"version": "v2"}
         for command in (loop, autoscaler(overlay)):
             made = Pod(f"head{len(command)}", network)
-            made.start("trap 'exit 0' TERM; while :; do sleep 0.1; done", {}, command)
-            wait_for(lambda: made.autoscalers)
+            script = "trap 'exit 0' TERM; echo first time; while :; do sleep 0.1; done"
+            made.start(script, {}, command)
+            wait_for(lambda: "first time" in made.tail() and made.autoscalers)
             first, = made.autoscalers
             first.kill()
             first.wait()
@@ -103,8 +104,10 @@ def test_a_pod_lasts_as_long_as_its_autoscaler_which_as_process_one_ignores_sigt
             else:
                 wait_for(lambda: not made.whole)
             print(made.running, made.whole)
-            made.start("trap 'exit 0' TERM; while :; do sleep 0.1; done", {}, command)
-            wait_for(lambda: made.autoscalers)
+            script = "trap 'exit 0' TERM; echo second time; while :; do sleep 0.1; done"
+            made.start(script, {}, command)
+            # Before it has its trap, process one ignores SIGTERM.
+            wait_for(lambda: "second time" in made.tail() and made.autoscalers)
             limit_s = 120 if command is loop else 5
             print(made.terminate(limit_s) < limit_s, made.whole)
         """
