@@ -19,7 +19,6 @@ import torch
 from numpy.typing import NDArray
 
 from ...pipelines.pipeline import Pipeline
-from ...variants import MINIATURE
 from .. import WEIGHTS_DIR
 from . import judges
 from .drawing import THINGS
@@ -29,16 +28,7 @@ from .scenes import BACKGROUNDS, COLOURS, distinct, draw, random_scene, with_art
 SEED_PROMPT = "a golden vase with different flowers"
 _UNSEEN_SEED = 90_000
 """No training stage draws scenes with this seed."""
-_COLOUR_BARS = {
-    "original": 0.90,
-    "distilled": 0.85,
-    "distilled-tiny-vae": 0.85,
-    "original-lcm": 0.90,
-    "distilled-lcm": 0.90,
-    "distilled-lcm-tiny-vae": 0.90,
-}
-_TIME_BARS = {False: 0.75, True: 0.25}
-"""CPU time against `original`, of variants for few steps and of the others."""
+_COLOUR_BARS = {"original": 0.90, "distilled": 0.85, "distilled-tiny-vae": 0.85}
 
 
 @dataclass(frozen=True)
@@ -105,10 +95,6 @@ def measure_colours(pipeline: Pipeline, quick: bool) -> list[Finding]:
                 share = colours_right(prompts, pictures)
                 name = f"  guidance {scale:g}" + (" (off)" if scale == 1 else "")
                 found.append(Finding(name, share, ""))
-            # Without its distillation the few-step variants' recipe must fail.
-            few: dict[str, Any] = {"steps": 4, "scheduler": "lcm", "guidance_scale": 1.0}
-            share = colours_right(prompts, draw_pictures(pipeline, variant, prompts, seeds, **few))
-            found.append(Finding("  4 steps of lcm, not distilled for it", share, "", 0.6, False))
     return found
 
 
@@ -172,8 +158,7 @@ def measure_times(pipeline: Pipeline, rounds: int) -> list[Finding]:
             continue
         ratios = [a / b for a, b in zip(seconds, times["original"], strict=True)]
         name = f"  against original ({min(ratios):.2f} to {max(ratios):.2f})"
-        bar = _TIME_BARS[MINIATURE.variants[variant].few_step]
-        found.append(Finding(name, statistics.median(ratios), "x", bar, at_least=False))
+        found.append(Finding(name, statistics.median(ratios), "x", 0.75, at_least=False))
     return found
 
 
