@@ -99,7 +99,11 @@ def _parser() -> argparse.ArgumentParser:
         "--arrivals", default="poisson", help="poisson, constant, or a CSV file with arrival_s"
     )
     parser.add_argument("--seed", type=int, default=0, help="of arrivals, prompts and seeds")
-    parser.add_argument("--steps", default="25", help="a,b: each request takes one of them")
+    parser.add_argument(
+        "--steps",
+        default="",
+        help="a,b: each request takes one of them; the variant's own when empty",
+    )
     parser.add_argument("--n", type=int, default=1, help="images a request")
     parser.add_argument("--size", help="WIDTHxHEIGHT; default: the variant's own")
     parser.add_argument("--guidance", type=float, help="default: the variant's own")
@@ -125,6 +129,8 @@ def _schedule(args: argparse.Namespace) -> list[float]:
 
 
 def _steps(text: str) -> tuple[int, ...]:
+    if not text:
+        return ()
     if not all(count.isdecimal() for count in text.split(",")):
         raise ValueError(f"--steps: {text!r} was given; it must be one or more numbers: 10,25,50")
     return tuple(int(count) for count in text.split(","))

@@ -38,7 +38,7 @@ class ModelOptions(BaseModel):
         """The catalogue's entries of the variants to serve, by name."""
         served = family(self.family)
         if self.variants == (ALL,):
-            return served.variants
+            return dict(served.variants)
         return {name: served.variants[name] for name in self.variants or served.default_variants}
 
     @field_validator("variants", mode="before")

@@ -146,7 +146,8 @@ def _asked(report: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "family": endpoint["family"],
         "random_weights": endpoint["random_weights"],
-        "num_inference_steps": workload["num_inference_steps"] or own["num_inference_steps"],
+        "num_inference_steps": " or ".join(map(str, workload["num_inference_steps"]))
+        or own["num_inference_steps"],
         "size": workload["size"] or own["size"],
         "guidance_scale": own["guidance_scale"]
         if workload["guidance_scale"] is None

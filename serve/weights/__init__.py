@@ -12,6 +12,7 @@ safetensors only: a pickle anywhere in the folder is refused, because loading on
     check          the checks of a server at start, and of `verify`
     hub            downloads a family with huggingface_hub
     hub_errors     translates huggingface_hub's errors
+    merging        a LoRA into a UNet, when weights are downloaded
     random_values  the published architectures with random values, for timing
     saving         writes models into a family folder
     __main__       `python -m serve.weights download|random|adopt|verify`

@@ -25,7 +25,7 @@ from .manifest import (
 )
 
 _RANDOM_LICENCE = "Apache-2.0"
-_VARIANTS_HELP = "a,b: these variants' components, or all; default: all but the few-step ones'"
+_VARIANTS_HELP = "a,b: these variants' components, or all; default: all but the few-step ones"
 _LOCAL_LICENCE = "unknown: adopted local files"
 
 

@@ -69,7 +69,7 @@ def _engine_run(parser: argparse.ArgumentParser, args: argparse.Namespace) -> En
     device, _ = resolve_device(args.device)
     name: FamilyName = args.family or ("sd-v1" if device.type == "cuda" else "miniature")
     known = family(name).variants
-    variants = tuple(filter(None, args.variants.split(","))) or tuple(known)
+    variants = tuple(filter(None, args.variants.split(","))) or family(name).default_variants
     for variant in variants:
         if variant not in known:
             parser.error(f"--variants: {variant!r} was given; allowed: {', '.join(known)}")
@@ -104,7 +104,7 @@ def _run(run: EngineRun, args: argparse.Namespace) -> int:
         if run.family == "sd-v1" and args.weights_dir is None:
             _progress("Making the published architectures with random values ...")
             published = family("sd-v1")
-            components = published.components(published.variants)
+            components = published.components(run.variants)
             write_random_components(made, architecture_dir("sd-v1"), components)
             folder = made
         else:

@@ -74,7 +74,8 @@ class Bench:
 
     def variants(self) -> list[Variant]:
         """Of the family, the reference first."""
-        return list(family(self.family).variants.values())
+        served = family(self.family)
+        return [served.variants[name] for name in served.default_variants]
 
     def load(self, variants: Sequence[Variant], optimisations: Optimisations) -> Pipeline:
         """Load variants, and note what became of the optimisations."""
@@ -119,7 +120,7 @@ def smoke(bench: Bench) -> None:
         "recorded": replace(OPTIMISATIONS, compile=False),
         "as shipped": OPTIMISATIONS,
     }
-    variants = list(MINIATURE.variants.values())
+    variants = [MINIATURE.variants[name] for name in MINIATURE.default_variants]
     stocks = {it.name: Stock(it, WEIGHTS_DIR, bench.device_name) for it in variants}
     for name, kind in kinds.items():
         load = partial(Pipeline.load, variants, WEIGHTS_DIR, bench.device_name, kind)

@@ -28,7 +28,7 @@ def main() -> int:
     args = parser.parse_args()
     if args.name == "weights":
         published = family("sd-v1")
-        components = published.components(published.variants)
+        components = published.components(published.default_variants)
         partial = args.weights_dir.with_name(f"{args.weights_dir.name}-partial")
         write_random_components(partial, architecture_dir("sd-v1"), components)
         partial.rename(args.weights_dir)

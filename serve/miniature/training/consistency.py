@@ -263,7 +263,8 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=64, help="samples a step, all processes")
     parser.add_argument("--learning-rate", type=float, default=3e-4)
     args = parser.parse_args()
-    variants = family(args.family).variants
+    known = family(args.family).variants
+    variants = {name: variant for name, variant in known.items() if not variant.few_step}
     if args.variant not in variants:
         parser.error(f"--variant: {args.variant!r} was given; allowed: {', '.join(variants)}")
     variant = variants[args.variant]
@@ -286,7 +287,7 @@ def main() -> None:
         args.device,
         processes,
         args.samples,
-        args.guidance_scale or variant.guidance_scale,
+        variant.guidance_scale if args.guidance_scale is None else args.guidance_scale,
         Budget(args.steps, max(1, args.batch // processes), args.learning_rate, ema=0.995),
         free_port(),
     )

@@ -139,7 +139,7 @@ def test_what_might_be_as_cheap_is_named(tmp_path: Path) -> None:
     ("place", "value", "complaint"),
     [
         pytest.param("design.workload.num_inference_steps", [10],
-                     "num_inference_steps: {} has [25], {} has [10]", id="steps"),
+                     "num_inference_steps: {} has '25', {} has '10'", id="steps"),
         pytest.param("slo_s", 4.0, "slo_s: {} has 2.0, {} has 4.0", id="slo"),
         pytest.param("design.workload.seed", 1, "seed: {} has 0, {} has 1", id="seed"),
         pytest.param("design.workload.size", "64x64", "size: {} has '512x512', {} has '64x64'",

@@ -4,10 +4,11 @@ import itertools
 
 import pytest
 import torch
+from diffusers.schedulers.scheduling_pndm import PNDMScheduler
 
 from serve.generation import SchedulerName
 from serve.miniature import WEIGHTS_DIR
-from serve.pipelines.trajectories import SCHEDULERS, guide, plan, unet_calls
+from serve.pipelines.trajectories import SCHEDULERS, guide, new_scheduler, plan, unet_calls
 from serve.variants import MINIATURE
 from tests.fakes import generation
 
@@ -67,3 +68,12 @@ def test_guidance_of_a_whole_call_is_that_of_each_image_bit_by_bit(dtype: torch.
     for index, scale in enumerate(scales):
         alone = base[index] + scale * (conditional[index] - base[index])
         assert torch.equal(together[index], alone)
+
+
+def test_karras_sigmas_are_those_of_the_paper() -> None:
+    config = PNDMScheduler.from_pretrained(WEIGHTS_DIR / "scheduler").config
+    made = new_scheduler("dpm++-karras", config, 5, torch.device("cpu"))
+    sigmas = made.sigmas[:-1]  # type: ignore[attr-defined]
+    # Equation 5 of https://arxiv.org/abs/2206.00364, with rho 7.
+    roots = sigmas ** (1 / 7)
+    assert torch.allclose(roots.diff(), roots.diff().mean().expand(4), rtol=1e-3)
