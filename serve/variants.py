@@ -5,7 +5,7 @@ transformers are. A family is a folder with one sub-folder per component; a vari
 and a VAE from it. To add a variant, add an entry here (CONTRIBUTING.md walks through one).
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
@@ -239,17 +239,23 @@ _lcm_lora = Lora(
 )
 _sd_lcm_unet = replace(_sd_unet, folder="unet_lcm", lora=_lcm_lora)
 
-# Luo et al., LCM-LoRA, https://arxiv.org/abs/2311.05556: 2 to 8 steps, and a guidance scale that is
-# off or at most 2, since the teacher's guidance is in the weights.
-_FEW_STEPS: Mapping[str, Any] = {
-    "schedulers": ("lcm",),
-    "default_scheduler": "lcm",
-    "default_steps": 4,
-    "max_steps": 8,
-    "guidance_scale": 1.0,
-    "max_guidance_scale": 2.0,
-    "on_request": True,
-}
+
+def _few_step(variant: Variant) -> Variant:
+    """The variant with a UNet that was distilled to few steps by latent consistency.
+
+    Luo et al., LCM-LoRA, https://arxiv.org/abs/2311.05556: 2 to 8 steps, and a guidance scale that
+    is off or at most 2, since the teacher's guidance is in the weights.
+    """
+    return replace(
+        variant,
+        schedulers=("lcm",),
+        default_scheduler="lcm",
+        default_steps=4,
+        max_steps=8,
+        guidance_scale=1.0,
+        max_guidance_scale=2.0,
+        on_request=True,
+    )
 
 
 def _sd_v1(name: str, description: str, unet: Component, vae: Component) -> Variant:
@@ -288,18 +294,16 @@ SD_V1 = Family(
                 _taesd_vae,
             ),
             # The LoRA was trained on SD v1-5, whose UNet has the same architecture.
-            replace(
-                _sd_v1("original-lcm", "SD v1-4 with LCM-LoRA: 4 steps", _sd_lcm_unet, _sd_vae),
-                **_FEW_STEPS,
+            _few_step(
+                _sd_v1("original-lcm", "SD v1-4 with LCM-LoRA: 4 steps", _sd_lcm_unet, _sd_vae)
             ),
-            replace(
+            _few_step(
                 _sd_v1(
                     "original-lcm-tiny-vae",
                     "SD v1-4 with LCM-LoRA: 4 steps, decoded by the tiny VAE",
                     _sd_lcm_unet,
                     _taesd_vae,
-                ),
-                **_FEW_STEPS,
+                )
             ),
         )
     },
@@ -307,6 +311,8 @@ SD_V1 = Family(
 
 _mini_unet = _shipped("unet", "UNet2DConditionModel")
 _mini_student_unet = _shipped("unet_distilled", "UNet2DConditionModel")
+_mini_lcm_unet = _shipped("unet_lcm", "UNet2DConditionModel")
+_mini_student_lcm_unet = _shipped("unet_distilled_lcm", "UNet2DConditionModel")
 _mini_vae = _shipped("vae", "AutoencoderKL")
 _mini_tiny_vae = _shipped("vae_tiny", "AutoencoderTiny")
 
@@ -348,6 +354,22 @@ MINIATURE = Family(
                 "the student UNet, decoded by the tiny VAE",
                 _mini_student_unet,
                 _mini_tiny_vae,
+            ),
+            _few_step(
+                _miniature("original-lcm", "the teacher in 4 steps", _mini_lcm_unet, _mini_vae)
+            ),
+            _few_step(
+                _miniature(
+                    "distilled-lcm", "the student in 4 steps", _mini_student_lcm_unet, _mini_vae
+                )
+            ),
+            _few_step(
+                _miniature(
+                    "distilled-lcm-tiny-vae",
+                    "the student in 4 steps, decoded by the tiny VAE",
+                    _mini_student_lcm_unet,
+                    _mini_tiny_vae,
+                )
             ),
         )
     },

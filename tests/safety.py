@@ -86,10 +86,11 @@ def sd_v1_with_checker(folder: Path, concept: float) -> Path:
     # Not at the top: the tests of the pipelines on a bare GPU machine have no pydantic.
     from serve.weights.manifest import Manifest, Origin, pin, write_manifest
 
-    shutil.copytree(WEIGHTS_DIR, folder)
+    names = SD_V1.components(SD_V1.default_variants, safety_checker=True)
+    for name in names.keys() & {path.name for path in WEIGHTS_DIR.iterdir()}:
+        shutil.copytree(WEIGHTS_DIR / name, folder / name)
     write_stand_in(folder, concept)
     origin = Origin(kind="local", licence="Apache-2.0")
-    names = SD_V1.components(SD_V1.default_variants, safety_checker=True)
     pinned = {name: pin(folder / name, origin) for name in names}
     write_manifest(folder, Manifest(family="sd-v1", components=pinned))
     return folder

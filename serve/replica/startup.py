@@ -67,8 +67,8 @@ async def start(
 
 
 async def _warm_up(engine: Engine[Generation, Any], encoder: Encoder, variant: Variant) -> None:
-    """Draw with and without guidance at the default size, and encode every format."""
-    for guidance_scale in (variant.guidance_scale, 1.0):
+    """Draw with default guidance and without at the default size, and encode every format."""
+    for guidance_scale in sorted({variant.guidance_scale, 1.0}):
         generation = variant.generation(
             "warm-up", [0], 2, previews=1, guidance_scale=guidance_scale
         )

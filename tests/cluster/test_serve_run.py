@@ -30,7 +30,7 @@ pytestmark = pytest.mark.thorough
         pytest.param(
             ["deploy/overlays/laptop/serve-config.yaml"],
             "distilled-sd-serve",
-            list(MINIATURE.variants),
+            list(MINIATURE.default_variants),
             id="laptop",
         ),
     ],

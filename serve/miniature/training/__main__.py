@@ -24,10 +24,7 @@ def main() -> None:
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--scale", type=float, default=1.0, help="factor for every stage's steps")
     parser.add_argument("--processes", type=int, help="default: 2 on a CPU, 1 on a GPU")
-    shipped = [stage for stage in BUDGETS if not stage.endswith("_lcm")]
-    parser.add_argument(
-        "--stages", default=",".join(shipped), help="default: all but the few-step UNets"
-    )
+    parser.add_argument("--stages", default=",".join(BUDGETS), help="default: all")
     args = parser.parse_args()
     stages = tuple(args.stages.split(","))
     if unknown := set(stages) - set(BUDGETS):

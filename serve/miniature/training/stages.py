@@ -26,8 +26,8 @@ BUDGETS = {
     "vae": Budget(steps=1600, batch=12, learning_rate=1.5e-3, ema=0.995),
     "unet_distilled": Budget(steps=2400, batch=32, learning_rate=8e-4, ema=0.999),
     "vae_tiny": Budget(steps=3000, batch=16, learning_rate=2e-3, ema=0.995),
-    "unet_lcm": Budget(steps=2000, batch=32, learning_rate=3e-4, ema=0.995),
-    "unet_distilled_lcm": Budget(steps=2000, batch=32, learning_rate=3e-4, ema=0.995),
+    "unet_lcm": Budget(steps=1500, batch=32, learning_rate=3e-4, ema=0.995),
+    "unet_distilled_lcm": Budget(steps=1500, batch=32, learning_rate=3e-4, ema=0.995),
 }
 """Batches of one of two processes; a single process takes twice as many samples."""
 

@@ -9,8 +9,8 @@ from tests.cluster.conftest import Cluster, wait_until_ready
 
 @pytest.fixture(scope="package")
 def miniature(cluster: Cluster) -> Iterator[str]:
-    """Three variants in one replica, by the command line of `serve run`; yields their address."""
-    cluster.serve_run("serve.app:build_app", "packed=true", "slots=8")
+    """Every variant in one replica, by the command line of `serve run`; yields their address."""
+    cluster.serve_run("serve.app:build_app", "variants=all", "packed=true", "slots=8")
     wait_until_ready(cluster.url)
     yield cluster.url
     cluster.delete("default")

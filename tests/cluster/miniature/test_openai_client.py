@@ -10,6 +10,7 @@ import openai
 import pytest
 from PIL import Image
 
+from serve.variants import MINIATURE
 from tests.machine import HANG_S
 from tests.pictures import TOLERANCE, difference
 
@@ -97,8 +98,4 @@ def test_errors_are_the_clients_own_classes(client: openai.OpenAI) -> None:
             prompt="x", extra_body={"num_inference_steps": 150, "deadline_s": 0.01}
         )
     assert (late.value.param, late.value.code) == ("deadline_s", "invalid_value")
-    assert [model.id for model in client.models.list()] == [
-        "original",
-        "distilled",
-        "distilled-tiny-vae",
-    ]
+    assert [model.id for model in client.models.list()] == list(MINIATURE.variants)

@@ -7,6 +7,7 @@ import numpy as np
 from PIL import Image
 from playwright.sync_api import expect
 
+from serve.variants import MINIATURE
 from tests.chromium import Open
 from tests.machine import HANG_S
 
@@ -16,7 +17,7 @@ def test_the_page_shows_the_very_pictures_of_every_variant(miniature: str, open_
     expect(page.locator("#family")).to_have_text("Served here: miniature.")
     page.get_by_label("Seed", exact=True).fill("2")
     page.get_by_role("button", name="Draw with all variants").click()
-    for variant in ("original", "distilled", "distilled-tiny-vae"):
+    for variant in MINIATURE.variants:
         card = page.locator(f'.card[data-model="{variant}"]')
         expect(card).to_have_attribute("data-state", "done", timeout=1000 * HANG_S)
         with page.expect_download() as download:
@@ -32,5 +33,5 @@ def test_the_page_shows_the_very_pictures_of_every_variant(miniature: str, open_
         assert shown.size == alone.size == (96, 96)
         # How far a picture may differ that is drawn beside others.
         assert np.abs(np.asarray(shown, float) - np.asarray(alone, float)).mean() <= 0.5
-    expect(page.locator("#bars li")).to_have_count(3)
+    expect(page.locator("#bars li")).to_have_count(len(MINIATURE.variants))
     expect(page.get_by_role("slider")).to_be_visible()

@@ -1,21 +1,26 @@
 """The seed contract over real models: a picture doesn't depend on what shared its calls."""
 
 import asyncio
+import time
 from dataclasses import replace
 from functools import cache
 from typing import Any
 
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from serve.engine.forecast import Pace
 from serve.engine.loop import Engine, Settings
 from serve.engine.tickets import Preview
+from serve.errors import InvalidRequest
 from serve.generation import Generation
 from serve.miniature import WEIGHTS_DIR
 from serve.pipelines.pipeline import Pipeline
 from serve.variants import MINIATURE
 from tests.fakes import generation
+from tests.machine import HANG_S
 from tests.pictures import TOLERANCE, difference, draw
 
 
@@ -78,3 +83,24 @@ def test_every_picture_of_a_mix_is_the_one_made_alone(
         await engine.wait_closed()
 
     asyncio.run(scenario())
+
+
+async def test_a_few_step_request_is_admitted_as_what_it_is() -> None:
+    # A step with guidance takes 100 ms; nothing else has been measured.
+    engine = Engine(pipeline(), Settings(cap=1), Pace({1: 0.1}))
+    guided, few_step = (
+        MINIATURE.variants[name].generation("a red star", [1])
+        for name in ("distilled", "distilled-lcm")
+    )
+    try:
+        # PNDM makes 26 calls of 25 steps, and LCM's 4 are without guidance.
+        assert engine.forecast(guided).finish_s == pytest.approx(2.6)
+        assert engine.forecast(few_step).finish_s == pytest.approx(0.2)
+        deadline = time.perf_counter() + 1
+        engine.require_feasible(few_step, deadline)
+        with pytest.raises(InvalidRequest, match=r"even alone this would take about 2\.6 s"):
+            engine.require_feasible(guided, deadline)
+        assert (await engine.submit(few_step, deadline + HANG_S).result()).images
+    finally:
+        engine.close()
+        await engine.wait_closed()

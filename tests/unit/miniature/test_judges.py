@@ -4,7 +4,12 @@ import numpy as np
 import pytest
 
 from serve.miniature.training import judges
-from serve.miniature.training.measure import colour_prompts, colours_right, vases_right
+from serve.miniature.training.measure import (
+    colour_prompts,
+    colours_right,
+    variety,
+    vases_right,
+)
 from serve.miniature.training.scenes import (
     Flower,
     Scene,
@@ -111,3 +116,10 @@ def test_only_golden_vases_with_mixed_flowers_count():
     ]
     assert len(wrong) > 90
     assert vases_right(np.stack(wrong)) <= 2
+
+
+def test_pictures_that_fade_towards_their_mean_lose_variety():
+    pictures = np.stack([draw(scene) for scene in vases(40, seed=8)[:6]]).astype(float)
+    faded = 0.7 * pictures + 0.3 * pictures.mean(axis=0)
+    assert variety(pictures[:1].repeat(3, axis=0)) == 0
+    assert 0.5 < variety(faded) / variety(pictures) < 0.8

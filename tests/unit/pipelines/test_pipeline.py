@@ -3,6 +3,7 @@
 import functools
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import psutil
@@ -18,7 +19,7 @@ from serve.pipelines.pipeline import Pipeline
 from serve.pipelines.trajectories import SCHEDULERS, Trajectory
 from serve.pipelines.vae import Decoder
 from serve.settings import forbid_chance
-from serve.variants import MINIATURE
+from serve.variants import MINIATURE, Variant
 from tests.determinism import drawn_elsewhere
 from tests.fakes import generation
 from tests.pictures import TOLERANCE, difference, draw, finish, stock_picture, unfinished
@@ -35,7 +36,7 @@ def begin(asked: Generation) -> list[Trajectory]:
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("variant", list(MINIATURE.variants))
+@pytest.mark.parametrize("variant", MINIATURE.default_variants)
 @pytest.mark.parametrize(
     ("scheduler", "steps", "guidance_scale", "negative_prompt"),
     [
@@ -74,6 +75,18 @@ def test_the_picture_is_that_of_stable_diffusion_pipeline(
     )
     expected = stock_picture(packed(), asked)
     assert expected.std() > 5  # Two blank pictures would agree, too.
+    assert difference(draw(packed(), asked), expected) <= TOLERANCE
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("variant", [one for one in MINIATURE.variants.values() if one.few_step])
+@pytest.mark.parametrize("changes", [{}, {"guidance_scale": 2.0, "steps": 8}], ids=["own", "most"])
+def test_a_few_step_picture_is_that_of_stable_diffusion_pipeline(
+    variant: Variant, changes: dict[str, Any]
+) -> None:
+    asked = variant.generation("a golden vase with different flowers", [2023, 4], **changes)
+    expected = stock_picture(packed(), asked)
+    assert expected.std() > 5
     assert difference(draw(packed(), asked), expected) <= TOLERANCE
 
 
@@ -128,11 +141,14 @@ def test_variants_with_the_same_unet_share_its_calls_and_each_decodes_its_own() 
 
 
 def test_what_variants_share_is_loaded_once() -> None:
-    original, distilled, tiny = packed().components.values()
+    original, distilled, tiny, *few_step = packed().components.values()
     assert original.text_encoder is distilled.text_encoder is tiny.text_encoder
     assert original.unet is not distilled.unet is tiny.unet
     assert original.vae is distilled.vae is not tiny.vae
     assert original.preview_vae is distilled.preview_vae is tiny.vae
+    teacher, student, student_tiny = few_step
+    assert original.unet is not teacher.unet is not student.unet is student_tiny.unet
+    assert original.vae is teacher.vae is student.vae is not student_tiny.vae is tiny.vae
 
 
 def test_groups_are_what_can_share_a_call() -> None:

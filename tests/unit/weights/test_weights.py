@@ -15,7 +15,7 @@ from serve.weights.layout import architecture_dir, family_dir, fp32_bytes
 from serve.weights.manifest import read_manifest
 from tests.safety import NEVER, sd_v1_with_checker, write_stand_in
 
-ALL = list(MINIATURE.variants)
+ALL = list(MINIATURE.default_variants)
 UNET = "unet/diffusion_pytorch_model.fp16.safetensors"
 
 
