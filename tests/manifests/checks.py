@@ -130,6 +130,12 @@ def the_app_builds_from_the_serve_config(manifests: list[Manifest]) -> Iterator[
     else:
         # The published weights aren't here; how the application is put together needs none.
         manifest = read_manifest(architecture_dir(args.family))
+        # A merged UNet has the architecture of its base.
+        pinned = {
+            name: manifest.components[part.lora.base if part.lora else name]
+            for name, part in family(args.family).components(args.served).items()
+        }
+        manifest = manifest.model_copy(update={"components": pinned})
         compose(args, manifest, lambda variant: None)  # type: ignore[arg-type, return-value]
     built = {"router", *args.served}
     configured = {one["name"] for one in application["deployments"]}
@@ -586,6 +592,7 @@ def workers_carry_the_replicas(manifests: list[Manifest]) -> Iterator[str]:
     workers = groups(manifests)[1:]
     gpus = {group["groupName"]: _resource(group, "nvidia.com/gpu") for group in workers}
     needed: dict[str, float] = dict.fromkeys(gpus, 0.0)
+    rolling = needed.copy()
     for one in serve_config(manifests)["applications"][0]["deployments"]:
         options = one.get("ray_actor_options", {})
         if not options.get("num_gpus"):
@@ -607,6 +614,7 @@ def workers_carry_the_replicas(manifests: list[Manifest]) -> Iterator[str]:
             yield f"{one['name']}: max_surge_percent 0 stops the old replica first"
         if options["num_gpus"] < 1:
             needed[able[0]] += most * options["num_gpus"]
+            rolling[able[0]] = max(rolling[able[0]], surge * options["num_gpus"])
         else:
             room = sum(
                 group["maxReplicas"] * gpus[group["groupName"]]
@@ -621,7 +629,8 @@ def workers_carry_the_replicas(manifests: list[Manifest]) -> Iterator[str]:
             yield f"{one['name']}: min_replicas {least}, but {start} workers at least"
     for group in workers:
         room = group["maxReplicas"] * gpus[group["groupName"]]
-        if needed[group["groupName"]] and needed[group["groupName"]] + 0.25 > room:
+        most = needed[group["groupName"]] + rolling[group["groupName"]]
+        if round(most, 6) > room:
             yield f"{group['groupName']}: fractions of {room:g} GPUs leave none free for rolling"
 
 
