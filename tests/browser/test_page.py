@@ -19,7 +19,7 @@ from serve.errors import Overloaded, VariantUnavailable
 from serve.variants import MINIATURE
 from tests.browser.service import TIMINGS, Service, colour, serving
 from tests.chromium import Open
-from tests.machine import HANG_S
+from tests.machine import HANG_S, wait_for
 
 VARIANTS = list(TIMINGS)
 KEY = "sk-test-1"
@@ -124,12 +124,39 @@ def test_cards_tell_times_size_bytes_and_warnings(service: Service, page: Page) 
 
 
 @pytest.mark.thorough
+def test_a_few_step_variant_has_its_own_steps_and_guidance_until_they_are_changed(
+    service: Service, open_page: Open
+) -> None:
+    few_step = MINIATURE.variants["distilled-lcm"]
+    service.router.variants = {
+        "original": MINIATURE.variants["original"],
+        "distilled": dataclasses.replace(few_step, name="distilled"),
+    }
+    page = open_page(service.url)
+    for fields, original, distilled in (
+        ({}, (25, 2.0), (4, 1.0)),
+        ({"num_inference_steps": 30, "guidance_scale": 2.5}, (30, 2.5), (4, 1.0)),
+        ({"num_inference_steps": 8, "guidance_scale": 1.5}, (8, 1.5), (8, 1.5)),
+    ):
+        service.router.asked.clear()
+        draw(page, **fields)
+        expect_states(page, "done", ["original", "distilled"])
+        wait_for(lambda: len(service.router.asked) == 2)
+        asked = {
+            name: (job.num_inference_steps, job.guidance_scale)
+            for name, job, _ in service.router.asked
+        }
+        assert asked == {"original": original, "distilled": distilled}
+        expect(card(page, "distilled")).to_contain_text(f"Steps{distilled[0]}")
+
+
+@pytest.mark.thorough
 def test_defaults_and_bounds_are_the_services(service: Service, open_page: Open) -> None:
     service.router.variants = {
         name: dataclasses.replace(
             variant, guidance_scale=3.5, default_size_px=128, min_size_px=104, max_size_px=160
         )
-        for name, variant in MINIATURE.variants.items()
+        for name, variant in service.router.variants.items()
     }
     page = open_page(service.url)
     expect(page.get_by_label("Guidance")).to_have_value("3.5")

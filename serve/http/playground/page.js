@@ -118,14 +118,18 @@ function clearComplaints() {
 
 // --- Drawing --------------------------------------------------------------------------------
 
-// What a few-step variant doesn't allow is left out, so that it draws with its own default.
+// Steps and guidance that a few-step variant doesn't allow, or that nobody has changed, are left out,
+// so that it draws with its own.
 function bodyOf(id, { negative_prompt, ...rest }) {
-  const bounds = models.find((model) => model.id === id)?.bounds;
-  const allowed = ([name, value]) =>
-    !["num_inference_steps", "guidance_scale"].includes(name) || !bounds || value <= bounds[name][1];
+  const model = models.find((one) => one.id === id);
+  const sent = ([name, value]) => {
+    if (!["num_inference_steps", "guidance_scale"].includes(name) || !model) return true;
+    const unchanged = value === models[0].defaults[name] && value !== model.defaults[name];
+    return value <= model.bounds[name][1] && !unchanged;
+  };
   return {
     model: id,
-    ...Object.fromEntries(Object.entries(rest).filter(allowed)),
+    ...Object.fromEntries(Object.entries(rest).filter(sent)),
     ...(negative_prompt && { negative_prompt }),
   };
 }
