@@ -11,7 +11,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import Annotated, Any, Literal
 
@@ -26,9 +26,10 @@ from .settings import prepare_ray_environment
 from .variants import family
 from .weights.layout import family_dir, fp32_bytes
 
-# Measured with the miniature: three replicas with torch, the router, Serve's and Ray's processes.
-# What larger weights need on a CPU comes on top.
-_NEEDED_BYTES = 3 * 1024**3
+# Measured with the miniature (PSS): the router, Serve's and Ray's processes take 0.8 GB, a replica
+# with torch 0.5 GB. What larger weights need on a CPU comes on top.
+_NEEDED_BYTES = int(1.5 * 1024**3)
+_REPLICA_BYTES = 512 * 1024**2
 # What a request may take beside its drawing: its body's way here, and its reply's.
 _SPARE_S = 15
 _PROMPT = "a golden vase with different flowers"
@@ -155,7 +156,7 @@ def _local_ray_serve(settings: LaunchSettings, replicas: int) -> Iterator[str]:
     try:
         context = _start_ray(settings)
         _end_on_signals()  # Ray has put a handler of its own on SIGTERM, which prints a crash.
-        _check_gpus(settings, replicas, ray.cluster_resources().get("GPU", 0))
+        _check_room(settings, replicas, ray.cluster_resources())
         try:
             serve.start(
                 http_options={
@@ -258,7 +259,7 @@ def _wait_until_warm(serve: Any) -> None:
 
 
 def _check_memory(args: AppArgs) -> None:
-    needed = _NEEDED_BYTES
+    needed = _NEEDED_BYTES + _REPLICA_BYTES * len(args.served)
     if args.device == "cpu" or args.num_gpus == 0:
         folder = family_dir(args.family, args.weights_dir)
         needed += sum(
@@ -273,14 +274,15 @@ def _check_memory(args: AppArgs) -> None:
         )
 
 
-def _check_gpus(settings: LaunchSettings, replicas: int, available: float) -> None:
+def _check_room(settings: LaunchSettings, replicas: int, resources: Mapping[str, float]) -> None:
     """Refuse what Ray would wait for without a word."""
-    needed = replicas * settings.num_gpus
-    if needed > available:
-        raise ServingError(
-            f"num_gpus: {settings.num_gpus:g} for each variant are {needed:g}, "
-            f"but {available:g} are here"
-        )
+    for name, each in (("GPU", settings.num_gpus), ("CPU", AppArgs().num_cpus)):
+        needed, available = replicas * each, resources.get(name, 0)
+        if needed > available:
+            raise ServingError(
+                f"num_{name.lower()}s: {each:g} for each variant are {needed:g}, "
+                f"but {available:g} are here; serve fewer with --variants"
+            )
 
 
 def _check_port(settings: LaunchSettings) -> None:

@@ -23,16 +23,20 @@ def test_too_little_memory_is_told_with_both_figures(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=2**30))
     with pytest.raises(ServingError, match=r"memory: 1\.0 GiB available, 3\.1 GiB needed"):
         launcher._check_memory(AppArgs())
+    with pytest.raises(ServingError, match=r"4\.6 GiB needed; serve fewer with --variants"):
+        launcher._check_memory(AppArgs(variants=("all",)))
 
 
-def test_fewer_gpus_than_are_asked_for_are_told_with_both_figures(
+def test_fewer_devices_than_are_asked_for_are_told_with_both_figures(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("sys.argv", ["serve", "--num-gpus", "50"])
     settings = launcher.LaunchSettings()
     with pytest.raises(ServingError, match="num_gpus: 50 for each variant are 150, but 2 are here"):
-        launcher._check_gpus(settings, 3, 2)
-    launcher._check_gpus(settings, 3, 150)
+        launcher._check_room(settings, 3, {"GPU": 2, "CPU": 1})
+    with pytest.raises(ServingError, match=r"num_cpus: 0\.25 for each variant are 1\.5, but 1 are"):
+        launcher._check_room(settings, 6, {"GPU": 300, "CPU": 1})
+    launcher._check_room(settings, 3, {"GPU": 150, "CPU": 1})
 
 
 @pytest.mark.parametrize(
