@@ -136,9 +136,9 @@ def _seed_workload(conclusion: Conclusion) -> Table:
     return Table(
         "The seed workload",
         f'12 images of "{PROMPT}": one user, 3 calls of 4 images, '
-        f"25 steps; total ms over HTTP, median (lowest to highest), and speed against "
-        f"`{reference}`. *Published*: fp16 at 512x512 without HTTP, no GPU named. *FLOP-bound*: "
-        "calculated for the published architectures.",
+        "25 steps (few-step variants 4); total ms over HTTP, median (lowest to highest), and "
+        f"speed against `{reference}`. *Published*: fp16 at 512x512 without HTTP, no GPU named. "
+        "*FLOP-bound*: calculated for the published architectures.",
         ["variant", "total ms", "x", "published ms", "published x", "FLOP-bound x"],
         rows,
     )

@@ -20,7 +20,7 @@ from loadtests.bench.engine.sections import (
     mean_difference,
 )
 from loadtests.bench.engine.timing import Clock, alternate
-from loadtests.published import PROMPT, STEPS
+from loadtests.published import FLOP_BOUND, PROMPT, STEPS
 from loadtests.rounds import Spread
 from serve.engine.loop import Settings
 from serve.miniature import WEIGHTS_DIR
@@ -80,6 +80,21 @@ def test_the_counter_counts_the_published_flop_of_a_unet_call_and_a_decode(
     with FlopCounterMode(display=False) as counter:
         model(latents, *text) if name.startswith("unet") else model.decode(latents)
     assert counter.get_total_flops() / 1e9 == pytest.approx(gflop, rel=2e-3)
+
+
+def test_the_flop_bounds_are_those_of_the_steps_of_each_variant() -> None:
+    unets = {"original": 803.3, "distilled": 510.9}
+    text, kl, tiny = 13.3, 2514.5, 141.4
+    gflop = {
+        name: (2 * text + 52 * unets[name.split("-")[0]])
+        if "lcm" not in name
+        else (text + 4 * unets[name.split("-")[0]])
+        for name in FLOP_BOUND
+    }
+    total = {name: each + (tiny if "tiny" in name else kl) for name, each in gflop.items()}
+    assert {name: total["original"] / each for name, each in total.items()} == pytest.approx(
+        FLOP_BOUND, rel=0.005
+    )
 
 
 @pytest.fixture(scope="module")
