@@ -634,6 +634,29 @@ def workers_carry_the_replicas(manifests: list[Manifest]) -> Iterator[str]:
             yield f"{group['groupName']}: fractions of {room:g} GPUs leave none free for rolling"
 
 
+def workers_have_the_cores(manifests: list[Manifest]) -> Iterator[str]:
+    """What the deployments ask for at least, routers included, fits the least workers."""
+    deployments = serve_config(manifests)["applications"][0]["deployments"]
+    needed = sum(
+        one.get("autoscaling_config", {}).get("min_replicas", one.get("num_replicas", 1))
+        * one["ray_actor_options"]["num_cpus"]
+        for one in deployments
+    )
+    # KubeRay tells Ray whole cores, rounded up.
+    room = sum(
+        group["minReplicas"]
+        * math.ceil(_cpu(group["template"]["spec"]["containers"][0]["resources"]["requests"]))
+        for group in groups(manifests)[1:]
+    )
+    if round(needed, 6) > room:
+        yield f"the deployments ask for {needed:g} CPUs, the workers have {room}"
+
+
+def _cpu(resources: Manifest) -> float:
+    cpu = str(resources["cpu"])
+    return int(cpu[:-1]) / 1000 if cpu.endswith("m") else float(cpu)
+
+
 def a_node_drain_leaves_every_group_a_worker(manifests: list[Manifest]) -> Iterator[str]:
     budgets = of_kind(manifests, "PodDisruptionBudget")
     pods = pod_labels(manifests)

@@ -11,7 +11,6 @@ import yaml
 from serve.config import AppArgs
 from tests.manifests.checks import CHECKS, Check
 from tests.manifests.rendering import (
-    NAMES,
     ROOT,
     Manifest,
     groups,
@@ -20,15 +19,18 @@ from tests.manifests.rendering import (
     serve_config,
 )
 
-NAME = {"laptop": "distilled-lcm-tiny-vae"}
+NAME = {"overlays/laptop": "distilled-lcm-tiny-vae"}
 FILES = {
     "overlays/laptop": {"serve-config.yaml"},
     "overlays/gpu": {"serve-config.yaml", "kustomization.yaml", "worker-groups.yaml"},
     "overlays/gpu-fractional": {"serve-config.yaml", "kustomization.yaml", "worker-group.yaml"},
     "overlays/production": {"serve-config.yaml", "production.yaml"},
+    "examples/my-cluster": {"serve-config.yaml", "kustomization.yaml"},
     "components/disruption-budgets": {"poddisruptionbudgets.yaml"},
 }
-_BLOCK = "# Few-step variants are served on request: uncomment from here on"
+COMPONENTS = {"components/disruption-budgets"}
+OVER = {"overlays/production": ("overlays/gpu", *COMPONENTS)}
+_BLOCK = "# To serve a few-step variant, too, uncomment the rest of this file"
 
 
 def uncomment(path: Path) -> bool:
@@ -42,25 +44,20 @@ def uncomment(path: Path) -> bool:
     return True
 
 
-@pytest.fixture(scope="module")
-def deploy(tmp_path_factory: Any) -> Path:
-    """The manifests with every block uncommented."""
-    folder = tmp_path_factory.mktemp("uncommented") / "deploy"
-    shutil.copytree(ROOT / "deploy", folder)
-    for place, files in FILES.items():
-        found = {path.name for path in (folder / place).glob("*.yaml") if uncomment(path)}
-        assert found == files
-    return folder
-
-
-@pytest.fixture(scope="module", params=NAMES)
+@pytest.fixture(scope="module", params=[name for name in FILES if name not in COMPONENTS])
 def overlay(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
 @pytest.fixture(scope="module")
-def manifests(deploy: Path, overlay: str) -> list[Manifest]:
-    return [one for one in yaml.safe_load_all(kustomize(deploy / "overlays" / overlay)) if one]
+def manifests(overlay: str, tmp_path_factory: Any) -> list[Manifest]:
+    """An overlay with its blocks uncommented, and those of what it is made over."""
+    deploy = tmp_path_factory.mktemp("uncommented") / "deploy"
+    shutil.copytree(ROOT / "deploy", deploy)
+    for place in (overlay, *OVER.get(overlay, ())):
+        found = {path.name for path in (deploy / place).glob("*.yaml") if uncomment(path)}
+        assert found == FILES[place]
+    return [one for one in yaml.safe_load_all(kustomize(deploy / overlay)) if one]
 
 
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
@@ -84,4 +81,4 @@ def test_the_variant_is_served_and_its_weights_are_downloaded(
 
 def test_every_variant_has_its_workers(manifests: list[Manifest], overlay: str) -> None:
     workers = [group["groupName"] for group in groups(manifests)[1:]]
-    assert len(workers) == (4 if overlay in ("gpu", "production") else 1)
+    assert len(workers) == (1 if overlay in ("overlays/laptop", "overlays/gpu-fractional") else 4)

@@ -463,6 +463,9 @@ FAULTS: dict[Check, list[tuple[str, Plant]]] = {
         ("no worker group with a GPU",
          lambda m: ray_container(m, 1)["resources"]["limits"].pop("nvidia.com/gpu")),
     ],
+    checks.workers_have_the_cores: [
+        ("the workers have 18", in_deployment(1, ray_actor_options={"num_cpus": 9})),
+    ],
     checks.a_node_drain_leaves_every_group_a_worker: [
         ("original: budgets keep [2] of at least 2",
          lambda m: the(m, "PodDisruptionBudget", "original")["spec"].update(minAvailable=2)),
