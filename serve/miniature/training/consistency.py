@@ -1,13 +1,14 @@
-"""Consistency distillation: a UNet for four steps without guidance, from one for 25 with it.
+"""Consistency distillation: makes a UNet that draws in four steps without guidance.
 
 `python -m serve.miniature.training.consistency --variant distilled --out DIR` distils a variant of
 the miniature over scenes that it draws. `--family sd-v1 --weights FOLDER --pictures PICTURES` is
 the same over another family folder and a folder of pictures, each with its caption beside it in a
-text file of the same name. It goes on where it was broken off, and writes DIR/UNET, ready for a
-family folder.
+text file of the same name. An interrupted run resumes; the finished UNet is in DIR, a folder for a
+family's.
 """
 
 import argparse
+import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -201,7 +202,7 @@ def _distil(rank: int, run: DistillationRun) -> None:
 
 def _captioned_latents(run: DistillationRun, parts: Any, world: World) -> CaptionedLatents:
     """This process's share of the data, encoded once and cached."""
-    path = run.out / f"latents-{run.samples}-{world.rank}-of-{world.size}.pt"
+    path = run.out / f"latents-{_digest(run)}-{world.rank}-of-{world.size}.pt"
     if path.exists():
         return CaptionedLatents(*torch.load(path, weights_only=True))
     side_px, count = run.variant.default_size_px, run.samples // world.size
@@ -224,6 +225,14 @@ def _captioned_latents(run: DistillationRun, parts: Any, world: World) -> Captio
     return CaptionedLatents(*data)
 
 
+def _digest(run: DistillationRun) -> str:
+    """Names what the latents are made of, so that others' aren't taken for them."""
+    files = [] if run.pictures is None else _pictures(run.pictures)
+    pictures = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+    made_of = run.weights.resolve(), run.variant.vae.folder, run.samples, pictures
+    return hashlib.sha256(repr(made_of).encode()).hexdigest()[:12]
+
+
 def _scenes(count: int, seed: int) -> Iterator[tuple[NDArray[np.uint8], list[str]]]:
     """The miniature's scenes: pixels (96, 96, 3) and captions of each."""
     rng = np.random.default_rng(seed)
@@ -242,7 +251,7 @@ def _read(file: Path, side_px: int) -> tuple[NDArray[np.uint8], list[str]]:
     """The middle square of a picture, (side, side, 3), and its caption."""
     with Image.open(file) as opened:
         square = ImageOps.fit(opened.convert("RGB"), (side_px, side_px), Image.Resampling.LANCZOS)
-    return np.asarray(square), [file.with_suffix(".txt").read_text(encoding="utf-8").strip()]
+    return np.array(square), [file.with_suffix(".txt").read_text(encoding="utf-8").strip()]
 
 
 def main() -> None:
@@ -253,15 +262,25 @@ def main() -> None:
     parser.add_argument("--family", choices=get_args(FamilyName), default="miniature")
     parser.add_argument("--weights", type=Path, help="the family folder; the miniature's own")
     parser.add_argument("--variant", default="original", help="the teacher")
-    parser.add_argument("--pictures", type=Path, help="NAME.png or .jpg, each with NAME.txt")
+    parser.add_argument(
+        "--pictures",
+        type=Path,
+        help="NAME.png, .jpg or .webp, each with its caption in NAME.txt; the middle square",
+    )
     parser.add_argument("--out", type=Path, required=True, help="checkpoints and the UNet")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--processes", type=int, help="default: 2 on a CPU, 1 on a GPU")
-    parser.add_argument("--samples", type=int, default=20_000, help="latents to train on, at most")
+    parser.add_argument(
+        "--samples", type=int, default=20_000, help="pictures at most; default: %(default)s"
+    )
     parser.add_argument("--guidance-scale", type=float, help="the teacher's; its variant's own")
-    parser.add_argument("--steps", type=int, default=2_000)
-    parser.add_argument("--batch", type=int, default=64, help="samples a step, all processes")
-    parser.add_argument("--learning-rate", type=float, default=3e-4)
+    parser.add_argument(
+        "--steps", type=int, default=1_500, help="of training; default: %(default)s"
+    )
+    parser.add_argument(
+        "--batch", type=int, default=64, help="samples a step, all processes; default: %(default)s"
+    )
+    parser.add_argument("--learning-rate", type=float, default=3e-4, help="default: %(default)s")
     args = parser.parse_args()
     known = family(args.family).variants
     variants = {name: variant for name, variant in known.items() if not variant.few_step}
@@ -278,6 +297,8 @@ def main() -> None:
     except WeightsError as fault:
         parser.error(fault.message)
     processes = args.processes or (2 if args.device == "cpu" else 1)
+    if args.pictures is not None:
+        processes = min(processes, len(_pictures(args.pictures)))
     args.out.mkdir(parents=True, exist_ok=True)
     run = DistillationRun(
         variant,

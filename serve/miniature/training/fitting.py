@@ -145,6 +145,9 @@ def _average_gradients(parameters: list[nn.Parameter], world: World) -> None:
     if world.size == 1:
         return
     gradients = [p.grad for p in parameters if p.grad is not None]
-    flat = nn.utils.parameters_to_vector(gradients)
+    # Not torch's parameters_to_vector, which refuses other memory formats.
+    flat = torch.cat([gradient.reshape(-1) for gradient in gradients])
     dist.all_reduce(flat)
-    nn.utils.vector_to_parameters(flat / world.size, gradients)
+    parts = (flat / world.size).split([gradient.numel() for gradient in gradients])
+    for gradient, part in zip(gradients, parts, strict=True):
+        gradient.copy_(part.view(gradient.shape))

@@ -25,13 +25,14 @@ BUDGETS = {
     "unet": Budget(steps=4300, batch=32, learning_rate=1.5e-3, ema=0.9995),
     "vae": Budget(steps=1600, batch=12, learning_rate=1.5e-3, ema=0.995),
     "unet_distilled": Budget(steps=2400, batch=32, learning_rate=8e-4, ema=0.999),
-    "vae_tiny": Budget(steps=3000, batch=16, learning_rate=2e-3, ema=0.995),
+    "vae_tiny": Budget(steps=9000, batch=16, learning_rate=2e-3, ema=0.995),
     "unet_lcm": Budget(steps=1500, batch=32, learning_rate=3e-4, ema=0.995),
     "unet_distilled_lcm": Budget(steps=1500, batch=32, learning_rate=3e-4, ema=0.995),
 }
 """Batches of one of two processes; a single process takes twice as many samples."""
 
 _PICTURES = 24_000
+_GOALS = 8_000
 _SCENES = 60_000
 
 
@@ -94,7 +95,8 @@ def train(rank: int, run: TrainingRun) -> None:
     if stages & {"vae", "vae_tiny"}:
         vae = train_vae(world, drawn, coder, run.budget("vae"), out)
         if "vae_tiny" in stages:
-            tiny = train_vae_tiny(world, drawn, coder, vae, run.budget("vae_tiny"), out)
+            goals = max(64, round(_GOALS * min(1.0, run.scale)))
+            tiny = train_vae_tiny(world, drawn, coder, vae, goals, run.budget("vae_tiny"), out)
             if writes:
                 export_model(tiny.cpu(), weights, "vae_tiny")
         if writes:

@@ -12,8 +12,6 @@ from .architecture import new_model
 from .fitting import Budget, World, fit
 from .train_latents import LatentCoder, picture_loss, to_float, with_noise
 
-_GOALS = 4000
-"""Number of the KL decoder's pictures that the tiny one learns from."""
 _LOG_VARIANCE = -6.0
 """Makes the encoder's posterior nearly deterministic, as Stable Diffusion's is."""
 
@@ -67,10 +65,11 @@ def train_vae_tiny(
     pixels: Tensor,
     coder: LatentCoder,
     vae: AutoencoderKL,
+    goals: int,
     budget: Budget,
     folder: Path,
 ) -> AutoencoderTiny:
-    """Train the tiny autoencoder against pictures that `vae` (not folded) decodes.
+    """Train the tiny autoencoder against `goals` pictures that `vae` (not folded) decodes.
 
     The KL decoder is by far the slower of the two, so it decodes them once, beforehand.
     """
@@ -79,25 +78,25 @@ def train_vae_tiny(
     for frozen in (coder, vae):
         frozen.to(world.device).eval().requires_grad_(False)
     drawing = world.generator(11)
-    mine = torch.randint(len(pixels), (_GOALS // world.size,), generator=drawing)
-    latents, noisy, goals = [], [], []
+    mine = torch.randint(len(pixels), (goals // world.size,), generator=drawing)
+    latents, noisy, decoded = [], [], []
     for rows in tqdm(mine.split(32), desc="goals", disable=world.rank > 0, mininterval=5):
         with world.autocast():
             clean = coder.encode(to_float(pixels[rows]).to(world.device)).float()
             latents.append(clean)
             noisy.append(with_noise(clean, drawing, most=0.2))
-            goals.append(vae.decode(noisy[-1]).sample.half())
-    all_latents, all_noisy, all_goals = torch.cat(latents), torch.cat(noisy), torch.cat(goals)
+            decoded.append(vae.decode(noisy[-1]).sample.half())
+    all_latents, all_noisy, all_goals = torch.cat(latents), torch.cat(noisy), torch.cat(decoded)
 
     def loss_of(generator: torch.Generator) -> Tensor:
         rows = torch.randint(len(mine), (budget.batch,), generator=generator)
         some = rows[: max(1, budget.batch // 4)]
         with world.autocast():
-            decoded = tiny.decode(all_noisy[rows]).sample
+            ours = tiny.decode(all_noisy[rows]).sample.float()
             encoded = tiny.encode(to_float(pixels[mine[some]]).to(world.device)).latents
         goal = all_goals[rows].float()
         error = functional.mse_loss(encoded.float(), all_latents[some])
-        return picture_loss(decoded.float(), goal) + error
+        return picture_loss(ours, goal) + functional.mse_loss(ours, goal) + error
 
     fit(world, "vae_tiny", nn.ModuleDict({"vae": tiny}), loss_of, budget, folder)
     return tiny

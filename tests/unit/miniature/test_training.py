@@ -54,11 +54,12 @@ def test_a_longer_budget_goes_on_from_the_checkpoint(tmp_path):
 
 
 @pytest.mark.thorough
-def test_two_processes_train_a_stage_together(tmp_path):
-    options = ["--scale", "0.001", "--stages", "latents", "--processes", "2"]
+@pytest.mark.parametrize(("stage", "steps"), [("latents", 3), ("vae_tiny", 9)])
+def test_two_processes_train_a_stage_together(tmp_path, stage, steps):
+    options = ["--scale", "0.001", "--stages", stage, "--processes", "2"]
     command = [sys.executable, "-m", "serve.miniature.training", "--out", str(tmp_path), *options]
     subprocess.run(command, cwd=ROOT, check=True)
-    assert torch.load(tmp_path / "latents.pt", weights_only=True)["step"] == 3
+    assert torch.load(tmp_path / f"{stage}.pt", weights_only=True)["step"] == steps
 
 
 def test_the_student_starts_with_the_teachers_first_and_last_pairs():
