@@ -238,6 +238,9 @@ def _design(args: argparse.Namespace, endpoint: Endpoint) -> Design:
             name: args.steps or endpoint.models[name]["defaults"]["num_inference_steps"]
             for name in variants
         },
+        most_steps={
+            name: endpoint.models[name]["bounds"]["num_inference_steps"][1] for name in variants
+        },
         auto_against=tuple(variant for variant in measured if variant in variants),
         auto_slo_s=None if endpoint.auto is None else endpoint.auto.get("slo_s"),
         slo_s=args.slo,

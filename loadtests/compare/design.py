@@ -22,7 +22,7 @@ class Design:
     `slo_s` None means `slo_factor` times the reference's single-user time. `samples_a_rate` is how
     many requests each rate of the open loop gets, at most `most_rates` rates a variant. `budget_s`
     bounds the whole: what doesn't fit is left out and named. `own_steps` are what a variant draws
-    in where a request names none.
+    in where a request names none, `most_steps` what it allows.
 
     `auto_against` are the pinned variants that `auto` is compared with, the best first; none where
     `auto` isn't to be measured. `auto_slo_s` is its policy's; None means the comparison's. Each of
@@ -48,6 +48,7 @@ class Design:
     most_rejected: float = 0.01
     budget_s: float = 18 * 60.0
     own_steps: Mapping[str, int] = field(default_factory=dict)
+    most_steps: Mapping[str, int] = field(default_factory=dict)
     auto_against: tuple[str, ...] = ()
     auto_slo_s: float | None = None
     auto_rates: int = 3

@@ -88,8 +88,10 @@ def base_setting(design: Design, endpoint: Endpoint) -> Setting:
 
 
 def reference_setting(design: Design, base: Setting) -> Setting:
-    """The first variant at the most steps: the best that it can do."""
-    return replace(base, steps=max(base.steps, *design.frontier_steps))
+    """The first variant at the most steps that it allows: the best that it can do."""
+    most = design.most_steps.get(base.variant)
+    allowed = [steps for steps in design.frontier_steps if most is None or steps <= most]
+    return replace(base, steps=max([base.steps, *allowed]))
 
 
 def levels(design: Design, endpoint: Endpoint) -> list[list[Setting]]:

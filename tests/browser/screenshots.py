@@ -8,6 +8,7 @@ from PIL import Image
 from playwright.sync_api import Page, sync_playwright
 
 from loadtests.compare.service import own_service
+from serve.variants import MINIATURE
 from tests.chromium import chromium_path
 
 
@@ -31,7 +32,7 @@ def save(png: bytes, path: Path) -> None:
 
 def main(folder: Path) -> None:
     """Start the miniature, take the pictures, and end it."""
-    with own_service() as url, sync_playwright() as playwright:
+    with own_service(",".join(MINIATURE.default_variants)) as url, sync_playwright() as playwright:
         chromium = playwright.chromium.launch(
             executable_path=chromium_path(), args=["--no-sandbox", "--disable-gpu"]
         )

@@ -20,6 +20,7 @@ from loadtests.compare.frontier import (
     conclude_frontier,
     find_frontier,
     levels,
+    reference_setting,
     with_dominators,
 )
 from loadtests.compare.quality import ClipScores, cmmd, similarity
@@ -70,6 +71,15 @@ def point(name: str, cost: float, quality: float | None, ssim: float = 0.5) -> P
         quality=quality,
         shortfall=1 - (quality or 0),
     )
+
+
+def test_the_reference_has_no_more_steps_than_its_variant_allows() -> None:
+    design = replace(DESIGN, variants=("small", "big"), most_steps={"small": 8, "big": 150})
+    (first, *_), *_ = levels(design, an_endpoint())
+    assert first == Setting("small", 4, "lcm")
+    assert reference_setting(design, first) == Setting("small", 8, "lcm")
+    drawn = [setting for level in levels(design, an_endpoint()) for setting in level]
+    assert all(setting.steps <= 8 for setting in drawn if setting.variant == "small")
 
 
 def test_the_coarse_grid_comes_first_and_every_setting_is_drawn_once() -> None:
