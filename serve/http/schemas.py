@@ -11,6 +11,7 @@ import secrets
 import time
 import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
 
 from pydantic import (
@@ -280,6 +281,10 @@ class GenerationRequest(Strict):
             previews=self.partial_images,
             warnings=self._warnings(),
         )
+        if self.negative_prompt and not generation.guided:
+            field = self.client_name("negative_prompt")
+            warning = f"{field}: has no effect where guidance is off"
+            generation = replace(generation, warnings=(*generation.warnings, warning))
         if generation.image_steps > limits.max_image_steps:
             n, size, field = map(self.client_name, ("n", "size", "num_inference_steps"))
             side_px = variant.default_size_px

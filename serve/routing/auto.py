@@ -152,8 +152,7 @@ class QualityFirst:
         now_used = [variant for variant in self.variants[self._level :] if variant in finish_s]
         for variant in now_used or [name for name in self.variants if name in finish_s]:
             if finish_s[variant] <= limit_s:
-                why = self._why(variant) if fits_all else "the best that the request allows"
-                return Decision(variant, why)
+                return Decision(variant, self._why(variant, finish_s))
         # None is in time: the fastest is the least late.
         fastest = min(finish_s, key=lambda variant: finish_s[variant])
         return Decision(fastest, "none in time, the fastest")
@@ -174,9 +173,11 @@ class QualityFirst:
             self._level -= 1
             self._well_since = None
 
-    def _why(self, variant: str) -> str:
+    def _why(self, variant: str, finish_s: Mapping[str, float]) -> str:
         if variant == self.variants[0]:
             return "the best, in time"
+        if variant == next(iter(finish_s)):
+            return "the best that the request allows"
         if variant == self.variants[self._level]:
             return "degraded under load"
         return "the best for its deadline"

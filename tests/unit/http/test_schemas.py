@@ -114,6 +114,11 @@ def test_a_whole_number_may_be_written_with_a_fraction() -> None:
             'prompt: "<lora:sparkle:0.8>" loads nothing here; it is read as text',
             id="lora",
         ),
+        pytest.param(
+            {"negative_prompt": "blue", "guidance_scale": 1.0},
+            "negative_prompt: has no effect where guidance is off",
+            id="negative-prompt",
+        ),
     ],
 )
 def test_what_has_no_effect_is_warned_of(fields: dict[str, Any], warning: str) -> None:
