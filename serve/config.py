@@ -54,7 +54,9 @@ class ModelOptions(BaseModel):
         known = family(self.family).variants
         for name in () if self.variants == (ALL,) else self.variants:
             if name not in known:
-                raise ValueError(f"variants: {name!r} was given; allowed: {', '.join(known)}")
+                raise ValueError(
+                    f"variants: {name!r} was given; allowed: {', '.join(known)}, or {ALL} alone"
+                )
         return self
 
 

@@ -73,6 +73,10 @@ class UnknownField(InvalidRequest):
     code = "unknown_parameter"
 
 
+class UnsuitableVariant(InvalidRequest):
+    """A request for another kind of variant: one that isn't to blame where others are offered."""
+
+
 class MalformedBody(InvalidRequest):
     """A body that isn't a JSON object in UTF-8."""
 

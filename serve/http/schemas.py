@@ -26,7 +26,14 @@ from pydantic import (
 )
 from pydantic_core import ErrorDetails, PydanticCustomError
 
-from ..errors import InvalidRequest, MalformedBody, ServingError, UnknownField, shown
+from ..errors import (
+    InvalidRequest,
+    MalformedBody,
+    ServingError,
+    UnknownField,
+    UnsuitableVariant,
+    shown,
+)
 from ..generation import Generation, OutputFormat, PictureFormat, SchedulerName, Timings
 from ..variants import Variant
 from .options import RequestLimits
@@ -304,8 +311,9 @@ class GenerationRequest(Strict):
             reason = ""
             if self.scheduler == "lcm":
                 others = ", ".join(map(shown, few_step)) or "none that is served here"
-                reason = f"; lcm needs a variant that was distilled for it: {others}"
-            raise InvalidRequest(
+                name = self.scheduler_name("lcm")
+                reason = f"; {name} needs a variant that was distilled for it: {others}"
+            raise UnsuitableVariant(
                 f"{field}: {shown(self.scheduler_name(self.scheduler))} was given; "
                 f"{shown(variant.name)} allows "
                 f"{', '.join(shown(self.scheduler_name(name)) for name in variant.schedulers)}"
@@ -319,7 +327,7 @@ class GenerationRequest(Strict):
             if given is not None and given > most:
                 field = self.client_name(name)
                 raise InvalidRequest(
-                    f"{field}: {given:g} was given; {shown(variant.name)} allows {least} to "
+                    f"{field}: {shown(given)} was given; {shown(variant.name)} allows {least} to "
                     f"{most:g}",
                     field,
                 )

@@ -145,9 +145,7 @@ class QualityFirst:
         self, finish_s: Mapping[str, float], deadline_s: float | None, now: float
     ) -> Decision:
         """The best in time, as the class says."""
-        fits_all = all(variant in finish_s for variant in self.variants)
-        if fits_all:  # Else it says nothing of how the variants keep up with the others.
-            self._follow(finish_s, now)
+        self._follow(finish_s, now)
         limit_s = self._slo_s if deadline_s is None else min(self._slo_s, deadline_s)
         now_used = [variant for variant in self.variants[self._level :] if variant in finish_s]
         for variant in now_used or [name for name in self.variants if name in finish_s]:
@@ -158,19 +156,27 @@ class QualityFirst:
         return Decision(fastest, "none in time, the fastest")
 
     def _follow(self, finish_s: Mapping[str, float], now: float) -> None:
-        """Move the level by the SLO, whatever single requests ask for."""
-        last = len(self.variants) - 1
-        while self._level < last and finish_s[self.variants[self._level]] > self._slo_s:
-            self._level += 1
+        """Move the level by the SLO, over the variants that the request allows.
+
+        Of the others nothing is known: a request that the present one doesn't allow takes nobody
+        down, and one that allows a better one brings all back up to it.
+        """
+        allowed = [level for level, name in enumerate(self.variants) if name in finish_s]
+        if all(finish_s[self.variants[level]] == math.inf for level in allowed):
+            return  # No replica answers, so that it isn't a matter of speed.
+        below = [level for level in allowed if level > self._level]
+        while below and finish_s.get(self.variants[self._level], 0.0) > self._slo_s:
+            self._level = below.pop(0)
             self._well_since = None
-        if self._level == 0:
+        above = [level for level in allowed if level < self._level]
+        if not above:
             return
-        if finish_s[self.variants[self._level - 1]] > self._return_share * self._slo_s:
+        if finish_s[self.variants[above[-1]]] > self._return_share * self._slo_s:
             self._well_since = None
         elif self._well_since is None:
             self._well_since = now
         elif now - self._well_since >= self._return_after_s:
-            self._level -= 1
+            self._level = above[-1]
             self._well_since = None
 
     def _why(self, variant: str, finish_s: Mapping[str, float]) -> str:

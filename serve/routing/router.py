@@ -10,7 +10,14 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from ray import serve
 from ray.serve.schema import ReplicaState
 
-from ..errors import InvalidRequest, Overloaded, VariantNotFound, VariantUnavailable, shown
+from ..errors import (
+    InvalidRequest,
+    Overloaded,
+    UnsuitableVariant,
+    VariantNotFound,
+    VariantUnavailable,
+    shown,
+)
 from ..generation import Choice, Drawing, Generation, PictureEvent, PictureFormat
 from ..metrics import RouterMetrics
 from ..replica_info import ReplicaInfo
@@ -84,7 +91,8 @@ class Router:
             except InvalidRequest as fault:
                 refusals.append(fault)
         if not resolved:
-            raise refusals[0]
+            to_blame = (fault for fault in refusals if not isinstance(fault, UnsuitableVariant))
+            raise next(to_blame, refusals[0])
         if self._rule.by_forecast:
             finish_s = await self._forecasts(resolved)
         else:

@@ -165,6 +165,16 @@ def test_the_reply_has_the_images_apis_shape(call: Call, router: FakeRouter) -> 
         assert picture.getpixel((0, 0)) == (grey, grey, grey)
 
 
+def test_lcm_is_refused_naming_the_served_variants_that_allow_it(
+    call: Call, router: FakeRouter
+) -> None:
+    for served, named in (("all", '"original-lcm", "distilled-lcm"'), ("original", "none that is")):
+        router.variants = AppArgs(variants=(served,)).served
+        response = call("POST", URL, json={"prompt": "x", "model": "original", "scheduler": "lcm"})
+        error = assert_openai_error(response, 400, "invalid_value")
+        assert f"was distilled for it: {named}" in error["message"]
+
+
 def test_what_auto_chose_is_named_with_the_reason(call: Call) -> None:
     body = {"prompt": "x", "model": "auto"}
     response = call("POST", URL, json=body)

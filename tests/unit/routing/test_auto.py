@@ -88,6 +88,25 @@ def test_a_short_deadline_takes_nobody_else_along() -> None:
     assert rule.decide(times(4, 3, 2), None, 1).variant == "original"
 
 
+def test_requests_that_some_variants_do_not_allow_bring_it_back_up_all_the_same() -> None:
+    rule = policy()
+    assert rule.decide(times(9, 1, 0.5), None, 0).variant == "distilled"
+    allowed = {"original": 1.0, "distilled": 0.5}
+    rule.decide(allowed, None, 1)
+    assert rule.decide(allowed, None, 12).variant == "original"
+    # What lies between is skipped where a request doesn't allow it.
+    rule.decide(times(9, 8, 4), None, 13)
+    outer = {"original": 1.0, "distilled-tiny-vae": 0.5}
+    rule.decide(outer, None, 14)
+    assert rule.decide(outer, None, 25).variant == "original"
+
+
+def test_where_no_replica_answers_nothing_moves() -> None:
+    rule = policy()
+    rule.decide(times(math.inf, math.inf, math.inf), None, 0)
+    assert rule.decide(times(1, 1, 1), None, 1).variant == "original"
+
+
 def test_a_request_that_some_variants_do_not_allow_goes_to_the_best_of_the_others() -> None:
     rule = policy()
     only = {"distilled-tiny-vae": 1.0}

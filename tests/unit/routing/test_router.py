@@ -15,6 +15,7 @@ from serve.errors import (
     NotFinite,
     Overloaded,
     ServingError,
+    UnsuitableVariant,
     VariantNotFound,
     VariantUnavailable,
 )
@@ -311,3 +312,11 @@ def test_auto_leaves_out_the_variants_that_do_not_allow_the_request() -> None:
 
     with pytest.raises(InvalidRequest, match="original: can't"):
         asyncio.run(made.choose("auto", nobody))
+
+    def too_many_steps_for_the_suitable_one(variant: Variant) -> Generation:
+        if variant.name == "original":
+            raise UnsuitableVariant("original: another scheduler", "scheduler")
+        raise InvalidRequest("distilled: too many steps", "num_inference_steps")
+
+    with pytest.raises(InvalidRequest, match="distilled: too many steps"):
+        asyncio.run(made.choose("auto", too_many_steps_for_the_suitable_one))
