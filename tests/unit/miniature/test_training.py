@@ -2,10 +2,11 @@
 
 import subprocess
 import sys
+from contextlib import nullcontext
 
 import pytest
 import torch
-from diffusers import LCMScheduler
+from diffusers import DDIMScheduler, LCMScheduler
 from torch import nn
 
 from serve.miniature.training import consistency
@@ -13,7 +14,7 @@ from serve.miniature.training.architecture import new_model, scheduler
 from serve.miniature.training.consistency import Trajectories, distil_steps
 from serve.miniature.training.dataset import CaptionedLatents
 from serve.miniature.training.fitting import Budget, World, fit
-from serve.miniature.training.train_unet import student_from
+from serve.miniature.training.train_unet import Captions, student_from
 from serve.miniature.training.train_vae import fold_scaling
 from tests.machine import ROOT
 
@@ -101,12 +102,71 @@ def test_a_ddim_step_with_the_true_noise_stays_on_the_trajectory():
     assert set(lcm.timesteps.tolist()) <= set(trajectories.timesteps(torch.arange(50)).tolist())
 
 
-def test_consistency_distillation_goes_on_from_its_checkpoint(tmp_path):
-    data = CaptionedLatents(
-        torch.randn(8, 4, 12, 12).half(),
-        torch.randint(0, 600, (8, 1, 77)).short(),
+def _captioned(rows):
+    return CaptionedLatents(
+        torch.randn(rows, 4, 12, 12).half(),
+        torch.randint(0, 600, (rows, 1, 77)).short(),
         torch.zeros(77, dtype=torch.int16),
     )
+
+
+def test_the_loss_is_algorithm_1s(monkeypatch):
+    """Once more with diffusers' DDIM, a row at a time."""
+    trained = {}
+    monkeypatch.setattr(
+        consistency, "fit", lambda world, name, modules, loss_of, *_: trained.update(loss=loss_of)
+    )
+    monkeypatch.setattr(World, "autocast", lambda world: nullcontext())
+    torch.manual_seed(0)
+    data, size, scale = _captioned(16), 50, 3.0
+    teacher, text = new_model("unet_distilled"), new_model("text_encoder")
+    student = distil_steps(
+        _ALONE, "few", data, teacher, text, scheduler().alphas_cumprod, scale,
+        Budget(1, size, 1e-3), None,
+    )  # fmt: skip
+    with torch.no_grad():
+        for parameter in student.parameters():
+            parameter += 0.02 * torch.randn_like(parameter)
+
+    ddim = DDIMScheduler.from_config(scheduler().config, clip_sample=False)
+    ddim.set_timesteps(50)
+    generator = torch.Generator().manual_seed(9)
+    rows = torch.randint(len(data.latents), (size,), generator=generator)
+    clean = data.latents[rows].float()
+    noise = torch.randn(clean.shape, generator=generator)
+    places = (torch.arange(size) + torch.rand(size, generator=generator)) / size
+    tokens = Captions(data).draw(rows, generator)
+    errors = []
+
+    def finished(unet, sample, at, condition):
+        predicted = unet(sample, at, condition).sample
+        return ddim.step(predicted, at, sample).pred_original_sample
+
+    with torch.no_grad():
+        states = text(tokens).last_hidden_state
+        nothing = text(data.no_tokens.long()[None]).last_hidden_state
+        for row, place in enumerate(places.tolist()):
+            timestep = 20 * (int(place * 50) + 1) - 1
+            condition = states[row : row + 1]
+
+            sample = ddim.add_noise(
+                clean[row : row + 1], noise[row : row + 1], torch.tensor([timestep])
+            )
+            without = teacher(sample, timestep, nothing).sample
+            guided = without + scale * (teacher(sample, timestep, condition).sample - without)
+            following = ddim.step(guided, timestep, sample).prev_sample
+            goal = following
+            if timestep > 19:
+                goal = finished(student, following, timestep - 20, condition)
+            errors.append(finished(student, sample, timestep, condition) - goal)
+        error = torch.cat(errors)
+        expected = ((error.square() + 1e-6).sqrt() - 1e-3).mean()
+        loss = trained["loss"](torch.Generator().manual_seed(9))
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-4)
+
+
+def test_consistency_distillation_goes_on_from_its_checkpoint(tmp_path):
+    data = _captioned(8)
     torch.manual_seed(0)
     teacher, text = new_model("unet_distilled"), new_model("text_encoder")
 
