@@ -517,3 +517,13 @@ def test_a_lora_for_another_unet_is_refused(hub: Hub, folder: Path) -> None:
     hub.repositories[LCM_LORA] = Repository({"README.md": b"nothing"})
     message = refused(hub, folder, "--variants", "original-lcm")
     assert message.endswith(f"{LCM_LORA}: has no {LORA_FILE}")
+
+
+def test_a_lora_that_arrives_damaged_is_not_merged(hub: Hub, folder: Path) -> None:
+    content, _ = a_lora(load_file(WEIGHTS_DIR / UNET))
+    hub.repositories[LCM_LORA] = Repository({LORA_FILE: content})
+    hub.damaged = {LORA_FILE}
+    assert LORA_FILE in refused(hub, folder, "--variants", "original-lcm")
+    assert not (folder / "unet_lcm").exists()
+    hub.damaged = set()
+    assert "merging" in downloaded(hub, folder, "--variants", "original-lcm")
