@@ -52,7 +52,12 @@ class FixedStep:
         """All sizes cost the same; no previews."""
         return Plan(len(generation.seeds), generation.num_inference_steps, step_cost=1.0)
 
-    def begin(self, generation: Generation) -> tuple[list[_Trajectory], tuple[str, ...]]:
+    def prepare(self, generation: Generation) -> None:
+        """Nothing to prepare: it draws no edits."""
+
+    def begin(
+        self, generation: Generation, prepared: None = None
+    ) -> tuple[list[_Trajectory], tuple[str, ...]]:
         """One trajectory per seed."""
         return [_Trajectory(generation, seed) for seed in generation.seeds], ()
 

@@ -4,7 +4,7 @@ Plain frozen data without defaults: whoever makes a `Generation` has decided eve
 downstream needs neither the request's schema nor the catalogue.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 SchedulerName = Literal["pndm", "ddim", "dpm++", "dpm++-karras", "euler", "euler-a", "unipc", "lcm"]
@@ -25,6 +25,21 @@ VERSION = "0.1.0"
 
 
 @dataclass(frozen=True, slots=True)
+class Source:
+    """The picture that an edit starts from, as large as the request's own.
+
+    `pixels` is RGB, `H * W * 3` bytes in rows. `mask`, `H * W` bytes, is over 127 where the picture
+    may change; None means everywhere. `strength`, over 0 and at most 1, is the share of the steps
+    that are taken.
+    """
+
+    # Not in its repr, which an error might put into a log.
+    pixels: bytes = field(repr=False)
+    mask: bytes | None = field(repr=False)
+    strength: float
+
+
+@dataclass(frozen=True, slots=True)
 class Generation:
     """One request with every default filled in.
 
@@ -33,7 +48,8 @@ class Generation:
     which work is counted. A `guidance_scale` of at most 1 means no classifier-free guidance, hence
     no negative prompt. `deadline_at` is in Unix seconds, since it crosses machines; None means no
     deadline. `previews` is how many pictures of each image to show before it is done.
-    `warnings` are what the client should know of its request.
+    `warnings` are what the client should know of its request. `source` is None unless the request
+    edits a picture.
     """
 
     variant: str
@@ -49,11 +65,18 @@ class Generation:
     deadline_at: float | None
     previews: int
     warnings: tuple[str, ...]
+    source: Source | None
 
     @property
     def guided(self) -> bool:
         """Whether there is classifier-free guidance."""
         return self.guidance_scale > 1
+
+    @property
+    def first_step(self) -> int:
+        """How many steps an edit leaves out; 0 without a source."""
+        steps = self.num_inference_steps
+        return 0 if self.source is None else steps - min(int(steps * self.source.strength), steps)
 
     @property
     def step_cost(self) -> float:
@@ -67,8 +90,14 @@ class Generation:
 
     @property
     def image_steps(self) -> float:
-        """The request's work, in steps of one image with guidance at the default size."""
-        return len(self.seeds) * self.num_inference_steps * self.step_cost
+        """The request's work, in steps of one image with guidance at the default size.
+
+        Encoding an edit's source takes about as long as one.
+        """
+        steps = len(self.seeds) * (self.num_inference_steps - self.first_step) * self.step_cost
+        if self.source is None:
+            return steps
+        return steps + self.width_px * self.height_px / self.default_size_px**2
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,12 +107,14 @@ class Plan:
     `steps` are the UNet calls of each image, at least 1. `step_cost` is what one image's step
     takes, in steps of the variant's default size with guidance; an estimate is good enough.
     `previews_at` are the steps, counted from 1 and below `steps`, after which to show each image.
+    `prepares` says that there is something to prepare before the first step.
     """
 
     images: int
     steps: int
     step_cost: float
     previews_at: tuple[int, ...] = ()
+    prepares: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,6 +199,11 @@ def infotext(generation: Generation, image: int) -> str:
         "Seed": generation.seeds[image],
         "Size": f"{generation.width_px}x{generation.height_px}",
         "Model": generation.variant,
+        **(
+            {}
+            if generation.source is None
+            else {"Denoising strength": f"{generation.source.strength:g}"}
+        ),
         "Version": f"distilled-sd-serve {VERSION}",
     }
     lines.append(", ".join(f"{name}: {value}" for name, value in fields.items()))

@@ -61,6 +61,9 @@ class ReplicaMetrics(Observer):
         self._call_images = Histogram("dsd_call_images", "Images in a UNet call", _IMAGES_BUCKETS)
         self._step_s = Histogram("dsd_step_seconds", "One UNet call", _STEP_BUCKETS_S)
         self._decode_s = Histogram("dsd_decode_seconds", "Decoding, per image", _STEP_BUCKETS_S)
+        self._source_s = Histogram(
+            "dsd_source_encode_seconds", "Encoding the picture of an edit", _STEP_BUCKETS_S
+        )
         self._encode_s = Histogram(
             "dsd_encode_seconds", "PNG, JPEG or WebP, per image", _STEP_BUCKETS_S
         )
@@ -94,6 +97,10 @@ class ReplicaMetrics(Observer):
     def admitted(self, job: Generation, queue_s: float) -> None:
         """A job's first image got a slot."""
         self._queue_s.observe(queue_s, {"variant": job.variant})
+
+    def prepared(self, seconds: float) -> None:
+        """An edit's picture became latents."""
+        self._source_s.observe(seconds)
 
     def decoded(self, images: int, seconds: float) -> None:
         """So many images became pixels."""

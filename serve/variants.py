@@ -129,6 +129,7 @@ class Variant:
             deadline_at=None,
             previews=0,
             warnings=(),
+            source=None,
         )
         return replace(defaults, **changes)
 

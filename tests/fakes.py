@@ -33,6 +33,7 @@ def generation(**changes: object) -> Generation:
         "deadline_at": None,
         "previews": 0,
         "warnings": (),
+        "source": None,
     }
     return Generation(**{**fields, **changes})  # type: ignore[arg-type]
 
@@ -78,6 +79,7 @@ class FakeDenoiser:
     calls: list[list[FakeTrajectory]] = field(default_factory=list)
     decodes: list[int] = field(default_factory=list)
     previews: int = 0
+    prepared: int = 0
     # Which pictures are flagged.
     flags: Callable[[NDArray[np.uint8]], bool] = lambda picture: False
     memory_freed: int = 0
@@ -87,10 +89,14 @@ class FakeDenoiser:
     # Tests hold a step open with it.
     gate: threading.Event = field(default_factory=threading.Event)
     decode_gate: threading.Event = field(default_factory=threading.Event)
+    prepare_gate: threading.Event = field(default_factory=threading.Event)
+    # Calls of `prepare` that have no memory.
+    no_room_to_prepare: int = 0
 
     def __post_init__(self) -> None:
         self.gate.set()
         self.decode_gate.set()
+        self.prepare_gate.set()
 
     @property
     def prompt_lookups(self) -> tuple[int, int]:
@@ -119,10 +125,25 @@ class FakeDenoiser:
             steps=steps,
             step_cost=1.0 if job.guidance_scale > 1 else 0.5,
             previews_at=tuple(sorted({step for step in shown if 0 < step < steps})),
+            prepares=job.source is not None,
         )
 
-    def begin(self, job: Generation) -> tuple[list[FakeTrajectory], tuple[str, ...]]:
+    def prepare(self, job: Generation) -> str:
+        self._note_thread("prepare")
+        self.prepare_gate.wait()
+        if self.no_room_to_prepare:
+            self.no_room_to_prepare -= 1
+            raise OutOfDeviceMemory("no room")
+        if job.prompt == "poisoned picture":
+            raise ValueError("a bad picture")
+        self.prepared += 1
+        return f"prepared {job.prompt}"
+
+    def begin(
+        self, job: Generation, prepared: str | None = None
+    ) -> tuple[list[FakeTrajectory], tuple[str, ...]]:
         self._note_thread("begin")
+        assert prepared == (None if job.source is None else f"prepared {job.prompt}")
         self.begun += 1
         if job.prompt == "poison":
             raise ValueError("a bad prompt")

@@ -1,9 +1,13 @@
-"""Turns finished images into pixels, and the others into previews, beside the steps."""
+"""Turns finished images into pixels, and the others into previews, beside the steps.
+
+It also prepares jobs that need it, such as edits, whose picture has to be encoded.
+"""
 
 import logging
 import threading
 import time
 from collections import deque
+from collections.abc import Callable
 from typing import Generic
 
 import numpy as np
@@ -15,7 +19,7 @@ from .forecast import Pace
 from .observer import Observer
 from .previews import PreviewBudget
 from .slots import Limit
-from .tickets import Preview
+from .tickets import Preview, Ticket
 from .under_way import ImageTask, Stopwatch
 
 _log = logging.getLogger("ray.serve")
@@ -42,6 +46,7 @@ class Decoding(Generic[JobT, TrajectoryT]):
         self._observer = observer
         self._finished: deque[ImageTask[TrajectoryT]] = deque()
         self._previews: deque[tuple[ImageTask[TrajectoryT], int, bool]] = deque()
+        self._unprepared: deque[tuple[Ticket, Callable[[], None]]] = deque()
         self._limit = Limit(_MOST_AT_ONCE)
         self._closed = False
         self._changed = threading.Condition()
@@ -58,6 +63,12 @@ class Decoding(Generic[JobT, TrajectoryT]):
         """Queue images that have done all their steps."""
         with self._changed:
             self._finished.extend(images)
+            self._changed.notify()
+
+    def put_job(self, ticket: Ticket, done: Callable[[], None]) -> None:
+        """Queue a job to be prepared; `done` is called when it is."""
+        with self._changed:
+            self._unprepared.append((ticket, done))
             self._changed.notify()
 
     def put_preview(self, image: ImageTask[TrajectoryT], shared: bool) -> None:
@@ -79,7 +90,12 @@ class Decoding(Generic[JobT, TrajectoryT]):
     def _run(self) -> None:
         while not self._closed:
             with self._changed:
-                self._changed.wait_for(lambda: self._finished or self._previews or self._closed)
+                self._changed.wait_for(
+                    lambda: self._finished or self._previews or self._unprepared or self._closed
+                )
+            # In turns with the slices, so that neither waits for all of the other.
+            if self._unprepared:
+                self._prepare(*self._unprepared.popleft())
             if images := self._next_slice():
                 self._decode(images)
             elif self._previews:
@@ -107,6 +123,26 @@ class Decoding(Generic[JobT, TrajectoryT]):
                 else:
                     self._finished.append(image)
             return chosen
+
+    def _prepare(self, ticket: Ticket, done: Callable[[], None]) -> None:
+        if ticket.deadline is not None and time.perf_counter() > ticket.deadline:
+            ticket.end(DeadlineExceeded("deadline_s: passed before the first step"))
+        if ticket.ended:
+            return
+        try:
+            try:
+                prepared, seconds = self.stopwatch.time(self._denoiser.prepare, ticket.job)
+            except OutOfDeviceMemory:
+                self._denoiser.free_memory()
+                self._observer.out_of_memory()
+                prepared, seconds = self.stopwatch.time(self._denoiser.prepare, ticket.job)
+        except Exception as fault:
+            ticket.end(fault)
+            return
+        self._pace.saw_prepare(seconds)
+        self._observer.prepared(seconds)
+        ticket.prepared, ticket.is_prepared = prepared, True
+        done()
 
     def _decode(self, images: list[ImageTask[TrajectoryT]]) -> None:
         try:

@@ -5,7 +5,7 @@ Implemented by the pipelines, the tests' fakes and the load tests' fixed-step de
 
 from collections.abc import Hashable
 from contextlib import AbstractContextManager
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,9 +39,9 @@ TrajectoryT = TypeVar("TrajectoryT", bound=Trajectory)
 class Denoiser(Protocol[JobT, TrajectoryT]):
     """Draws on a device. Calls block.
 
-    `begin` and `step` are called from one thread and never overlap. `decode`, `preview` and
-    `flagged` are called from one other thread, and may overlap with those two. `plan` and `info`
-    may be called from any thread.
+    `begin` and `step` are called from one thread and never overlap. `prepare`, `decode`, `preview`
+    and `flagged` are called from one other thread, and may overlap with those two. `plan` and
+    `info` may be called from any thread.
 
     Raises:
         OutOfDeviceMemory: from any call; the trajectories are unchanged, so the call can be
@@ -67,7 +67,12 @@ class Denoiser(Protocol[JobT, TrajectoryT]):
     def plan(self, job: JobT, /) -> Plan:
         """The work of a job; returns at once, without using the device."""
 
-    def begin(self, job: JobT, /) -> tuple[list[TrajectoryT], tuple[str, ...]]:
+    def prepare(self, job: JobT, /) -> Any:
+        """What `begin` needs besides the job, where its plan says so."""
+
+    def begin(
+        self, job: JobT, prepared: Any = None, /
+    ) -> tuple[list[TrajectoryT], tuple[str, ...]]:
         """One trajectory per image, in order, and warnings for the client."""
 
     def step(self, trajectories: list[TrajectoryT], /) -> None:

@@ -22,6 +22,7 @@ class Pace:
         if call_s:
             self._fastest_s[1.0] = min(call_s.values())
         self.decode_s = 0.0
+        self.prepare_s = 0.0
 
     def saw_call(self, images: int, step_cost: float, seconds: float) -> None:
         """Take in the measured seconds of a call of `images` whose steps cost `step_cost` each."""
@@ -32,6 +33,10 @@ class Pace:
     def saw_decode(self, images: int, seconds: float) -> None:
         """Take in the measured seconds of decoding `images` in one call."""
         self.decode_s = _average(self.decode_s or None, seconds / images)
+
+    def saw_prepare(self, seconds: float) -> None:
+        """Take in the measured seconds of preparing a job."""
+        self.prepare_s = _average(self.prepare_s or None, seconds)
 
     def call_s(self, images: int, step_cost: float = 1.0) -> float:
         """Expected seconds of a call."""

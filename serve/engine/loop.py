@@ -98,6 +98,8 @@ class Engine(Generic[JobT, TrajectoryT]):
             self._jobs[ticket] = images
             self._slots.add(images)
             self._changed.notify()
+        if plan.prepares:
+            self._decoding.put_job(ticket, self._prepared)
         return ticket
 
     def forecast(self, job: JobT) -> Forecast:
@@ -181,7 +183,12 @@ class Engine(Generic[JobT, TrajectoryT]):
 
     def _forecast(self, plan: Plan, ahead: list[Work]) -> Forecast:
         own = Work(plan.images, plan.steps, plan.step_cost)
-        return forecast(self._pace, self._slots.cap, ahead, own)
+        expected = forecast(self._pace, self._slots.cap, ahead, own)
+        if not plan.prepares:
+            return expected
+        # While others are drawn, but before its own first step.
+        later_s = max(0.0, self._pace.prepare_s - expected.start_s)
+        return Forecast(expected.start_s + later_s, expected.finish_s + later_s)
 
     def _refuse_if_late(self, ticket: Ticket, deadline: float, ahead: int) -> None:
         takes_s = ticket.expected_s
@@ -212,6 +219,10 @@ class Engine(Generic[JobT, TrajectoryT]):
                 "deadline_s",
             )
 
+    def _prepared(self) -> None:
+        with self._changed:
+            self._changed.notify()
+
     def _ended(self, ticket: Ticket, outcome: Result | BaseException) -> None:
         with self._changed:
             self._jobs.pop(ticket, None)
@@ -237,9 +248,7 @@ class Engine(Generic[JobT, TrajectoryT]):
 
     def _wait_for_work(self) -> bool:
         with self._changed:
-            self._changed.wait_for(
-                lambda: self._closed or self._slots.waiting or self._slots.under_way
-            )
+            self._changed.wait_for(lambda: self._closed or self._slots.busy)
             return not self._closed
 
     def _end_late(self) -> None:
@@ -284,13 +293,17 @@ class Engine(Generic[JobT, TrajectoryT]):
     def _begin(self, ticket: Ticket) -> None:
         ticket.begun_at = time.perf_counter()
         self._observer.admitted(ticket.job, ticket.begun_at - ticket.submitted_at)
+
+        def begin(job: JobT) -> tuple[list[TrajectoryT], tuple[str, ...]]:
+            return self._denoiser.begin(job, ticket.prepared)
+
         try:
             try:
-                begun, _ = self._stopwatch.time(self._denoiser.begin, ticket.job)
+                begun, _ = self._stopwatch.time(begin, ticket.job)
             except OutOfDeviceMemory:
                 self._denoiser.free_memory()
                 self._observer.out_of_memory()
-                begun, _ = self._stopwatch.time(self._denoiser.begin, ticket.job)
+                begun, _ = self._stopwatch.time(begin, ticket.job)
         except Exception as fault:
             ticket.end(fault)
             return

@@ -17,6 +17,9 @@ class Observer:
     def admitted(self, job: Any, queue_s: float) -> None:
         """A job's first image got a slot, `queue_s` after it was submitted."""
 
+    def prepared(self, seconds: float) -> None:
+        """A job was prepared."""
+
     def decoded(self, images: int, seconds: float) -> None:
         """One call decoded `images`."""
 

@@ -1,6 +1,6 @@
 """Which images are under way, and whose turn it is: rules without clock or device.
 
-Images are admitted in order of arrival, as far as there are free slots:
+Images are admitted in order of arrival, as far as there are free slots and they are prepared:
 
 - `step`: at every step. No request waits for a batch to end.
 - `batch`: only when nothing is under way. Whole batches, as in a server that calls a pipeline; an
@@ -13,6 +13,7 @@ waits for at most one call of every other group.
 
 from collections import deque
 from collections.abc import Hashable, Iterable
+from itertools import islice
 from typing import Generic, Literal, Protocol, TypeVar
 
 Policy = Literal["step", "batch"]
@@ -24,6 +25,10 @@ _LONGEST_WAIT_S = 16 * _FIRST_WAIT_S
 
 class Schedulable(Protocol):
     """An image as the slots see it."""
+
+    @property
+    def prepared(self) -> bool:
+        """Whether it may have a slot; until then others pass it."""
 
     @property
     def group(self) -> Hashable:
@@ -101,9 +106,16 @@ class Slots(Generic[ImageT]):
         if self._policy == "batch" and self._under_way:
             return []
         free = max(0, self.cap - len(self._under_way))
-        admitted = [self._waiting.popleft() for _ in range(min(free, len(self._waiting)))]
+        admitted = list(islice((image for image in self._waiting if image.prepared), free))
+        for image in admitted:
+            self._waiting.remove(image)
         self._under_way.extend(admitted)
         return admitted
+
+    @property
+    def busy(self) -> bool:
+        """Whether there is an image to step or to admit."""
+        return bool(self._under_way) or any(image.prepared for image in self._waiting)
 
     def turn(self) -> list[ImageT]:
         """The images of the next call, at most `cap`; empty when nothing is under way."""

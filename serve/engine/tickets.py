@@ -73,6 +73,9 @@ class Ticket:
         self.submitted_at = time.perf_counter()
         self.begun_at: float | None = None
         self.warnings: tuple[str, ...] = ()
+        # What the denoiser has prepared, once it has.
+        self.prepared: Any = None
+        self.is_prepared = False
         self.previewed = False
         self.expected_s = 0.0
         self._on_end = on_end

@@ -24,6 +24,12 @@ class ImageTask(Generic[TrajectoryT]):
     had_no_room: bool = False
 
     @property
+    def prepared(self) -> bool:
+        """Whether its request has all that it needs to begin, or has ended, so that it may go."""
+        ticket = self.ticket
+        return ticket.ended or ticket.is_prepared or not ticket.plan.prepares
+
+    @property
     def group(self) -> Hashable:
         """Equal for images that can share a call of `step`."""
         return self.begun.group

@@ -68,7 +68,7 @@ class UNet(Model, Protocol):
 
 
 class VaeConfig(Protocol):
-    """The part of a VAE's `config` that decoding needs."""
+    """The part of a VAE's `config` that matters here."""
 
     latent_channels: int
     scaling_factor: float
@@ -78,6 +78,9 @@ class Vae(Model, Protocol):
     """`AutoencoderKL` or `AutoencoderTiny`."""
 
     config: VaeConfig
+
+    def encode(self, x: torch.Tensor, return_dict: Literal[False]) -> tuple[Any]:
+        """Pixels `(B, 3, H, W)` in [-1, 1] to latents, or to a distribution of latents."""
 
     def decode(self, z: torch.Tensor, return_dict: Literal[False]) -> tuple[torch.Tensor]:
         """Latents `(B, 4, H/8, W/8)`, over the scaling factor, to `(B, 3, H, W)` in [-1, 1]."""
@@ -106,6 +109,14 @@ class Scheduler(Protocol):
     timesteps: torch.Tensor
     init_noise_sigma: float | torch.Tensor
     alphas_cumprod: torch.Tensor
+
+    def add_noise(
+        self, original_samples: torch.Tensor, noise: torch.Tensor, timesteps: torch.Tensor
+    ) -> torch.Tensor:
+        """Samples as noisy as before the step of these timesteps."""
+
+    def set_begin_index(self, begin_index: int) -> None:
+        """Choose the first step; PNDM's and DDIM's schedulers have no such method."""
 
     def set_timesteps(self, num_inference_steps: int, device: str) -> None:
         """Choose the timesteps."""

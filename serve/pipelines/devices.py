@@ -88,6 +88,15 @@ class StepClock:
         event.record()
         return event
 
+    def wait_for(self, ready: torch.cuda.Event | None, tensors: Iterable[torch.Tensor]) -> None:
+        """Let what is launched from now on wait for tensors of the other stream."""
+        if ready is None:
+            return
+        stream = torch.cuda.current_stream()
+        stream.wait_event(ready)
+        for tensor in tensors:
+            tensor.record_stream(stream)
+
     def keep_pace(self) -> None:
         """Call after launching a step: waits until the step before it is done.
 
@@ -120,6 +129,15 @@ class SideStream:
             tensor.record_stream(self._stream)
         with torch.cuda.stream(self._stream):
             yield
+
+    def finish(self) -> torch.cuda.Event | None:
+        """Wait for what was launched; an event after it, None on a CPU. For inside `reading`."""
+        if self._stream is None:
+            return None
+        event = torch.cuda.Event(blocking=True)
+        event.record()
+        event.synchronize()
+        return event
 
     def fetch(self, *tensors: torch.Tensor) -> list[torch.Tensor]:
         """Copies in main memory, with a single wait for all; call it inside `reading`."""

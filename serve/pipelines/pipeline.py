@@ -31,10 +31,11 @@ from .devices import (
     resolve_device,
     to_device,
 )
+from .edits import EncodedSource, paste, source_pixels, start
 from .embeddings import PromptEncoder
 from .optimisations import DEFAULTS, Optimisations
 from .readiness import Readiness
-from .trajectories import Trajectory, guide, new_scheduler, plan
+from .trajectories import Trajectory, guide, move_tables, new_scheduler, plan
 from .vae import Decoder
 
 if TYPE_CHECKING:
@@ -167,11 +168,22 @@ class Pipeline:
 
     @name_memory_errors
     @torch.inference_mode()
-    def begin(self, generation: Generation) -> tuple[list[Trajectory], tuple[str, ...]]:
+    def prepare(self, generation: Generation) -> EncodedSource | None:
+        """Encode the picture that a request edits, if it does."""
+        if generation.source is None:
+            return None
+        vae = self.components[generation.variant].vae
+        return self._decoder.encode(vae, source_pixels(generation))
+
+    @name_memory_errors
+    @torch.inference_mode()
+    def begin(
+        self, generation: Generation, prepared: EncodedSource | None = None
+    ) -> tuple[list[Trajectory], tuple[str, ...]]:
         """Encode the prompts and draw the noise: one trajectory per seed, and warnings.
 
         Each image's noise comes from a CPU generator with its own seed, so it depends neither on
-        the device nor on other images.
+        the device nor on other images. An edit needs what `prepare` made of it.
         """
         variant = self._variants[generation.variant]
         parts, encoder = self.components[variant.name], self._encoders[variant.text_encoder.folder]
@@ -181,29 +193,39 @@ class Pipeline:
             negative_embeds, cut = encoder.encode("negative_prompt", generation.negative_prompt)
             warnings = warnings + cut
         size = generation.height_px // 8, generation.width_px // 8
+        if prepared is not None:
+            self._clock.wait_for(prepared.ready, prepared.tensors)
         trajectories = []
         for seed in generation.seeds:
             scheduler = new_scheduler(
                 generation.scheduler,
                 parts.scheduler.config,
                 generation.num_inference_steps,
-                self.device,
             )
             generator = torch.Generator("cpu").manual_seed(seed)
-            noise = torch.randn(
-                (1, parts.unet.config.in_channels, *size), generator=generator, dtype=self.dtype
-            )
+            kept = None
+            if prepared is not None:
+                latents, timesteps, kept = start(generation, prepared, generator, scheduler)
+            else:
+                noise = torch.randn(
+                    (1, parts.unet.config.in_channels, *size), generator=generator, dtype=self.dtype
+                )
+                latents = to_device(noise, self.device) * scheduler.init_noise_sigma
+                timesteps = list(scheduler.timesteps)
+            move_tables(scheduler, self.device)
             trajectories.append(
                 Trajectory(
                     variant=variant,
-                    latents=to_device(noise, self.device) * scheduler.init_noise_sigma,
+                    latents=latents,
                     prompt_embeds=prompt_embeds,
                     negative_embeds=negative_embeds,
                     guidance_scale=generation.guidance_scale,
                     scheduler=scheduler,
                     generator=generator,
-                    timesteps=list(scheduler.timesteps),
+                    timesteps=timesteps,
                     ready=None,
+                    generation=generation,
+                    kept=kept,
                 )
             )
         ready = self._clock.mark()
@@ -275,7 +297,10 @@ class Pipeline:
             NotFinite: one of the images has infinite or NaN values.
         """
         vae = self.components[trajectories[0].variant.name].vae
-        return self._decoder.decode(vae, trajectories)
+        pixels = self._decoder.decode(vae, trajectories)
+        for index, trajectory in enumerate(trajectories):
+            pixels[index] = paste(trajectory.generation, pixels[index])
+        return pixels
 
     @name_memory_errors
     @torch.inference_mode()
@@ -288,7 +313,7 @@ class Pipeline:
         vae = self.components[trajectory.variant.name].preview_vae
         if vae is None:
             raise ValueError(f"{trajectory.variant.name}: has no VAE for previews")
-        return self._decoder.preview(vae, trajectory)
+        return paste(trajectory.generation, self._decoder.preview(vae, trajectory))
 
     @name_memory_errors
     @torch.inference_mode()

@@ -30,6 +30,7 @@ from ..generation import Generation, Plan, SchedulerName
 from ..variants import Variant
 from .components import Scheduler
 from .devices import to_device
+from .edits import Kept
 
 SCHEDULERS: dict[SchedulerName, tuple[Any, dict[str, Any]]] = {
     "pndm": (PNDMScheduler, {}),
@@ -47,7 +48,7 @@ _WITH_NOISE = EulerAncestralDiscreteScheduler, LCMScheduler
 
 
 def new_scheduler(
-    name: SchedulerName, config: Mapping[str, Any], num_inference_steps: int, device: torch.device
+    name: SchedulerName, config: Mapping[str, Any], num_inference_steps: int
 ) -> Scheduler:
     """A scheduler for one image, with the family's configuration and its timesteps chosen."""
     scheduler_class, options = SCHEDULERS[name]
@@ -55,10 +56,14 @@ def new_scheduler(
     corrected = {**config, "clip_sample": False, "steps_offset": 1}
     scheduler: Scheduler = scheduler_class.from_config(corrected, **options)
     scheduler.set_timesteps(num_inference_steps, device="cpu")
+    return scheduler
+
+
+def move_tables(scheduler: Scheduler, device: torch.device) -> None:
+    """Put tables that a step looks up on the device there; the others stay on the CPU."""
     if isinstance(scheduler, UniPCMultistepScheduler):
         # It would copy them one by one, and wait for the device each time.
         scheduler.sigmas = to_device(scheduler.sigmas, device)
-    return scheduler
 
 
 def _without_waiting(
@@ -108,7 +113,8 @@ class Trajectory:
 
     `latents` is `(1, 4, H/8, W/8)`, on CUDA valid once `ready` has completed; the embeddings are
     `(1, 77, D)`, the negative one None without guidance. `generator` has drawn the first noise;
-    some schedulers draw more at every step.
+    some schedulers draw more at every step. An edit's `timesteps` are the scheduler's last ones;
+    `kept` is what its mask leaves out.
     """
 
     variant: Variant
@@ -120,6 +126,8 @@ class Trajectory:
     generator: torch.Generator
     timesteps: list[torch.Tensor]
     ready: torch.cuda.Event | None
+    generation: Generation
+    kept: Kept | None = None
     prediction: Prediction | None = None
     steps_done: int = 0
 
@@ -172,6 +180,8 @@ class Trajectory:
                 latents = self.scheduler.step(
                     noise, self.timestep, self.latents, return_dict=False, **options
                 )[0]
+            if self.kept is not None:
+                latents = self.kept.put_back(latents, self.steps_done + 1)
             ready = mark()
         except BaseException:
             scheduler.update(before)
@@ -195,7 +205,9 @@ class Trajectory:
         both Eulers, where `signal` is 1 (Karras et al., https://arxiv.org/abs/2206.00364).
         """
         if isinstance(self.scheduler, EulerDiscreteScheduler | EulerAncestralDiscreteScheduler):
-            signal, sigma = 1.0, float(self.scheduler.sigmas[last.call])
+            # An edit leaves out the first.
+            first = len(self.scheduler.sigmas) - 1 - self.total_steps
+            signal, sigma = 1.0, float(self.scheduler.sigmas[first + last.call])
         else:
             power = float(self.scheduler.alphas_cumprod[int(self.timesteps[last.call])])
             signal, sigma = math.sqrt(power), math.sqrt(1 - power)
@@ -225,10 +237,12 @@ def unet_calls(scheduler: SchedulerName, num_inference_steps: int) -> int:
 def plan(generation: Generation, variant: Variant) -> Plan:
     """A request's work: its steps, the cost of each, and the steps to show previews after."""
     steps = unet_calls(generation.scheduler, generation.num_inference_steps)
+    steps -= generation.first_step
     parts = 1 + (generation.previews if variant.preview_vae is not None else 0)
     return Plan(
         images=len(generation.seeds),
         steps=steps,
         step_cost=generation.step_cost,
         previews_at=tuple(sorted({part * steps // parts for part in range(1, parts)} - {0})),
+        prepares=generation.source is not None,
     )

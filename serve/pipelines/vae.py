@@ -1,4 +1,4 @@
-"""Latents to pixels through a VAE, for finished images and previews.
+"""Latents to pixels through a VAE, for finished images and previews; and an edit's pixels back.
 
 When each is decoded, and on which thread, is up to `engine.decoding`.
 """
@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from ..errors import NotFinite
 from .components import Vae
 from .cuda_graphs import Call
-from .devices import SideStream, free_memory_bytes, recorded_bytes
+from .devices import SideStream, free_memory_bytes, recorded_bytes, to_device
+from .edits import EncodedSource, encode
 from .trajectories import Trajectory
 
 _MOST_AT_ONCE = 8
@@ -66,6 +67,12 @@ class Decoder:
             raise NotFinite(f"{which} is not a number: its latents went to infinity on the way")
         pixels: NDArray[np.uint8] = drawn.numpy()
         return pixels
+
+    def encode(self, vae: Vae, pixels: torch.Tensor) -> EncodedSource:
+        """Encode a picture, `(1, H, W, 3)` uint8 in main memory; returns when it is done."""
+        with self._side.reading([], []):
+            mean, deviation = encode(vae, to_device(pixels, self._device))
+            return EncodedSource(mean, deviation, vae.config.scaling_factor, self._side.finish())
 
     def preview(self, vae: Vae, trajectory: Trajectory) -> NDArray[np.uint8]:
         """The finished image as last predicted, `(H, W, 3)` uint8; noise before the first step."""

@@ -188,13 +188,14 @@ def _on_own_clock(deadline_at: float | None) -> float | None:
 
 def _log_done(generation: Generation, timings: Timings) -> None:
     _log.info(
-        "%s: %d image(s) %dx%d, %d steps: queue %.3f s, denoise %.3f s, decode %.3f s, "
+        "%s: %d image(s) %dx%d, %d steps%s: queue %.3f s, denoise %.3f s, decode %.3f s, "
         "encode %.3f s",
         generation.variant,
         len(generation.seeds),
         generation.width_px,
         generation.height_px,
         generation.num_inference_steps,
+        "" if generation.source is None else f" at strength {generation.source.strength:g}",
         timings.queue_s,
         timings.denoise_s,
         timings.decode_s,

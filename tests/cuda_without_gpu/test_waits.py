@@ -11,6 +11,7 @@ import pytest
 import torch
 from diffusers import PNDMScheduler
 
+from serve.generation import Source
 from serve.pipelines import embeddings, vae
 from serve.pipelines import pipeline as under_test
 from serve.pipelines.optimisations import Optimisations
@@ -43,7 +44,7 @@ def pipe(cuda: Device) -> Iterator[Pipeline]:
 def draw(pipe: Pipeline, **changes: Any) -> None:
     fields = {"width_px": 512, "height_px": 512, "default_size_px": 512, "num_inference_steps": 2}
     asked = generation(**{**fields, **changes})
-    images, _ = pipe.begin(asked)
+    images, _ = pipe.begin(asked, pipe.prepare(asked))
     finish(pipe, images)
     for image in images:
         assert image.latents.shape == (1, 4, asked.height_px // 8, asked.width_px // 8)
@@ -69,6 +70,19 @@ def test_a_picture_waits_for_the_device_only_when_it_is_fetched(
     """With guidance in recorded calls, without it and in another size in an eager one."""
     draw(pipe, variant=variant, scheduler=scheduler, seeds=(1, 2, 3))
     draw(pipe, variant=variant, scheduler=scheduler, guidance_scale=1.0, width_px=768)
+
+
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize(
+    ("scheduler", "variant"),
+    [("pndm", "original"), *((name, "distilled-tiny-vae") for name in SCHEDULERS)],
+)
+def test_an_edit_waits_for_the_device_only_when_it_is_fetched(
+    pipe: Pipeline, scheduler: str, variant: str, masked: bool
+) -> None:
+    pixels, mask = np.zeros((512, 512, 3), np.uint8), np.full((512, 512), 255, np.uint8)
+    source = Source(pixels.tobytes(), mask.tobytes() if masked else None, 0.5)
+    draw(pipe, variant=variant, scheduler=scheduler, num_inference_steps=4, source=source)
 
 
 def timesteps_on_the_device(patch: pytest.MonkeyPatch) -> None:

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from serve.errors import NotFinite, OutOfDeviceMemory
-from serve.generation import Generation
+from serve.generation import Generation, Source
 from serve.miniature import WEIGHTS_DIR
 from serve.pipelines.devices import memory, resolve_device
 from serve.pipelines.optimisations import Optimisations
@@ -272,6 +272,18 @@ def test_the_device_draws_nearly_the_cpus_picture() -> None:
     asked = default_size(seeds=(2023,), num_inference_steps=12)
     on_cpu = Pipeline.load([MINIATURE.variants["original"]], WEIGHTS_DIR, "cpu")
     # The same noise from the same CPU generator; half precision rounds differently.
+    assert difference(draw(packed("all"), asked), draw(on_cpu, asked)) < 4
+
+
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("variant", ["original", "distilled-tiny-vae"])
+def test_the_device_edits_nearly_as_the_cpu(variant: str, masked: bool) -> None:
+    pixels = np.random.default_rng(0).integers(0, 255, (96, 96, 3), np.uint8)
+    mask = np.zeros((96, 96), np.uint8)
+    mask[:48] = 255
+    source = Source(pixels.tobytes(), mask.tobytes() if masked else None, 0.7)
+    asked = default_size(variant=variant, seeds=(5,), num_inference_steps=12, source=source)
+    on_cpu = Pipeline.load([MINIATURE.variants[variant]], WEIGHTS_DIR, "cpu")
     assert difference(draw(packed("all"), asked), draw(on_cpu, asked)) < 4
 
 

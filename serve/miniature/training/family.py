@@ -27,7 +27,8 @@ def denoise(
     asked = MINIATURE.variants[variant].generation
     trajectories: list[Trajectory] = []
     for prompt, seed in zip(prompts, seeds, strict=True):
-        trajectories += pipeline.begin(asked(prompt, [seed], **changes))[0]
+        generation = asked(prompt, [seed], **changes)
+        trajectories += pipeline.begin(generation, pipeline.prepare(generation))[0]
     for _ in range(trajectories[0].total_steps):
         pipeline.step(trajectories)
     return trajectories

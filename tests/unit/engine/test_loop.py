@@ -56,6 +56,7 @@ def play(
                 engine.close()
                 fake.gate.set()
                 fake.decode_gate.set()
+                fake.prepare_gate.set()
                 await engine.wait_closed()
             assert engine.unfinished == 0
 

@@ -20,6 +20,7 @@ class FakeImage:
     calls_left: int
     group: None = None
     latency_s: float = 0.0
+    prepared: bool = True
 
 
 def arrivals(

@@ -10,6 +10,20 @@ from serve.engine.slots import Limit, Policy, Slots
 class FakeImage:
     group: str = "a"
     steps_left: int = 1
+    prepared: bool = True
+
+
+def test_an_unprepared_image_is_passed_and_keeps_its_place() -> None:
+    slots: Slots[FakeImage] = Slots("step", cap=1)
+    edit, first, second = FakeImage(prepared=False), FakeImage(), FakeImage()
+    slots.add([edit])
+    assert not slots.busy
+    slots.add([first, second])
+    assert slots.admit() == [first]
+    slots.remove([first])
+    edit.prepared = True
+    assert slots.admit() == [edit]
+    assert slots.waiting == (second,)
 
 
 def test_images_are_admitted_in_order_of_arrival_into_free_slots() -> None:

@@ -72,7 +72,7 @@ def test_guidance_of_a_whole_call_is_that_of_each_image_bit_by_bit(dtype: torch.
 
 def test_karras_sigmas_are_those_of_the_paper() -> None:
     config = PNDMScheduler.from_pretrained(WEIGHTS_DIR / "scheduler").config
-    made = new_scheduler("dpm++-karras", config, 5, torch.device("cpu"))
+    made = new_scheduler("dpm++-karras", config, 5)
     sigmas = made.sigmas[:-1]  # type: ignore[attr-defined]
     # Equation 5 of https://arxiv.org/abs/2206.00364, with rho 7.
     roots = sigmas ** (1 / 7)
