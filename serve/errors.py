@@ -78,13 +78,13 @@ class UnsuitableVariant(InvalidRequest):
 
 
 class MalformedBody(InvalidRequest):
-    """A body that isn't a JSON object in UTF-8."""
+    """A body that isn't a JSON object in UTF-8, or isn't a form where a form is expected."""
 
     code = "malformed_body"
 
 
 class BodyTooLarge(InvalidRequest):
-    """A body over the limit, counted in bytes read."""
+    """A body, or a file in it, over the limit, counted in bytes read."""
 
     status = 413
     code = "body_too_large"

@@ -20,7 +20,20 @@ class RequestLimits(BaseModel):
     )
 
 
-class HttpOptions(RequestLimits):
+class UploadLimits(BaseModel):
+    """How large a picture that a client sends may be."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    max_upload_mib: int = Field(
+        16, ge=1, le=64, description="MiB of a picture's file that a client sends"
+    )
+    max_upload_side_px: int = Field(
+        4096, ge=64, le=16384, description="pixels of each of its sides"
+    )
+
+
+class HttpOptions(UploadLimits, RequestLimits):
     """Which routes are served, and the limits of clients and requests."""
 
     playground: bool = Field(True, description="serve the page at `/`")
