@@ -11,7 +11,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from numpy.typing import NDArray
 from PIL import Image
 from playwright.sync_api import Locator, Page, expect
 
@@ -585,3 +587,111 @@ def test_the_docs_page_shows_and_asks_the_api_under_its_policy(
     models.get_by_role("button", name="Try it out").click()
     models.get_by_role("button", name="Execute").click()
     expect(models.locator(".live-responses-table")).to_contain_text('"object": "list"')
+
+
+def chosen(page: Page, width_px: int = 128, height_px: int = 96) -> None:
+    """Choose a blue picture to start from."""
+    file = io.BytesIO()
+    Image.new("RGB", (width_px, height_px), (40, 60, 200)).save(file, "PNG")
+    page.get_by_text("Start from a picture").click()
+    page.locator("#image").set_input_files(
+        {"name": "blue.png", "mimeType": "image/png", "buffer": file.getvalue()}
+    )
+    expect(page.locator("#mask")).to_be_visible()
+
+
+def masks(service: Service) -> list[NDArray[np.bool_] | None]:
+    """Where each request of the service may change its picture."""
+    found: list[NDArray[np.bool_] | None] = []
+    for _, job, _ in service.router.asked:
+        assert job.source is not None
+        assert job.source.pixels[:3] == bytes((40, 60, 200))
+        mask = job.source.mask
+        shape = job.height_px, job.width_px
+        found.append(None if mask is None else np.frombuffer(mask, np.uint8).reshape(shape) > 127)
+    return found
+
+
+def test_every_variant_starts_from_the_picture(service: Service, page: Page) -> None:
+    chosen(page)
+    expect(page.get_by_label("Width in pixels")).to_have_value("128")
+    expect(page.get_by_label("Height in pixels")).to_have_value("96")
+    page.get_by_label("Strength").fill("0.5")
+    draw(page)
+    expect_states(page, "done")
+    assert masks(service) == [None, None, None]
+    assert {job.source.strength for _, job, _ in service.router.asked if job.source} == {0.5}
+    expect(page.locator("#saved")).to_contain_text("-F image=@blue.png")
+    expect(page.locator("#saved")).to_contain_text("/v1/images/edits")
+    page.get_by_role("button", name="Remove the picture").click()
+    service.router.asked.clear()
+    draw(page)
+    wait_for(lambda: len(service.router.asked) == 3)
+    assert [job.source for _, job, _ in service.router.asked] == [None, None, None]
+
+
+def test_a_mask_is_painted_with_a_pointer(service: Service, page: Page) -> None:
+    chosen(page)
+    canvas = page.locator("#mask")
+    box = canvas.bounding_box()
+    assert box is not None
+    canvas.click(position={"x": box["width"] / 4, "y": box["height"] / 2})
+    draw(page)
+    expect_states(page, "done")
+    for mask in masks(service):
+        assert mask is not None
+        assert mask[48, 32]
+        assert not mask[48, 96]
+        assert 0.005 < mask.mean() < 0.1
+    expect(page.locator("#saved")).to_contain_text("-F mask=@mask.png")
+    page.get_by_role("button", name="Clear the mask").click()
+    service.router.asked.clear()
+    draw(page)
+    wait_for(lambda: len(service.router.asked) == 3)
+    assert masks(service) == [None, None, None]
+
+
+def test_a_mask_is_painted_with_the_keyboard(service: Service, page: Page) -> None:
+    chosen(page)
+    page.locator("#mask").focus()
+    for key in ("Shift+ArrowLeft", "Shift+ArrowLeft", "ArrowUp", "Space"):
+        page.keyboard.press(key)
+    expect(page.get_by_role("log")).to_contain_text("Painted at 25 % from the left, 47 % from")
+    draw(page)
+    expect_states(page, "done")
+    mask = masks(service)[0]
+    assert mask is not None
+    assert mask[45, 32]
+    assert not mask[:, 64:].any()
+
+
+@pytest.mark.thorough
+def test_an_edit_comes_back_from_the_history(service: Service, page: Page) -> None:
+    chosen(page)
+    page.locator("#mask").focus()
+    page.keyboard.press("Space")
+    draw(page)
+    expect_states(page, "done")
+    expect(page.locator("#history")).to_contain_text("from a picture")
+    page.get_by_role("button", name="Remove the picture").click()
+    page.locator("#history button").first.click()
+    expect(page.locator("#mask")).to_be_visible()
+    before = masks(service)[0]
+    service.router.asked.clear()
+    draw(page)
+    # The cards are done already: they show what came back.
+    wait_for(lambda: len(service.router.asked) == 3)
+    after = masks(service)[0]
+    assert before is not None
+    assert after is not None
+    assert (before == after).mean() > 0.99
+
+
+@pytest.mark.thorough
+def test_what_is_no_picture_is_told_at_its_field(page: Page) -> None:
+    page.get_by_text("Start from a picture").click()
+    page.locator("#image").set_input_files(
+        {"name": "x.png", "mimeType": "image/png", "buffer": b"no picture"}
+    )
+    expect(page.locator("#image")).to_have_accessible_description(re.compile("can't read"))
+    expect(page.locator("#mask")).to_be_hidden()

@@ -4,11 +4,16 @@
 export const quoted = (text) =>
   /^[\w@%+=:,.\/-]+$/.test(text) ? text : `'${text.replaceAll("'", `'\\''`)}'`;
 
-export const curl = (url, body, { withKey, flags }) =>
+// `files` are those of a form, by field; without any the body is JSON.
+export const curl = (url, body, { withKey, flags, files = {} }) =>
   [
     ["curl", ...flags, quoted(url)].join(" "),
-    "-H 'Content-Type: application/json'",
     // The key itself is never shown: commands end up in histories and in chats.
     ...(withKey ? ['-H "Authorization: Bearer $API_KEY"'] : []),
-    `-d ${quoted(JSON.stringify(body))}`,
+    ...(Object.keys(files).length
+      ? [
+          ...Object.entries(files).map(([field, name]) => `-F ${quoted(`${field}=@${name}`)}`),
+          ...Object.entries(body).map((entry) => `--form-string ${quoted(entry.join("="))}`),
+        ]
+      : ["-H 'Content-Type: application/json'", `-d ${quoted(JSON.stringify(body))}`]),
   ].join(" \\\n  ");

@@ -1,12 +1,14 @@
 // The page: reads the form, draws with every variant at once, and shows what comes.
 
 import { curl } from "./curl.js";
+import * as edit from "./edit.js";
 import * as history from "./history.js";
 import { Lost, Refusal, draw, models as askModels, pictureOf } from "./stream.js";
 
 const $ = (id) => document.getElementById(id);
 const MODELS_URL = new URL("v1/models", document.baseURI).href; // Also owns defaults and bounds.
 const IMAGES_URL = new URL("v1/images/generations", document.baseURI).href;
+const EDITS_URL = new URL("v1/images/edits", document.baseURI).href;
 const KEY = "distilled-sd-serve.key";
 const form = $("settings");
 
@@ -47,7 +49,7 @@ function limit(id, [low, high], step) {
 
 const two = (size) => size.split("x");
 
-function fill(settings) {
+function fill({ picture, mask, ...settings }) {
   const [width, height] = two(settings.size);
   for (const [name, value] of Object.entries({ ...settings, width, height })) {
     if (name !== "size") form.elements[name].value = value;
@@ -64,7 +66,18 @@ function settings() {
     num_inference_steps: Number(value("num_inference_steps")),
     guidance_scale: Number(value("guidance_scale")),
     size: `${Number(value("width"))}x${Number(value("height"))}`,
+    strength: Number(value("strength")),
   };
+}
+
+// Sets the size to the picture's, or to the nearest of its shape that every variant draws.
+function fitSize(width, height) {
+  const { min, max, step } = $("size");
+  const scale = Math.max(Math.min(1, max / Math.max(width, height)), min / Math.min(width, height));
+  const nearest = (side) =>
+    Math.min(max, Math.max(min, Math.round((scale * side) / step) * step));
+  $("size").value = nearest(width);
+  $("height").value = nearest(height);
 }
 
 function randomSeed() {
@@ -103,7 +116,8 @@ function complain(param, message) {
   if ($(id)) return true;
   input.closest(".field").append(element("p", message, { id, className: "error" }));
   input.setAttribute("aria-invalid", "true");
-  input.setAttribute("aria-describedby", id);
+  input.dataset.hint = input.getAttribute("aria-describedby") ?? "";
+  input.setAttribute("aria-describedby", `${input.dataset.hint} ${id}`.trim());
   input.focus();
   return true;
 }
@@ -112,7 +126,8 @@ function clearComplaints() {
   for (const error of form.querySelectorAll(".error")) error.remove();
   for (const input of form.querySelectorAll("[aria-invalid]")) {
     input.removeAttribute("aria-invalid");
-    input.removeAttribute("aria-describedby");
+    if (input.dataset.hint) input.setAttribute("aria-describedby", input.dataset.hint);
+    else input.removeAttribute("aria-describedby");
   }
 }
 
@@ -120,7 +135,7 @@ function clearComplaints() {
 
 // Steps and guidance that a few-step variant doesn't allow, or that nobody has changed, are left out,
 // so that it draws with its own.
-function bodyOf(id, { negative_prompt, ...rest }) {
+function bodyOf(id, { negative_prompt, strength, picture, mask, ...rest }) {
   const model = models.find((one) => one.id === id);
   const sent = ([name, value]) => {
     if (!["num_inference_steps", "guidance_scale"].includes(name) || !model) return true;
@@ -131,7 +146,20 @@ function bodyOf(id, { negative_prompt, ...rest }) {
     model: id,
     ...Object.fromEntries(Object.entries(rest).filter(sent)),
     ...(negative_prompt && { negative_prompt }),
+    ...(picture && { strength }),
   };
+}
+
+const urlOf = ({ picture }) => (picture ? EDITS_URL : IMAGES_URL);
+
+// An edit is sent as a form, everything else as JSON.
+function contentOf(body, { picture, mask }) {
+  if (!picture) return body;
+  const content = new FormData();
+  for (const [name, value] of Object.entries(body)) content.append(name, value);
+  content.append("image", picture, "picture");
+  if (mask) content.append("mask", mask, "mask.png");
+  return content;
 }
 
 const stepsOf = (model, settings) =>
@@ -141,8 +169,11 @@ const mostPreviews = () => models[0]?.bounds.partial_images[1] ?? 0;
 
 const streamed = (body) => ({ ...body, stream: true, partial_images: mostPreviews() });
 
-function begin() {
-  const chosen = settings();
+let beginning = false;
+
+async function begin() {
+  beginning = true;
+  const chosen = { ...settings(), ...(await edit.parts()) };
   const run = {
     id: Date.now(),
     settings: chosen,
@@ -153,6 +184,7 @@ function begin() {
       steps: stepsOf(model, chosen),
     })),
   };
+  beginning = false;
   show(run);
   tell(`Drawing with ${run.results.length} variants, seed ${run.settings.seed}.`);
   drawAll(run, run.results);
@@ -180,11 +212,11 @@ async function drawAll(run, results) {
 async function drawOne(run, result, signal) {
   const beganAt = performance.now();
   const onEvent = (event) => {
-    if (event.type === "image_generation.partial_image") {
+    if (event.type.endsWith(".partial_image")) {
       result.state = "drawing";
       result.previews += 1;
       tell(`${result.model}: preview ${result.previews}.`);
-    } else if (event.type === "image_generation.completed") {
+    } else if (event.type.endsWith(".completed")) {
       const { timings, warnings, size } = event;
       const total_s = (performance.now() - beganAt) / 1000;
       Object.assign(result, { state: "done", timings, warnings, size, total_s });
@@ -196,7 +228,7 @@ async function drawOne(run, result, signal) {
   };
   try {
     const body = streamed(bodyOf(result.model, run.settings));
-    await draw(IMAGES_URL, body, key, signal, onEvent);
+    await draw(urlOf(run.settings), contentOf(body, run.settings), key, signal, onEvent);
     if (!result.picture) throw new Lost("The server ended the stream without a picture.");
   } catch (fault) {
     if (signal.aborted) Object.assign(result, { state: "stopped", problem: "Stopped." });
@@ -409,10 +441,17 @@ function divide() {
 function showCommands() {
   const body = bodyOf($("which").value, shown.settings);
   const withKey = Boolean(key);
-  $("sent").textContent = curl(IMAGES_URL, streamed(body), { withKey, flags: ["-N"] });
+  const { picture, mask } = shown.settings;
+  const files = {
+    ...(picture && { image: picture.name ?? "picture.png" }),
+    ...(mask && { mask: "mask.png" }),
+  };
+  const url = urlOf(shown.settings);
+  $("sent").textContent = curl(url, streamed(body), { withKey, flags: ["-N"], files });
   const file = `${body.model}-${body.seed}.png`;
-  $("saved").textContent = curl(IMAGES_URL, body, {
+  $("saved").textContent = curl(url, body, {
     withKey,
+    files,
     flags: ["-H 'Accept: image/png'", "-o", file],
   });
   $("key-note").hidden = !withKey;
@@ -475,7 +514,11 @@ async function listHistory(lost = "") {
       const text = element("span", prompt);
       const when = new Date(run.id).toLocaleString();
       text.append(
-        element("small", `seed ${seed}, ${num_inference_steps} steps, ${pixels(size)}, ${when}`),
+        element(
+          "small",
+          `seed ${seed}, ${num_inference_steps} steps, ${pixels(size)}, ` +
+            `${run.settings.picture ? "from a picture, " : ""}${when}`,
+        ),
       );
       const button = element("button", "", { type: "button" });
       button.dataset.run = run.id;
@@ -489,8 +532,13 @@ async function listHistory(lost = "") {
   if (focused) $("history").querySelector(`[data-run="${focused}"]`)?.focus();
 }
 
-function restore(run) {
+async function restore(run) {
+  const { picture, mask } = run.settings;
+  $("edit").open = Boolean(picture);
+  if (picture) await edit.choose(picture, { keptMask: mask });
+  else edit.remove();
   fill(run.settings);
+  showStrength();
   for (const result of run.results) {
     if (!result.url) look(result, result.picture);
     result.state = "done";
@@ -503,9 +551,12 @@ function restore(run) {
 
 form.addEventListener("submit", (event) => {
   event.preventDefault();
-  if (drawing.size === 0) begin();
+  if (drawing.size === 0 && !beginning) begin();
 });
 form.addEventListener("input", clearComplaints);
+const showStrength = () => ($("strength-value").value = $("strength").value);
+$("strength").oninput = showStrength;
+edit.setUp({ tell, changed: fitSize, refused: (words) => complain("image", words) });
 $("random").onclick = () => {
   $("seed").value = randomSeed();
   tell(`Seed ${$("seed").value}.`);

@@ -76,8 +76,12 @@ export async function draw(url, body, key, signal, onEvent) {
     heard();
     const response = await request(url, {
       method: "POST",
-      headers: { "Content-Type": "application/json", ...authorization(key) },
-      body: JSON.stringify(body),
+      // The browser names a form's type itself, with its boundary.
+      headers: {
+        ...(body instanceof FormData ? {} : { "Content-Type": "application/json" }),
+        ...authorization(key),
+      },
+      body: body instanceof FormData ? body : JSON.stringify(body),
       signal: own.signal,
     });
     for await (const event of events(response.body)) {
