@@ -8,6 +8,7 @@ from typing import Any
 
 import aiohttp
 
+from .bodies import content_of, path_of
 from .replies import Verdict, judge
 from .samples import Sample
 
@@ -51,8 +52,9 @@ class Client:
         """Send one request's body; a connection that fails is a verdict, too."""
         loop = asyncio.get_running_loop()
         try:
+            content, content_type = content_of(asked)
             async with self._session.post(
-                f"{self._url}/v1/images/generations", json=asked
+                self._url + path_of(asked), data=content, headers={"Content-Type": content_type}
             ) as response:
                 content = await response.read()
         except (aiohttp.ClientError, TimeoutError) as fault:

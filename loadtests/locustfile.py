@@ -13,11 +13,11 @@ from typing import Any
 
 from locust import FastHttpUser, constant, events, tag, task
 
+from loadtests.bodies import GENERATIONS, content_of, path_of
 from loadtests.keys import KEY_HELP, KEY_VARIABLE
 from loadtests.replies import AUTO, Verdict, judge, judge_stream
 from loadtests.workload import Workload
 
-_PATH = "/v1/images/generations"
 # Workers of a distributed run ask for different requests.
 _REQUESTS_OF_A_WORKER = 1_000_000
 
@@ -33,7 +33,9 @@ def _add_arguments(parser: Any) -> None:
     parser.add_argument("--prompts", choices=("miniature", "sd-v1"), default="miniature")
     parser.add_argument("--workload-seed", type=int, default=0, help="of prompts and seeds")
     parser.add_argument(
-        "--mixed-variant", default="distilled", help="variant of MixedStepsUser and StreamingUser"
+        "--mixed-variant",
+        default="distilled",
+        help="of MixedStepsUser, EditUser, StreamingUser",
     )
     parser.add_argument("--previews", type=int, default=3, help="of StreamingUser, 1 to 3")
     parser.add_argument("--slo", type=float, default=0, help="seconds; later replies are failures")
@@ -70,6 +72,7 @@ class VariantUser(FastHttpUser):
     variant = ""
     on_request = False
     step_counts: tuple[int, ...] = ()
+    edits = 0.0
     wait_time = constant(0)
     network_timeout = 300.0
     connection_timeout = 10.0
@@ -92,6 +95,7 @@ class VariantUser(FastHttpUser):
             n=options.images,
             size=options.size or None,
             guidance_scale=options.guidance if options.guidance >= 0 else None,
+            edits=self.edits,
         )
         if type(self)._indices is None:
             worker = getattr(self.environment.runner, "worker_index", 0)
@@ -99,7 +103,7 @@ class VariantUser(FastHttpUser):
 
     def name(self, asked: dict[str, Any]) -> str:
         """The request's row in the statistics."""
-        return f"{_PATH} [{asked['model']}]"
+        return f"{path_of(asked)} [{asked['model']}]"
 
     def answered_name(self, asked: dict[str, Any], verdict: Verdict) -> str:
         """The row, given the reply."""
@@ -125,10 +129,15 @@ class VariantUser(FastHttpUser):
 
     def post(self, asked: dict[str, Any], **options: Any) -> Any:
         """Send a request; a context manager of its response."""
-        headers = {"Authorization": f"Bearer {self.options.key}"} if self.options.key else {}
+        # Locust's types know no bytes.
+        content: Any
+        content, content_type = content_of(asked)
+        headers = {"Content-Type": content_type}
+        if self.options.key:
+            headers["Authorization"] = f"Bearer {self.options.key}"
         return self.client.post(
-            _PATH,
-            json=asked,
+            path_of(asked),
+            data=content,
             headers=headers,
             name=self.name(asked),
             catch_response=True,
@@ -226,7 +235,7 @@ class AutoUser(VariantUser):
         """The row of the variant that answered; its requests are that variant's share."""
         if not verdict.model:
             return self.name(asked)
-        return f"{_PATH} [{AUTO}: {verdict.model}, {verdict.model_reason}]"
+        return f"{GENERATIONS} [{AUTO}: {verdict.model}, {verdict.model_reason}]"
 
 
 class MixedStepsUser(VariantUser):
@@ -237,7 +246,15 @@ class MixedStepsUser(VariantUser):
 
     def name(self, asked: dict[str, Any]) -> str:
         """The row of the step count."""
-        return f"{_PATH} [{asked['model']}, {asked['num_inference_steps']} steps]"
+        return f"{GENERATIONS} [{asked['model']}, {asked['num_inference_steps']} steps]"
+
+
+class EditUser(VariantUser):
+    """Asks one variant for edits of the bundled pictures."""
+
+    edits = 1.0
+    on_request = True
+    generate = _one_picture("edit")
 
 
 class StreamingUser(VariantUser):
@@ -249,7 +266,7 @@ class StreamingUser(VariantUser):
 
     def name(self, asked: dict[str, Any]) -> str:
         """The row of whole streams."""
-        return f"{_PATH} [{self.variant}, stream]"
+        return f"{GENERATIONS} [{self.variant}, stream]"
 
     @tag("streaming")
     @task

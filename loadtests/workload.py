@@ -5,6 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
+from .bodies import PICTURES
+
+_SIDES_PX = {"miniature": 96, "sd-v1": 512}
 _PROMPTS_DIR = Path(__file__).parent / "prompts"
 
 
@@ -13,7 +16,8 @@ class Workload:
     """Request number i, always the same one, whichever variant is asked and in whichever order.
 
     `num_inference_steps` may hold several counts; each request takes one of them. Without any, and
-    where another field is None, it is left to the variant's default.
+    where another field is None, it is left to the variant's default. A share of the requests,
+    `edits`, starts from a picture of `picture_px` a side.
     """
 
     prompts: tuple[str, ...]
@@ -23,6 +27,8 @@ class Workload:
     size: str | None = None
     guidance_scale: float | None = None
     scheduler: str | None = None
+    edits: float = 0.0
+    picture_px: int = 96
 
     @classmethod
     def shipped(cls, family: str, **fields: Any) -> Self:
@@ -32,10 +38,10 @@ class Workload:
             FileNotFoundError: there are none for this family.
         """
         lines = (_PROMPTS_DIR / f"{family}.txt").read_text(encoding="utf-8").splitlines()
-        return cls(prompts=tuple(lines), **fields)
+        return cls(prompts=tuple(lines), picture_px=_SIDES_PX[family], **fields)
 
     def body(self, index: int, variant: str) -> dict[str, Any]:
-        """The JSON body of one request."""
+        """The fields of one request; `bodies.content_of` makes its body of them."""
         # Not a generator's state: request i doesn't depend on who asked for the ones before.
         drawn = random.Random(f"{self.seed}/{index}")
         body: dict[str, Any] = {
@@ -48,4 +54,6 @@ class Workload:
             "guidance_scale": self.guidance_scale,
             "scheduler": self.scheduler,
         }
+        if drawn.random() < self.edits:
+            body |= {"image": drawn.choice(PICTURES), "picture_px": self.picture_px}
         return {name: value for name, value in body.items() if value is not None}

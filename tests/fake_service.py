@@ -137,7 +137,7 @@ class FakeService:
             self._at_once -= 1
 
     async def _answer(self, request: web.Request) -> web.StreamResponse:
-        asked = await request.json()
+        asked = await _asked(request)
         self.asked.append(asked)
         reason = None
         if asked["model"] == "auto" and self.auto_slo_s:
@@ -201,12 +201,24 @@ class FakeService:
         return response
 
 
+async def _asked(request: web.Request) -> dict[str, Any]:
+    """The fields of a JSON body or of an edit's form."""
+    if request.content_type == "application/json":
+        asked: dict[str, Any] = await request.json()
+        return asked
+    form = await request.post()
+    text = {name: value for name, value in form.items() if isinstance(value, str)}
+    numbers = {name: int(value) for name, value in text.items() if value.isdigit()}
+    return {**text, **numbers, "edited": "image" in form}
+
+
 @contextmanager
 def serving(service: FakeService) -> Iterator[FakeService]:
     """Serve on a free port of the loopback address, on a thread of its own."""
     loop = asyncio.new_event_loop()
     app = web.Application()
     app.router.add_post("/v1/images/generations", service.generate)
+    app.router.add_post("/v1/images/edits", service.generate)
     app.router.add_get("/v1/models", service.models)
     app.router.add_get("/readyz", service.ready)
     # At its end it waits for nobody.
@@ -237,6 +249,7 @@ class _Request:
 
     asked: dict[str, Any]
     headers: dict[str, str] = field(default_factory=dict)
+    content_type: str = "application/json"
 
     async def json(self) -> dict[str, Any]:
         return self.asked

@@ -57,6 +57,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--steps", type=_between(1, 150, int), help="of both loops; default: the variant's own")
     add("--size", help="WIDTHxHEIGHT; default: the variant's own")
     add("--auto", action="store_true", help="measure `auto`, too: 30 %% of the time is kept for it")
+    add("--edits", type=_share, default=0.0, help="of the requests, that start from a picture")
     add("--guidance", type=float, help="default: the variant's own")
     add("--seed", type=int, default=0, help="of prompts, seeds and arrivals")
     add("--minutes", type=_positive, help="at most; what doesn't fit is left out and named")
@@ -233,6 +234,7 @@ def _design(args: argparse.Namespace, endpoint: Endpoint) -> Design:
             num_inference_steps=() if args.steps is None else (args.steps,),
             size=args.size,
             guidance_scale=args.guidance,
+            edits=args.edits,
         ),
         own_steps={
             name: args.steps or endpoint.models[name]["defaults"]["num_inference_steps"]

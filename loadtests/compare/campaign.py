@@ -154,7 +154,7 @@ class Campaign:
                         drawn[variant] = first_picture(content)
                     bar.update()
 
-                await closedloop.run(self.client, 1, count, design.workload, variant, done=keep)
+                await closedloop.run(self.client, 1, count, design.drawn, variant, done=keep)
 
     async def _frontier(self) -> None:
         """Its settings, within the time that it has beside the budget."""
@@ -173,7 +173,7 @@ class Campaign:
 
             await Sweep(
                 self.client,
-                design.workload,
+                design.drawn,
                 self.record,
                 self.frontier,
                 reference_setting(design, self.frontier[0][0]),

@@ -48,20 +48,20 @@ def judge(
         print("Decoding identical latents with both VAEs ...", flush=True)
         folder, count = family_dir(endpoint.family, weights_dir), min(design.pictures, 8)
         found["vaes"] = vae_similarity(
-            family(endpoint.family), design.variants, folder, design.workload, count
+            family(endpoint.family), design.variants, folder, design.drawn, count
         )
     if clip is None:
         return
     print("CLIP scores ...", flush=True)
     whole = record.drawn_by_all(design.variants)
     pictures = {name: [pixels(drawn[name]) for drawn in whole.values()] for name in design.variants}
-    scores = clip_scores(clip, prompts(design.workload, [*whole]), pictures)
+    scores = clip_scores(clip, prompts(design.drawn, [*whole]), pictures)
     found["clip"] = {name: statistics.fmean(each.cosines) for name, each in scores.items()}
     if not record.frontier:
         return
     found["frontier_clip"] = clip_scores(
         clip,
-        prompts(design.workload, sorted(set().union(*record.frontier.values()))),
+        prompts(design.drawn, sorted(set().union(*record.frontier.values()))),
         {
             setting: [pixels(shots[index].picture) for index in sorted(shots)]
             for setting, shots in record.frontier.items()

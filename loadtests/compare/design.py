@@ -93,7 +93,12 @@ class Design:
     @property
     def seed_workload(self) -> Workload:
         """The published one: 4 images a call, in each variant's own number of steps (25)."""
-        return replace(self.workload, prompts=(PROMPT,), n=IMAGES_A_CALL, num_inference_steps=())
+        return replace(self.drawn, prompts=(PROMPT,), n=IMAGES_A_CALL, num_inference_steps=())
+
+    @property
+    def drawn(self) -> Workload:
+        """The same without edits, whose pictures can't be compared by prompt."""
+        return replace(self.workload, edits=0.0)
 
     def requests(self, users: int) -> int:
         """How many requests that many users share in one round."""

@@ -175,7 +175,7 @@ def find_frontier(
         if reference in clip:
             measure = "CLIP score"
             points |= _with_clip(points, clip, reference)
-        asked = prompts(design.workload, indices)
+        asked = prompts(design.drawn, indices)
         if endpoint.family == "miniature" and (right := _judged(asked, pictures)):
             measure = "share judged right"
             for setting, verdicts in right.items():

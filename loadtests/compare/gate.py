@@ -70,10 +70,13 @@ def check_comparable(before: Mapping[str, Any], family: str, workload: Workload)
     """Whether a report, as JSON has it, is of what this run is about to measure.
 
     Raises:
-        NotComparable: it measured another family, other steps, another size, guidance or seed.
+        NotComparable: it measured another family, other steps, another size, guidance, seed or
+            share of edits.
     """
-    for name in ("num_inference_steps", "size", "guidance_scale", "seed"):
-        old, new = before["design"]["workload"][name], getattr(workload, name)
+    # Reports from before there were edits have none.
+    measured = {"edits": 0.0, **before["design"]["workload"]}
+    for name in ("num_inference_steps", "size", "guidance_scale", "seed", "edits"):
+        old, new = measured[name], getattr(workload, name)
         new = list(new) if isinstance(new, tuple) else new
         if old != new:
             raise NotComparable(f"baseline: its workload has {name} {old}, this run's {new}")

@@ -154,6 +154,7 @@ def _asked(report: Mapping[str, Any]) -> dict[str, Any]:
         else str(workload["guidance_scale"]),
         "scheduler": own["scheduler"],
         "n": workload["n"],
+        "edits": workload.get("edits", 0.0),
         "seed": workload["seed"],
         "prompts": workload["prompts"],
         # Unless `--slo` was given it is so many times the reference's own time on each device.

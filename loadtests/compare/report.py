@@ -120,6 +120,7 @@ def facts(conclusion: Conclusion) -> list[str]:
     sizes = sorted({model["defaults"]["size"] for model in conclusion.endpoint.models.values()})
     replicas = ", ".join(f"{name} {count}" for name, count in conclusion.endpoint.replicas.items())
     steps = ", ".join(map(str, workload.num_inference_steps)) or "each variant's own"
+    edits = f", {workload.edits:.0%} of them edits" if workload.edits else ""
     return [
         f"Command: `{conclusion.setup.command}`",
         f"Begun {made['began']}, commit {made['commit']}.",
@@ -133,9 +134,9 @@ def facts(conclusion: Conclusion) -> list[str]:
         f"{workload.size or ', '.join(sizes)}, guidance "
         f"{workload.guidance_scale or 'of the variant'}.",
         f"Workload: request i is the same for every variant; seed {workload.seed}, "
-        f"{len(workload.prompts)} prompts. Open loop: {design.samples_a_rate} requests a rate in "
-        "two rounds; the search begins where a queue with the closed loop's even work would have "
-        "the p95 of these arrivals at the SLO.",
+        f"{len(workload.prompts)} prompts{edits}. Open loop: {design.samples_a_rate} requests a "
+        "rate in two rounds; the search begins where a queue with the closed loop's even work "
+        "would have the p95 of these arrivals at the SLO.",
         f"Policy of `auto`: {_policy(conclusion.endpoint.auto)}"
         f"{'' if design.auto_against else '; not measured (`--auto`)'}.",
         f"Budget: {design.whole_s / 60:.1f} minutes.",

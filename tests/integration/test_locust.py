@@ -139,6 +139,14 @@ def test_mixed_steps_have_a_row_each_and_a_stream_one_for_its_previews() -> None
     assert first["min_response_time"] < 2 * whole["min_response_time"] / 3
 
 
+def test_edits_are_sent_with_a_picture_and_have_rows_of_their_route() -> None:
+    with serving(FakeService()) as service:
+        found, _ = run(service, *users(1), "EditUser", until=lambda: len(service.asked) > 3)
+    assert set(found) == {"/v1/images/edits [distilled]"}
+    assert all(row["num_failures"] == 0 for row in found.values())
+    assert all(body["edited"] for body in service.asked)
+
+
 def test_auto_has_a_row_for_each_variant_that_answered_and_why() -> None:
     fake = FakeService(latency_s=0.0, serial_s={"original": 0.1, "distilled": 0.05}, auto_slo_s=0.2)
     with serving(fake) as service:
@@ -179,7 +187,15 @@ def test_what_is_late_cut_off_or_answered_by_nobody_is_a_failure() -> None:
     [
         pytest.param(["--tags", "original"], id="tags"),
         pytest.param(
-            ["--exclude-tags", "distilled", "distilled-tiny-vae", "mixed", "streaming", "auto"],
+            [
+                "--exclude-tags",
+                "distilled",
+                "distilled-tiny-vae",
+                "mixed",
+                "streaming",
+                "auto",
+                "edit",
+            ],
             id="exclude-tags",
         ),
     ],

@@ -1,10 +1,11 @@
 """What a load test asks for, when, and how it judges what comes back."""
 
+import asyncio
 import base64
 import io
 import itertools
 import json
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +15,17 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from loadtests import arrivals
+from loadtests.bodies import PICTURES, content_of, path_of
 from loadtests.keys import environments_key, without_key
 from loadtests.replies import judge, judge_stream
 from loadtests.samples import percentile, summarize
 from loadtests.workload import Workload
+from serve.http.edit_schemas import EditRequest
+from serve.http.multipart import read_form
 from serve.http.schemas import parse_request
 from serve.miniature.training.scenes import parse_caption
 from tests.fake_service import reply_to
+from tests.machine import HANG_S
 from tests.unit.loadtests.samples import sample
 
 ASKED = {"model": "distilled", "prompt": "x", "seed": 2**32 - 1, "n": 2}
@@ -35,6 +40,35 @@ def test_every_variant_is_asked_for_the_same() -> None:
     assert {body["num_inference_steps"] for body in bodies} == {10, 25, 50}
     assert len({body["prompt"] for body in bodies}) > 30
     assert len({body["seed"] for body in bodies}) == 200
+
+
+def test_a_share_of_the_requests_are_edits_and_the_others_stay_the_same() -> None:
+    plain, mixed = Workload.shipped("miniature"), Workload.shipped("miniature", edits=0.2)
+    bodies = [
+        (plain.body(index, "distilled"), mixed.body(index, "distilled")) for index in range(400)
+    ]
+    edits = [ours for _, ours in bodies if "image" in ours]
+    assert 0.13 < len(edits) / len(bodies) < 0.27
+    assert {edit["image"] for edit in edits} == set(PICTURES)
+    assert all(theirs == ours for theirs, ours in bodies if "image" not in ours)
+
+
+@pytest.mark.parametrize(("family", "side_px"), [("miniature", 96), ("sd-v1", 512)])
+def test_an_edit_is_sent_as_a_form_that_the_service_reads(family: str, side_px: int) -> None:
+    asked = Workload.shipped(family, edits=1.0, num_inference_steps=(4,)).body(3, "distilled")
+    content, content_type = content_of(asked)
+
+    async def parts() -> AsyncIterator[bytes]:
+        yield content
+
+    reading = read_form(
+        {"content-type": content_type}, parts(), files=("image", "mask"), max_bytes=2**20,
+        timeout_s=HANG_S,
+    )  # fmt: skip
+    form = asyncio.run(reading)
+    assert EditRequest.parse(form.fields).prompt == asked["prompt"]
+    assert Image.open(io.BytesIO(form.files["image"])).size == (side_px, side_px)
+    assert path_of(asked) == "/v1/images/edits"
 
 
 def test_another_seed_asks_for_something_else() -> None:
