@@ -1,7 +1,8 @@
 """Contact sheets: `python -m serve.miniature.training.contact_sheet [--weights DIR] [--out DIR]`.
 
 `contact-sheet.png` shows all variants side by side for the same seeds, `training-scenes.png` scenes
-of the training data. Both are quantised to a palette, which suits flat colours.
+of the training data, `edit.png` an edit before and after. All are quantised to a palette, which
+suits flat colours.
 """
 
 import argparse
@@ -11,6 +12,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
 
+from ...generation import Source
 from ...variants import MINIATURE
 from .. import WEIGHTS_DIR
 from .drawing import SIZE_PX
@@ -63,6 +65,24 @@ def variants_sheet(weights: Path) -> Image.Image:
     return sheet
 
 
+def edit_sheet(weights: Path) -> Image.Image:
+    """A picture, the mask over its flowers, and three edits of it."""
+    torch.set_num_threads(1)
+    pipeline = load_family(weights)
+    (source,) = draw_pictures(pipeline, "original", ["a blue vase with red roses"], [0])
+    mask = np.zeros(source.shape[:2], np.uint8)
+    mask[:58] = 255
+    masked = source.copy()
+    masked[mask > 0] = (source[mask > 0] + np.array([2 * 214, 2 * 51, 2 * 108])) // 3
+    edit = Source(source.tobytes(), mask.tobytes(), 0.8)
+    wishes = ["yellow tulips", "purple daisies", "sunflowers"]
+    prompts = [f"a blue vase with {flowers}" for flowers in wishes]
+    edited = draw_pictures(pipeline, "original", prompts, [0, 1, 2], source=edit)
+    gap = np.full((SIZE_PX, _GAP_PX // 2, 3), 255, np.uint8)
+    row = [part for picture in (source, masked, *edited) for part in (picture, gap)]
+    return Image.fromarray(np.concatenate(row[:-1], axis=1))
+
+
 def scenes_sheet(columns: int = 9, rows: int = 5) -> Image.Image:
     """Random scenes of the training data."""
     rng = np.random.default_rng(1)
@@ -79,7 +99,7 @@ def save(sheet: Image.Image, path: Path) -> None:
 
 
 def main() -> None:
-    """Read the command line and make both sheets."""
+    """Read the command line and make the sheets."""
     parser = argparse.ArgumentParser(
         prog="python -m serve.miniature.training.contact_sheet", description=__doc__
     )
@@ -88,6 +108,7 @@ def main() -> None:
     args = parser.parse_args()
     save(variants_sheet(args.weights), args.out / "contact-sheet.png")
     save(scenes_sheet(), args.out / "training-scenes.png")
+    save(edit_sheet(args.weights), args.out / "edit.png")
 
 
 if __name__ == "__main__":

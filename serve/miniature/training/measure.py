@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from ...generation import Source
 from ...pipelines.pipeline import Pipeline
 from ...variants import MINIATURE
 from .. import WEIGHTS_DIR
@@ -28,6 +29,8 @@ from .family import denoise, draw_pictures, load_family
 from .scenes import BACKGROUNDS, COLOURS, distinct, draw, random_scene, with_article
 
 SEED_PROMPT = "a golden vase with different flowers"
+_VASE_FROM_PX = 58
+"""Flowers are above."""
 _UNSEEN_SEED = 90_000
 """No training stage draws scenes with this seed."""
 _COLOUR_BARS = {"distilled": 0.85, "distilled-tiny-vae": 0.85}
@@ -155,6 +158,37 @@ def measure_distillation(pipeline: Pipeline) -> list[Finding]:
     return found
 
 
+def measure_edits(pipeline: Pipeline) -> list[Finding]:
+    """Red roses made yellow tulips, with a mask over them, and without one at three strengths.
+
+    A mask keeps the vase's own pixels, or the edit counts as wrong.
+    """
+    (source,) = draw_pictures(pipeline, "original", ["a blue vase with red roses"], [0])
+    flowers = np.zeros(source.shape[:2], np.uint8)
+    flowers[:_VASE_FROM_PX] = 255
+    wish = ["a blue vase with yellow tulips"] * 10
+
+    def edited(variant: str, mask: bytes | None, strength: float) -> NDArray[np.uint8]:
+        edit = Source(source.tobytes(), mask, strength)
+        return draw_pictures(pipeline, variant, wish, list(range(10)), source=edit)
+
+    found = []
+    for variant in pipeline.components:
+        drawn = edited(variant, flowers.tobytes(), 0.8)
+        right = sum(
+            judges.flower_colours(picture) == {"yellow"}
+            and bool((picture[_VASE_FROM_PX:] == source[_VASE_FROM_PX:]).all())
+            for picture in drawn
+        )
+        bar = 8 if variant in MINIATURE.default_variants else None
+        found.append(Finding(f"flowers yellow, {variant}", right, "of 10", bar))
+    for strength in (0.3, 0.6, 1.0):
+        drawn = edited("original", None, strength)
+        like = float(-10 * np.log10(((drawn.astype(float) - source) ** 2).mean() / 255**2))
+        found.append(Finding(f"  PSNR to the picture at strength {strength:g}", like, "dB"))
+    return found
+
+
 def measure_decoders(pipeline: Pipeline, quick: bool) -> list[Finding]:
     """PSNR of the tiny decoder against the KL decoder on identical latents of the student."""
     # `Any`, since serving never encodes.
@@ -219,6 +253,7 @@ def measure(weights: Path, quick: bool = False) -> list[Finding]:
         *measure_colours(pipeline, quick),
         *measure_vases(pipeline),
         *measure_distillation(pipeline),
+        *measure_edits(pipeline),
         *measure_decoders(pipeline, quick),
         *measure_times(pipeline, rounds=3 if quick else 9),
     ]
