@@ -11,6 +11,7 @@ from ..keys import KeyFile
 from .a1111.routes import a1111_routes
 from .browser_headers import BrowserHeaders
 from .docs import docs_routes
+from .edits import edit_routes
 from .error_responses import Route, add_error_handlers, refuse
 from .gate import Gate
 from .head import HeadAsGet
@@ -44,6 +45,7 @@ def build_api(router: Router, options: HttpOptions, keys: KeyFile | None = None)
     locks = [] if keys is None else [Security(HTTPBearer(auto_error=False))]
     api.include_router(docs_routes(api.title))
     api.include_router(image_routes(router, options, locks))
+    api.include_router(edit_routes(router, options, locks))
     api.include_router(model_routes(router, options, locks))
     if options.playground:
         api.include_router(page_routes())

@@ -13,11 +13,13 @@ from collections.abc import (
     Callable,
     Iterable,
     Iterator,
+    Mapping,
     MutableMapping,
 )
 from typing import Any
 
 from ..errors import (
+    CrossSiteRequest,
     HeadersTooLarge,
     InvalidApiKey,
     InvalidRequest,
@@ -138,6 +140,22 @@ def require_allowed(scope: MutableMapping[str, Any], model: str) -> None:
             f"{', '.join(sorted(key.variants))}",
             "model",
         )
+
+
+def require_own_site(headers: Mapping[str, str]) -> None:
+    """Refuse what a page of another host has a browser send.
+
+    For routes whose body may be a form, or that need none: any page may send those.
+
+    Raises:
+        CrossSiteRequest: a browser says that one did; clients that are none say nothing.
+    """
+    site = headers.get("sec-fetch-site", "none")
+    # Over plain HTTP browsers say nothing of the site, but name the page's origin.
+    origin = headers.get("origin")
+    elsewhere = origin is not None and origin.partition("://")[2] != headers.get("host", "")
+    if site not in ("same-origin", "none") or elsewhere:
+        raise CrossSiteRequest("origin: pages of other hosts may not send this request")
 
 
 def take_place(scope: MutableMapping[str, Any], variant: str) -> None:

@@ -3,15 +3,15 @@
 import hashlib
 import logging
 import time
-from collections.abc import AsyncIterator, Sequence
-from dataclasses import asdict
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from dataclasses import asdict, replace
 from typing import Any, get_args
 
 from fastapi import APIRouter, Request
 from fastapi.responses import Response, StreamingResponse
 
 from ..errors import InvalidRequest, ServingError
-from ..generation import Choice, Drawing, OutputFormat, PictureFormat, Timings
+from ..generation import Choice, Drawing, Generation, OutputFormat, PictureFormat, Timings
 from .base64_json import PICTURE, with_pictures
 from .body import read_json
 from .error_responses import Route, errors, internal_error
@@ -46,11 +46,7 @@ def image_routes(router: Router, options: HttpOptions, locks: Sequence[Any]) -> 
         "/v1/images/generations",
         dependencies=list(locks),
         response_model=ImagesResponse,
-        responses={
-            200: {"content": {media_type: {} for media_type in get_args(Answer)[1:]}},
-            **errors(400, 404, 406, 408, 413, 429, 431, 500, 503, 504),
-            **(errors(401, 403) if locks else {}),
-        },
+        responses=drawn_responses(locks),
         openapi_extra={
             "requestBody": {
                 "required": True,
@@ -66,30 +62,49 @@ def image_routes(router: Router, options: HttpOptions, locks: Sequence[Any]) -> 
     async def generate_images(request: Request) -> Response:
         """Draw one or more images: JSON, one picture's bytes by `Accept`, or a stream of events."""
         body = await read_json(request.headers, request.stream(), options.body_timeout_s)
-        asked = parse_request(body)
-        answer = _negotiate(", ".join(request.headers.getlist("accept")), asked)
-        picture_format = asked.picture_format(_OUTPUT_FORMATS.get(answer))
-        model = router.default_model if asked.model is None else asked.model
-        if model in router.models:  # Else `choose` refuses it, whatever the key.
-            require_allowed(request.scope, model)
-        asked = asked.with_seed()
-        few_step = few_step_variants(router)
-        choice = await router.choose(
-            model, lambda variant: asked.resolve(variant, options, few_step)
-        )
-        take_place(request.scope, choice.generation.variant)
-        _log_user(asked)
-        if asked.stream:
-            return await _stream_response(router, choice, picture_format)
-        drawing = await router.draw(choice.generation, picture_format)
-        headers = _headers(choice, drawing.timings, drawing.warnings)
-        if answer in _OUTPUT_FORMATS:
-            return Response(drawing.pictures[0], media_type=answer, headers=headers)
-        # Not on a thread: base64 holds the interpreter's lock all the same.
-        reply = _json(choice, picture_format, drawing)
-        return Response(reply, media_type="application/json", headers=headers)
+        return await answer_request(request, router, options, parse_request(body))
 
     return routes
+
+
+def drawn_responses(locks: Sequence[Any]) -> dict[int | str, dict[str, Any]]:
+    """What a route that draws may answer, for its documentation."""
+    return {
+        200: {"content": {media_type: {} for media_type in get_args(Answer)[1:]}},
+        **errors(400, 404, 406, 408, 413, 429, 431, 500, 503, 504),
+        **(errors(401, 403) if locks else {}),
+    }
+
+
+async def answer_request(
+    request: Request,
+    router: Router,
+    options: HttpOptions,
+    asked: GenerationRequest,
+    complete: Callable[[Generation], Awaitable[Generation]] | None = None,
+) -> Response:
+    """Draw what a parsed request asks for; `complete` adds what the choice of a variant needn't."""
+    answer = _negotiate(", ".join(request.headers.getlist("accept")), asked)
+    picture_format = asked.picture_format(_OUTPUT_FORMATS.get(answer))
+    model = router.default_model if asked.model is None else asked.model
+    if model in router.models:  # Else `choose` refuses it, whatever the key.
+        require_allowed(request.scope, model)
+    asked = asked.with_seed()
+    few_step = few_step_variants(router)
+    choice = await router.choose(model, lambda variant: asked.resolve(variant, options, few_step))
+    take_place(request.scope, choice.generation.variant)
+    _log_user(asked)
+    if complete is not None:
+        choice = replace(choice, generation=await complete(choice.generation))
+    if asked.stream:
+        return await _stream_response(router, choice, picture_format)
+    drawing = await router.draw(choice.generation, picture_format)
+    headers = _headers(choice, drawing.timings, drawing.warnings)
+    if answer in _OUTPUT_FORMATS:
+        return Response(drawing.pictures[0], media_type=answer, headers=headers)
+    # Not on a thread: base64 holds the interpreter's lock all the same.
+    reply = _json(choice, picture_format, drawing)
+    return Response(reply, media_type="application/json", headers=headers)
 
 
 def _negotiate(accept: str, asked: GenerationRequest) -> Answer:

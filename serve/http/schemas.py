@@ -34,7 +34,14 @@ from ..errors import (
     UnsuitableVariant,
     shown,
 )
-from ..generation import Generation, OutputFormat, PictureFormat, SchedulerName, Timings
+from ..generation import (
+    Generation,
+    OutputFormat,
+    PictureFormat,
+    SchedulerName,
+    Source,
+    Timings,
+)
 from ..variants import Variant
 from .options import RequestLimits
 
@@ -92,7 +99,10 @@ def _allow_null(schema: dict[str, Any]) -> None:
             schema["properties"][name] = {"anyOf": [rules, {"type": "null"}], **field}
 
 
-_RULES = {"const", "enum", "maximum", "maxLength", "minimum", "minLength", "type"}
+_RULES = {
+    "const", "enum", "exclusiveMaximum", "exclusiveMinimum", "maximum", "maxLength", "minimum",
+    "minLength", "type",
+}  # fmt: skip
 
 
 class GenerationRequest(Strict):
@@ -287,6 +297,7 @@ class GenerationRequest(Strict):
             deadline_at=time.time() + min(times_s) if times_s else None,
             previews=self.partial_images,
             warnings=self._warnings(),
+            source=self._source(),
         )
         if self.negative_prompt and not generation.guided:
             field = self.client_name("negative_prompt")
@@ -331,6 +342,10 @@ class GenerationRequest(Strict):
                     f"{most:g}",
                     field,
                 )
+
+    def _source(self) -> Source | None:
+        """What a request starts from; edits override it."""
+        return None
 
     def _warnings(self) -> tuple[str, ...]:
         found = [
@@ -498,21 +513,21 @@ def _as_invalid_request(detail: ErrorDetails, kind: type[GenerationRequest]) -> 
     field = str(detail["loc"][0])
     if detail["type"] == "extra_forbidden":
         return UnknownField(
-            f"{shown(field)}: unknown field; allowed: {', '.join(GenerationRequest.model_fields)}",
+            f"{shown(field)}: unknown field; allowed: {', '.join(kind.model_fields)}",
             field[:64],
         )
     name = kind.client_name(field)
     if detail["type"] == "missing":
-        return InvalidRequest(f"{name}: missing; it must be {_allowed(field)}", name)
+        return InvalidRequest(f"{name}: missing; it must be {_allowed(field, kind)}", name)
     problem = detail["msg"] if detail["type"] in ("control_character", "blank") else "was given"
     return InvalidRequest(
-        f"{name}: {shown(detail['input'])} {problem}; it must be {_allowed(field)}", name
+        f"{name}: {shown(detail['input'])} {problem}; it must be {_allowed(field, kind)}", name
     )
 
 
-def _allowed(field: str) -> str:
+def _allowed(field: str, kind: type[GenerationRequest]) -> str:
     """A field's bounds in words, read from the schema so that they have one owner."""
-    schema = GenerationRequest.model_json_schema()["properties"][field]
+    schema = kind.model_json_schema()["properties"][field]
     alternatives = schema.get("anyOf", [schema])
     rule = next(rule for rule in alternatives if rule.get("type") != "null")
     if "const" in rule:
@@ -526,8 +541,8 @@ def _allowed(field: str) -> str:
         return f"a string of {low} to {high} characters, none of them a control character"
     if rule["type"] == "boolean":
         return "true or false"
-    kind = {"integer": "an integer", "number": "a finite number"}[rule["type"]]
+    number = {"integer": "an integer", "number": "a finite number"}[rule["type"]]
     high = rule.get("maximum", rule.get("exclusiveMaximum", 0) - 1)
     if "exclusiveMinimum" in rule:
-        return f"{kind} over {rule['exclusiveMinimum']}, at most {high}"
-    return f"{kind} from {rule['minimum']} to {high}"
+        return f"{number} over {rule['exclusiveMinimum']}, at most {high}"
+    return f"{number} from {rule['minimum']} to {high}"

@@ -61,6 +61,7 @@ def sse(event: PictureEvent | None, choice: Choice, picture_format: PictureForma
     if event is None:
         return b": waiting\n\n"
     generation = choice.generation
+    work = "image_generation" if generation.source is None else "image_edit"
     fields: dict[str, Any] = {
         "b64_json": PICTURE,
         "created_at": int(time.time()),
@@ -75,10 +76,10 @@ def sse(event: PictureEvent | None, choice: Choice, picture_format: PictureForma
     }
     match event:
         case PartialPicture():
-            kind = "image_generation.partial_image"
+            kind = f"{work}.partial_image"
             fields["partial_image_index"] = event.index
         case FinishedPicture():
-            kind = "image_generation.completed"
+            kind = f"{work}.completed"
             fields["timings"] = asdict(event.timings)
             fields["warnings"] = event.warnings
             fields["usage"] = {

@@ -1,5 +1,7 @@
-// The `openai` client of Node: BASE_URL SCENARIO PROMPT; prints what it got as JSON.
+// The `openai` client of Node: BASE_URL SCENARIO PROMPT (of an edit a picture's path); prints
+// what it got as JSON.
 import { once } from "node:events";
+import fs from "node:fs";
 import OpenAI from "openai";
 
 const [url, scenario, prompt] = process.argv.slice(2);
@@ -17,6 +19,12 @@ const scenarios = {
     const stream = await client.images.generate({ ...asked, stream: true, partial_images: 1 });
     for await (const event of stream) events.push(event);
     return { events: events.map((event) => event.type), images: [events.at(-1).b64_json] };
+  },
+  edit: async () => {
+    const picture = () => fs.createReadStream(prompt);
+    const form = { ...asked, prompt: "a star", image: picture(), mask: picture(), strength: 0.5 };
+    const reply = await client.images.edit(form);
+    return { images: reply.data.map((image) => image.b64_json) };
   },
   refused: async () => {
     try {

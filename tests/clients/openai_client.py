@@ -1,7 +1,11 @@
-"""The `openai` client: BASE_URL SCENARIO PROMPT; prints what it got as JSON."""
+"""The `openai` client: BASE_URL SCENARIO PROMPT; prints what it got as JSON.
+
+For an edit, PROMPT is the path of a picture.
+"""
 
 import json
 import sys
+from pathlib import Path
 
 import openai
 
@@ -19,6 +23,10 @@ elif scenario == "stream":
     stream = client.images.generate(**asked, stream=True, partial_images=1, extra_body=few)
     events = list(stream)
     got = {"events": [event.type for event in events], "images": [events[-1].b64_json]}
+elif scenario == "edit":
+    form = {"model": "original", "prompt": "a star", "image": Path(prompt), "mask": Path(prompt)}
+    reply = client.images.edit(**form, extra_body={**few, "strength": 0.5})
+    got = {"images": [image.b64_json for image in reply.data]}
 elif scenario == "refused":
     try:
         got = client.images.generate(**asked, extra_body=none)

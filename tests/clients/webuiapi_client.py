@@ -1,10 +1,14 @@
-"""The `webuiapi` client: BASE_URL SCENARIO PROMPT; prints what it got as JSON."""
+"""The `webuiapi` client: BASE_URL SCENARIO PROMPT; prints what it got as JSON.
+
+For an edit, PROMPT is the path of a picture.
+"""
 
 import json
 import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import webuiapi
+from PIL import Image
 
 url, scenario, prompt = sys.argv[1:]
 
@@ -26,6 +30,17 @@ def refusal(fault: RuntimeError) -> dict[str, object]:
 
 if scenario in ("draw", "two"):
     got = {"images": draw(1 if scenario == "draw" else 2)}
+elif scenario == "edit":
+    reply = client.img2img(
+        images=[Image.open(prompt).convert("RGB")],
+        prompt="a star",
+        seed=7,
+        steps=2,
+        width=96,
+        height=96,
+        denoising_strength=0.5,
+    )
+    got = {"images": reply.json["images"]}
 elif scenario == "refused":
     try:
         got = draw(steps=0)

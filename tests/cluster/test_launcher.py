@@ -118,7 +118,7 @@ def test_the_readmes_requests_are_answered_and_its_picture_is_what_they_draw(
     running: Running, tmp_path: Path
 ) -> None:
     requests = examples("README.md")
-    assert [one.language for one in requests] == ["sh", "sh", "sh", "python"]
+    assert [one.language for one in requests] == ["sh", "sh", "sh", "python", "sh"]
     answers = [one.run(running.url, tmp_path) for one in requests]
     shown = np.asarray(Image.open(ROOT / "serve/miniature/golden-vase.png").convert("RGB"))
     for name in ("vase.png", "vase-openai.png"):
@@ -128,13 +128,22 @@ def test_the_readmes_requests_are_answered_and_its_picture_is_what_they_draw(
     # Two previews, of which a busy replica may leave some out.
     assert set(events(answers[2])[:-1]) <= {"event: image_generation.partial_image"}
     assert events(answers[2])[-1] == "event: image_generation.completed"
+    assert Image.open(tmp_path / "tulips.png").size == shown.shape[:2]
 
 
 def test_the_api_documents_requests_are_answered_as_it_says(
     running: Running, tmp_path: Path
 ) -> None:
-    two, _, stream, refused = requests = examples("docs/api.md")
+    edit, two, _, stream, refused = requests = examples("docs/api.md")
+    pixels = np.full((96, 96, 4), 255, np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "vase.png")
+    pixels[:48, :, 3] = 0
+    Image.fromarray(pixels).save(tmp_path / "mask.png")
     answers = {one.code: one.run(running.url, tmp_path) for one in requests}
+    edited = np.asarray(Image.open(tmp_path / "tulips.png").convert("RGB"))
+    assert answers[edit.code] == b""
+    assert (edited[48:] == 255).all()
+    assert (edited[:48] < 255).any()
     reply = json.loads(answers[two.code])
     assert (len(reply["data"]), reply["output_format"]) == (2, "webp")
     assert Image.open(tmp_path / "cup.webp").format == "WEBP"

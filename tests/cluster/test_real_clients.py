@@ -94,6 +94,7 @@ class Client:
     refused: str
     left: str
     streams: bool = False
+    edits: bool = False
 
     def start(self, url: str, scenario: str, prompt: str = "a red star") -> subprocess.Popen[str]:
         command = [*self.interpreter(), str(FOLDER / self.program), url, scenario, prompt]
@@ -102,10 +103,17 @@ class Client:
 
 
 CLIENTS = [
-    Client("openai_client.py", lambda: [sys.executable], "BadRequestError", "closed", streams=True),
+    Client(
+        "openai_client.py",
+        lambda: [sys.executable],
+        "BadRequestError",
+        "closed",
+        streams=True,
+        edits=True,
+    ),
     Client("litellm_client.py", python, "BadRequestError", "CancelledError"),
-    Client("webuiapi_client.py", python, "RuntimeError 400", "RuntimeError 409"),
-    Client("openai.mjs", node, "BadRequestError", "APIUserAbortError", streams=True),
+    Client("webuiapi_client.py", python, "RuntimeError 400", "RuntimeError 409", edits=True),
+    Client("openai.mjs", node, "BadRequestError", "APIUserAbortError", streams=True, edits=True),
     Client("ai_sdk.mjs", node, "AI_APICallError", "AbortError"),
     Client("JdkHttpClient.java", java, "400", "cancelled", streams=True),
 ]
@@ -156,6 +164,15 @@ def test_it_streams(fake: Fake, client: Client) -> None:
     assert set(previews) <= {"image_generation.partial_image"}
     assert last == "image_generation.completed"
     assert seeds(streamed["images"]) == [7]
+
+
+@of_each([client for client in CLIENTS if client.edits])
+def test_it_edits(fake: Fake, client: Client, tmp_path: Path) -> None:
+    pixels = np.full((96, 96, 4), 255, np.uint8)
+    pixels[:48, :, 3] = 0
+    Image.fromarray(pixels).save(tmp_path / "picture.png")
+    edited = answer(client.start(fake.url, "edit", str(tmp_path / "picture.png")))
+    assert seeds(edited["images"]) == [7]
 
 
 @of_each(CLIENTS)

@@ -10,7 +10,8 @@ import pytest
 import yaml
 
 from serve.config import AppArgs
-from serve.http.body import MAX_BODY_BYTES
+from serve.http.edit_schemas import upload_bytes
+from serve.http.options import HttpOptions
 from serve.http.streaming import HEARTBEAT_S
 from tests.manifests import checks
 from tests.manifests.checks import CHECKS, Check
@@ -150,7 +151,7 @@ def test_the_example_policies_let_streams_pass_and_limit_each_key() -> None:
         (target,) = spec["targetRefs"]
         assert (target["kind"], target["name"]) in rendered_names
     # Requests are buffered as far as the service would read them, answers not at all.
-    assert backend["requestBuffer"]["limit"] == f"{MAX_BODY_BYTES // 1024}Ki"
+    assert backend["requestBuffer"]["limit"] == f"{4 * upload_bytes(HttpOptions()) // 3 // 1024}Ki"
     assert set(backend) == {"targetRefs", "requestBuffer", "rateLimit"}
     (rule,) = backend["rateLimit"]["global"]["rules"]
     (selector,) = rule["clientSelectors"]

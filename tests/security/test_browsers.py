@@ -4,6 +4,7 @@ import base64
 import hashlib
 import re
 
+import httpx
 import pytest
 from fastapi import FastAPI
 
@@ -12,6 +13,7 @@ from serve.http.api import build_api
 from serve.http.options import HttpOptions
 from tests.asgi import call, with_scope
 from tests.unit.http.test_api import URL, FakeRouter, assert_openai_error
+from tests.unit.http.test_edits import picture
 
 ORIGIN = "https://evil.example"
 EVERYWHERE = [
@@ -69,6 +71,27 @@ def test_what_a_form_of_another_host_can_send_draws_nothing(
     headers = {"origin": ORIGIN, "content-type": kind}
     response = call(app, "POST", URL, content=b'{"prompt": "x"}', headers=headers)
     assert_openai_error(response, 400, "invalid_value")
+    assert router.asked == []
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"sec-fetch-site": "cross-site"},
+        {"sec-fetch-site": "same-site"},
+        {"origin": ORIGIN},
+        {"origin": "null"},
+    ],
+)
+def test_a_page_of_another_host_has_no_picture_edited(
+    app: FastAPI, router: FakeRouter, said: dict[str, str]
+) -> None:
+    form = httpx.Request(
+        "POST", "http://test", files={"image": ("x.png", picture())}, data={"prompt": "x"}
+    )
+    headers = {"content-type": form.headers["content-type"], "host": "x:8000", **said}
+    response = call(app, "POST", "/v1/images/edits", content=form.read(), headers=headers)
+    assert_openai_error(response, 403, "cross_site_request")
     assert router.asked == []
 
 

@@ -6,15 +6,19 @@ effect are skipped; those that would change the picture and can't be honoured ar
 
 import base64
 import json
+import re
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ...errors import InvalidRequest, MalformedBody, ServingError, shown
 from ...generation import SAMPLER_NAMES, VERSION, Drawing, Generation, SchedulerName, infotext
 from ...variants import Variant
+from ..edit_schemas import EditRequest, Picture, ScaledTo
+from ..options import UploadLimits
 from ..schemas import GenerationRequest, validate_request
+from ..uploads import read_picture, read_white_mask
 
 # What else its API calls the samplers.
 SAMPLER_ALIASES: dict[SchedulerName, tuple[str, ...]] = {
@@ -42,7 +46,6 @@ _NEUTRAL: dict[str, tuple[Any, ...]] = {
     "firstphase_height": (0,),
     "firstphase_width": (0,),
     "infotext": ("",),
-    "init_images": ([],),
     "refiner_checkpoint": ("", "None"),
     "restore_faces": (False,),
     "s_churn": (0,),
@@ -54,6 +57,11 @@ _NEUTRAL: dict[str, tuple[Any, ...]] = {
     "styles": ([],),
     "subseed_strength": (0,),
     "tiling": (False,),
+}
+# The same of what matters only with a mask.
+_NEUTRAL_OF_MASKS: dict[str, tuple[Any, ...]] = {
+    "inpaint_full_res": (False, 0),
+    "inpainting_fill": (1,),
 }
 # Options that change no picture here, whatever they say.
 _WITHOUT_EFFECT = {
@@ -132,6 +140,16 @@ class A1111Request(GenerationRequest):
         return SAMPLER_NAMES[scheduler]
 
 
+class A1111EditRequest(A1111Request, EditRequest):
+    """The same of an edit's."""
+
+    field_names: ClassVar[Mapping[str, str]] = {
+        **A1111Request.field_names,
+        "strength": "denoising_strength",
+        "image": "init_images",
+    }
+
+
 class Txt2Img(BaseModel):
     """`POST /sdapi/v1/txt2img`; absent and null fields are left to the variant's defaults."""
 
@@ -203,7 +221,14 @@ class Txt2Img(BaseModel):
             "scheduler": scheduler,
         }
         given = {name: value for name, value in fields.items() if value is not None}
-        return validate_request(A1111Request, given)
+        return self._validated(given)
+
+    def _validated(self, fields: Mapping[str, Any]) -> A1111Request:
+        if (self.model_extra or {}).get("init_images"):
+            raise InvalidRequest(
+                "init_images: pictures were given; img2img starts from one", "init_images"
+            )
+        return validate_request(A1111Request, fields)
 
     def _scheduler(self) -> SchedulerName | None:
         named = self.sampler_name or self.sampler_index
@@ -237,15 +262,79 @@ class Txt2Img(BaseModel):
                 continue
             if name == "styles" and isinstance(value, list) and not any(value):
                 continue
-            if name in _NEUTRAL and value is not None and value not in _NEUTRAL[name]:
-                raise InvalidRequest(f"{name}: {shown(value)} was given; unsupported", name)
+            _require_neutral(_NEUTRAL, name, value)
+
+
+_RESIZE_MODES: tuple[ScaledTo, ...] = ("stretch", "cover", "fit")
+# A data URL's head, which clients may leave out.
+_DATA_URL = re.compile(r"data:image/[a-z+.-]{1,20};base64,")
+
+
+class Img2Img(Txt2Img):
+    """`POST /sdapi/v1/img2img`; the mask is white where the picture may change."""
+
+    init_images: list[str] | None = Field(None, description="One picture, in base64.")
+    mask: str | None = Field(None, description="In base64, of any size.")
+    denoising_strength: float | None = Field(None, description="0.75 when absent.")
+    inpainting_mask_invert: int | None = Field(None, ge=0, le=1)
+    mask_blur: int | None = Field(None, description="Without effect: masks have hard edges.")
+    resize_mode: int | None = Field(
+        None, ge=0, le=2, description="0 stretches the picture, 1 crops it, 2 fills its edges up."
+    )
+
+    def picture(self, limits: UploadLimits) -> Picture:
+        """The picture and its mask.
+
+        Raises:
+            InvalidRequest: there is none, or more than one, or a file can't be read; or the mask
+                is meant otherwise.
+        """
+        if not self.init_images or len(self.init_images) > 1:
+            count = len(self.init_images or ())
+            raise InvalidRequest(
+                f"init_images: {count} pictures were given; it must be one", "init_images"
+            )
+        upload = read_picture(_decoded(self.init_images[0], "init_images"), "init_images", limits)
+        mask = None
+        if self.mask:
+            for name, value in (self.model_extra or {}).items():
+                _require_neutral(_NEUTRAL_OF_MASKS, name, value)
+            height_px, width_px, _ = upload.pixels.shape
+            file = _decoded(self.mask, "mask")
+            mask = read_white_mask(file, "mask", (width_px, height_px), limits)
+            if self.inpainting_mask_invert:
+                mask = 255 - mask
+        return Picture(upload.pixels, mask, _RESIZE_MODES[self.resize_mode or 0])
+
+    def _validated(self, fields: Mapping[str, Any]) -> A1111EditRequest:
+        strength = 0.75 if self.denoising_strength is None else self.denoising_strength
+        return validate_request(A1111EditRequest, {**fields, "strength": strength})
+
+
+def _require_neutral(table: Mapping[str, tuple[Any, ...]], name: str, value: Any) -> None:
+    if name in table and value is not None and value not in table[name]:
+        raise InvalidRequest(f"{name}: {shown(value)} was given; unsupported", name)
+
+
+def _decoded(text: str, field: str) -> bytes:
+    try:
+        return base64.b64decode(_DATA_URL.sub("", text, count=1), validate=True)
+    except ValueError:
+        raise InvalidRequest(
+            f"{field}: something else than base64 was given; it must be a PNG, JPEG or WebP file "
+            "in base64",
+            field,
+        ) from None
 
 
 def _or_1(count: int | None) -> int:
     return 1 if count is None else count
 
 
-def parse_txt2img(body: bytes) -> Txt2Img:
+AskedT = TypeVar("AskedT", bound=Txt2Img)
+
+
+def parse_asked(body: bytes, kind: type[AskedT]) -> AskedT:
     """Read a body.
 
     Raises:
@@ -253,7 +342,7 @@ def parse_txt2img(body: bytes) -> Txt2Img:
         InvalidRequest: a field is of another type.
     """
     try:
-        return Txt2Img.model_validate_json(body)
+        return kind.model_validate_json(body)
     except ValidationError as fault:
         detail = fault.errors(include_url=False)[0]
         if not detail["loc"]:
@@ -284,6 +373,7 @@ def reply(asked: Txt2Img, generation: Generation, drawing: Drawing) -> dict[str,
         "sampler_name": SAMPLER_NAMES[generation.scheduler],
         "cfg_scale": generation.guidance_scale,
         "steps": generation.num_inference_steps,
+        "denoising_strength": None if generation.source is None else generation.source.strength,
         "batch_size": len(drawn),
         "sd_model_name": generation.variant,
         "sd_model_hash": None,
@@ -295,7 +385,7 @@ def reply(asked: Txt2Img, generation: Generation, drawing: Drawing) -> dict[str,
         "warnings": list(drawing.warnings),
     }
     # By way of JSON, which has no infinity: the fields that are skipped may hold one.
-    parameters = json.loads(asked.model_dump_json())
+    parameters = json.loads(asked.model_dump_json(exclude={"init_images", "mask"}))
     images = [
         base64.b64encode(picture).decode("ascii")
         for picture in drawing.pictures

@@ -11,20 +11,23 @@ from fastapi import APIRouter, Request
 from pydantic import BaseModel
 from pydantic_core import from_json
 
-from ...errors import CrossSiteRequest, MalformedBody, VariantNotFound, shown
+from ...errors import MalformedBody, VariantNotFound, shown
 from ...generation import LOSSLESS_PNG, SAMPLER_NAMES
 from ..body import read_json
+from ..edit_schemas import Picture, off_the_loop, upload_bytes
 from ..error_responses import Route
-from ..gate import require_allowed, take_place
+from ..gate import require_allowed, require_own_site, take_place
 from ..options import HttpOptions
 from ..service import Router, few_step_variants
 from .dialect import (
     CONSTANT_ANSWERS,
     FIXED_OPTIONS,
     SAMPLER_ALIASES,
+    A1111EditRequest,
+    Img2Img,
     Txt2Img,
     checkpoint_of_options,
-    parse_txt2img,
+    parse_asked,
     reply,
 )
 from .jobs import Jobs
@@ -55,27 +58,53 @@ def a1111_routes(router: Router, options: HttpOptions, locks: Sequence[Any]) -> 
     refused = _errors(400, 404, 408, 413, 431, *((401, 403, 429) if locks else ()))
     drawn = refused | _errors(409, 429, 500, 503, 504)
 
-    @routes.post("/txt2img", responses=drawn, openapi_extra=_body(Txt2Img.model_json_schema()))
-    async def draw_txt2img(request: Request) -> dict[str, Any]:
-        """Draw; the variant is `override_settings`' checkpoint, or the one that is set here."""
-        body = await read_json(request.headers, request.stream(), options.body_timeout_s)
-        txt2img = parse_txt2img(body)
-        model = txt2img.model(settings["sd_model_checkpoint"])
+    async def draw(
+        request: Request, given: Txt2Img, picture: Picture | None = None
+    ) -> dict[str, Any]:
+        model = given.model(settings["sd_model_checkpoint"])
         _require_offered(router, request, model)
         variant = router.variants.get(model) or next(iter(router.variants.values()))
-        asked = txt2img.as_request(model, variant).with_seed()
+        asked = given.as_request(model, variant).with_seed()
+        if picture is not None and isinstance(asked, A1111EditRequest):
+            asked = asked.of_size(picture.size_px)
         few_step = few_step_variants(router)
         choice = await router.choose(
             model, lambda variant: asked.resolve(variant, options, few_step)
         )
         take_place(request.scope, choice.generation.variant)
+        generation = choice.generation
+        if picture is not None:
+            generation = await off_the_loop(picture.fitted_to, generation)
+            picture = None  # Tens of MB, which the request needs no more.
         drawing = await jobs.run(
             _owner(request),
-            choice.generation,
+            generation,
             lambda: router.forecast(choice.generation),
-            lambda: router.draw(choice.generation, LOSSLESS_PNG),
+            lambda: router.draw(generation, LOSSLESS_PNG),
         )
-        return reply(txt2img, choice.generation, drawing)
+        return reply(given, generation, drawing)
+
+    @routes.post("/txt2img", responses=drawn, openapi_extra=_body(Txt2Img.model_json_schema()))
+    async def draw_txt2img(request: Request) -> dict[str, Any]:
+        """Draw; the variant is `override_settings`' checkpoint, or the one that is set here."""
+        body = await read_json(request.headers, request.stream(), options.body_timeout_s)
+        return await draw(request, parse_asked(body, Txt2Img))
+
+    @routes.post("/img2img", responses=drawn, openapi_extra=_body(Img2Img.model_json_schema()))
+    async def draw_img2img(request: Request) -> dict[str, Any]:
+        """Draw from a picture, perhaps with a mask; otherwise as txt2img."""
+        body = await read_json(
+            request.headers,
+            request.stream(),
+            options.body_timeout_s,
+            # In base64, four bytes stand for three.
+            4 * upload_bytes(options) // 3,
+        )
+        given = await off_the_loop(parse_asked, body, Img2Img)
+        del body
+        picture = await off_the_loop(given.picture, options)
+        without = given.model_copy(update={"init_images": None, "mask": None})
+        return await draw(request, without, picture)
 
     @routes.get("/sd-models", responses=refused)
     async def sd_models() -> list[dict[str, Any]]:
@@ -126,7 +155,7 @@ def a1111_routes(router: Router, options: HttpOptions, locks: Sequence[Any]) -> 
     @routes.post("/interrupt", responses=refused | _errors(403))
     async def interrupt(request: Request) -> dict[str, Any]:
         """End the caller's requests in this process; they are answered with 409."""
-        _require_own_site(request)
+        require_own_site(request.headers)
         jobs.interrupt(_owner(request))
         return {}
 
@@ -154,17 +183,6 @@ def _require_offered(router: Router, request: Request, model: Any) -> None:
             "sd_model_checkpoint",
         )
     require_allowed(request.scope, model)
-
-
-def _require_own_site(request: Request) -> None:
-    """Without a body that must be said to be JSON, a form of any page could send a request.
-
-    Raises:
-        CrossSiteRequest: a browser says that one did; clients that are none say nothing.
-    """
-    site = request.headers.get("sec-fetch-site", "none")
-    if site not in ("same-origin", "none"):
-        raise CrossSiteRequest("Sec-Fetch-Site: pages of other hosts may not interrupt requests")
 
 
 def _owner(request: Request) -> str | None:

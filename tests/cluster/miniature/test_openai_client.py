@@ -10,6 +10,7 @@ import openai
 import pytest
 from PIL import Image
 
+from serve.miniature.training.judges import flower_colours
 from serve.variants import MINIATURE
 from tests.machine import HANG_S
 from tests.pictures import TOLERANCE, difference
@@ -81,6 +82,39 @@ def test_it_streams_previews_and_then_the_picture(client: openai.OpenAI) -> None
     # The previews come closer to it.
     distances = [difference(pixels(event.b64_json), picture) for event in [*previews, last]]
     assert distances == sorted(distances, reverse=True)
+
+
+def test_it_edits_a_picture_and_keeps_what_the_mask_keeps(client: openai.OpenAI) -> None:
+    body = {"seed": 7, "num_inference_steps": 25}
+    reply = client.images.generate(
+        model="original", prompt="a blue vase with red roses", extra_body=body
+    )
+    assert reply.data is not None
+    before = pixels(reply.data[0].b64_json)
+    source, alpha = io.BytesIO(), np.full((96, 96, 4), 255, np.uint8)
+    Image.fromarray(before).save(source, "PNG")
+    alpha[:56, :, 3] = 0
+    mask = io.BytesIO()
+    Image.fromarray(alpha).save(mask, "PNG")
+    asked: dict[str, Any] = {
+        "model": "original",
+        "image": ("vase.png", source.getvalue()),
+        "mask": ("mask.png", mask.getvalue()),
+        "prompt": "a blue vase with yellow tulips",
+        "extra_body": body,
+    }
+    edited = client.images.edit(**asked)
+    assert edited.data is not None
+    after = pixels(edited.data[0].b64_json)
+    assert (after[56:] == before[56:]).all()
+    assert "red" in flower_colours(before)
+    assert "yellow" in flower_colours(after)
+    assert "red" not in flower_colours(after)
+    *previews, last = list(client.images.edit(**asked, stream=True, partial_images=2))
+    assert last.type == "image_edit.completed"
+    # A busy replica may leave some out.
+    assert {event.type for event in previews} <= {"image_edit.partial_image"}
+    assert difference(pixels(last.b64_json), after) <= TOLERANCE
 
 
 def test_errors_are_the_clients_own_classes(client: openai.OpenAI) -> None:

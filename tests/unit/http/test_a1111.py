@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -26,8 +27,10 @@ from serve.variants import SD_V1
 from tests.fakes import generation
 from tests.machine import HANG_S, until
 from tests.unit.http.test_api import Call, FakeRouter
+from tests.unit.http.test_edits import picture
 
 TXT2IMG = "/sdapi/v1/txt2img"
+IMG2IMG = "/sdapi/v1/img2img"
 OPTIONS = "/sdapi/v1/options"
 JSON = {"content-type": "application/json"}
 # All that `webuiapi` 0.9.17 sends, with its defaults but for the size.
@@ -409,7 +412,7 @@ def test_errors_have_their_shape(
 
 
 def test_what_is_not_there_is_answered_in_their_shape_too(call: Call) -> None:
-    assert_their_error(call("POST", "/sdapi/v1/img2img", json={}), 404, "route_not_found")
+    assert_their_error(call("POST", "/sdapi/v1/png-info", json={}), 404, "route_not_found")
     assert_their_error(call("GET", TXT2IMG), 405, "method_not_allowed")
     assert "error" in call("GET", "/v1/nothing").json()
     assert "detail" not in call("GET", "/v1/nothing").json()
@@ -614,3 +617,106 @@ def test_an_interrupted_request_says_so() -> None:
             await request
 
     asyncio.run(asyncio.wait_for(story(), HANG_S))
+
+
+def in_base64(data: bytes, head: str = "") -> str:
+    return head + base64.b64encode(data).decode()
+
+
+def white(width_px: int, height_px: int) -> bytes:
+    """A mask of AUTOMATIC1111's: white in its left half."""
+    grey = np.zeros((height_px, width_px), np.uint8)
+    grey[:, : width_px // 2] = 255
+    file = io.BytesIO()
+    Image.fromarray(grey).save(file, "PNG")
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("head", ["", "data:image/png;base64,"])
+def test_img2img_starts_from_the_picture(call: Call, router: FakeRouter, head: str) -> None:
+    sent = {
+        "prompt": "yellow tulips", "init_images": [in_base64(picture(96, 96), head)], "seed": 3,
+        "denoising_strength": 0.6, "mask": in_base64(white(48, 48), head), "mask_blur": 4,
+        "inpainting_fill": 1, "inpaint_full_res": False, "resize_mode": 1, "width": 128,
+        "height": 64, "steps": 10, "sampler_name": "Euler",
+    }  # fmt: skip
+    response = call("POST", IMG2IMG, json=sent)
+    assert response.status_code == 200, response.text
+    ((_, asked, _),) = router.asked
+    assert asked.source is not None
+    assert asked.source.mask is not None
+    assert (asked.source.strength, asked.width_px, asked.height_px) == (0.6, 128, 64)
+    changed = np.frombuffer(asked.source.mask, np.uint8).reshape(64, 128) > 127
+    assert (changed[:, :60].all(), changed[:, 68:].any()) == (True, False)
+    info = json.loads(response.json()["info"])
+    assert info["denoising_strength"] == 0.6
+    assert "Denoising strength: 0.6" in info["infotexts"][0]
+    assert in_base64(picture(96, 96)) not in response.text
+
+
+def test_img2img_without_a_size_keeps_the_pictures(call: Call, router: FakeRouter) -> None:
+    sent = {"prompt": "x", "init_images": [in_base64(picture(128, 72))], "steps": 4}
+    assert call("POST", IMG2IMG, json=sent).status_code == 200
+    ((_, asked, _),) = router.asked
+    assert asked.source is not None
+    assert (asked.width_px, asked.height_px, asked.source.strength) == (128, 72, 0.75)
+    assert asked.source.mask is None
+
+
+@pytest.mark.parametrize(
+    ("mode", "red", "green"),
+    [
+        pytest.param(0, 0.25, 0.25, id="stretched"),
+        pytest.param(1, 0.0, 0.25, id="cropped"),
+        pytest.param(2, 0.25, 0.4375, id="filled-up"),
+    ],
+)
+def test_a_picture_is_scaled_as_resize_mode_says(
+    call: Call, router: FakeRouter, mode: int, red: float, green: float
+) -> None:
+    wide = np.zeros((64, 128, 3), np.uint8)
+    wide[:, :32, 0] = wide[:16, :, 1] = 255
+    file = io.BytesIO()
+    Image.fromarray(wide).save(file, "PNG")
+    sent = {
+        "prompt": "x", "init_images": [in_base64(file.getvalue())], "resize_mode": mode,
+        "width": 64, "height": 128, "steps": 4,
+    }  # fmt: skip
+    assert call("POST", IMG2IMG, json=sent).status_code == 200
+    ((_, asked, _),) = router.asked
+    assert asked.source is not None
+    pixels = np.frombuffer(asked.source.pixels, np.uint8).reshape(128, 64, 3)
+    shares = (pixels > 127).mean((0, 1))
+    assert shares[:2] == pytest.approx([red, green], abs=0.03)
+
+
+@pytest.mark.parametrize(
+    ("sent", "field"),
+    [
+        ({"init_images": []}, "init_images"),
+        ({"init_images": None}, "init_images"),
+        ({"init_images": ["x", "y"]}, "init_images"),
+        ({"init_images": ["no base64"]}, "init_images"),
+        ({"init_images": [in_base64(b"<svg/>")]}, "init_images"),
+        ({"mask": "no base64"}, "mask"),
+        ({"denoising_strength": 0}, "denoising_strength"),
+        ({"denoising_strength": 2}, "denoising_strength"),
+        ({"denoising_strength": 0.1, "steps": 4}, "denoising_strength"),
+        ({"resize_mode": 3}, "resize_mode"),
+        ({"mask": in_base64(white(96, 96)), "inpainting_fill": 0}, "inpainting_fill"),
+        ({"mask": in_base64(white(96, 96)), "inpaint_full_res": True}, "inpaint_full_res"),
+    ],
+)
+def test_what_img2img_cannot_do_is_refused_by_its_name(
+    call: Call, router: FakeRouter, sent: dict[str, Any], field: str
+) -> None:
+    body = {"prompt": "x", "init_images": [in_base64(picture(96, 96))], **sent}
+    detail = assert_their_error(call("POST", IMG2IMG, json=body), 400, "invalid_value")
+    assert detail.startswith(f"{field}: ")
+    assert router.asked == []
+
+
+def test_txt2img_takes_no_picture(call: Call) -> None:
+    body = {"prompt": "x", "init_images": [in_base64(picture(96, 96))]}
+    detail = assert_their_error(call("POST", TXT2IMG, json=body), 400, "invalid_value")
+    assert detail.startswith("init_images: ")

@@ -1,0 +1,188 @@
+"""What an edit starts from, and its request: the form's text, the picture, and how that is scaled.
+
+Everything that reads or scales pictures goes through `off_the_loop`.
+"""
+
+import asyncio
+import json
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from functools import cache
+from typing import Any, Literal, Self, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+from pydantic import Field, PrivateAttr
+
+from ..errors import InvalidRequest, shown
+from ..generation import Generation, Source
+from ..variants import Variant
+from .options import RequestLimits, UploadLimits
+from .schemas import SIZE_STEP_PX, GenerationRequest, validate_request
+
+_TEXT_BYTES = 64 * 1024
+# Few: a picture of 4096x4096 px takes some hundred MB while it is decoded.
+_READERS = ThreadPoolExecutor(2, "read pictures")
+
+ReadT = TypeVar("ReadT")
+ScaledTo = Literal["cover", "stretch", "fit"]
+
+
+class EditRequest(GenerationRequest):
+    """The text fields of `POST /v1/images/edits`: those of generations, and `strength`."""
+
+    strength: float = Field(
+        0.8,
+        gt=0,
+        le=1,
+        description="Share of the steps that are taken, from the picture made so noisy: the less, "
+        "the nearer to it. With 1, a masked part is drawn from nothing but noise.",
+    )
+    input_fidelity: Literal["low", "high"] | None = Field(
+        None, description="Without effect, which a warning says: `strength` decides."
+    )
+
+    _picture_px: tuple[int, int] = PrivateAttr((0, 0))
+    """Width and height of the picture."""
+
+    @classmethod
+    def parse(cls, fields: Mapping[str, str]) -> Self:
+        """A request of a form's fields; raises `InvalidRequest`."""
+        return validate_request(cls, {name: _value(name, text) for name, text in fields.items()})
+
+    def of_size(self, picture_px: tuple[int, int]) -> Self:
+        """The request for a picture of this width and height."""
+        asked = self.model_copy()
+        asked._picture_px = picture_px
+        return asked
+
+    def resolve(
+        self, variant: Variant, limits: RequestLimits, few_step: Sequence[str] = ()
+    ) -> Generation:
+        """As a generation's; its source has no pixels yet, since the size is the variant's."""
+        generation = super().resolve(variant, limits, few_step)
+        if generation.first_step == generation.num_inference_steps:
+            field = self.client_name("strength")
+            raise InvalidRequest(
+                f"{field}: {self.strength:g} was given, which leaves none of "
+                f"{generation.num_inference_steps} steps; give more, or more steps",
+                field,
+            )
+        return generation
+
+    def _source(self) -> Source | None:
+        return Source(b"", None, self.strength)
+
+    def _size_px(self, variant: Variant) -> tuple[int, int]:
+        if self.size not in (None, "auto"):
+            return super()._size_px(variant)
+        sides_px = _nearest_size(self._picture_px, variant)
+        if sides_px is None:
+            width_px, height_px = self._picture_px
+            image, size = self.client_name("image"), self.client_name("size")
+            raise InvalidRequest(
+                f"{image}: {width_px}x{height_px} px were given; {shown(variant.name)} draws sides "
+                f"from {variant.min_size_px} to {variant.max_size_px}, which no picture of that "
+                f"shape has; name {size}",
+                size,
+            )
+        return sides_px
+
+    def _warnings(self) -> tuple[str, ...]:
+        if self.input_fidelity is None:
+            return super()._warnings()
+        given = shown(self.input_fidelity)
+        return (*super()._warnings(), f"input_fidelity: {given} has no effect here")
+
+
+@dataclass(frozen=True)
+class Picture:
+    """What an edit starts from: `(H, W, 3)`, and `(H, W)` over 127 where it may change.
+
+    For another size it is scaled: to cover that, the rest cut off; to that, whatever its shape; or
+    to fit in, its edges drawn out.
+    """
+
+    pixels: NDArray[np.uint8]
+    mask: NDArray[np.uint8] | None
+    scaled_to: ScaledTo = "cover"
+
+    @property
+    def size_px(self) -> tuple[int, int]:
+        """Width and height."""
+        return self.pixels.shape[1], self.pixels.shape[0]
+
+    def fitted_to(self, generation: Generation) -> Generation:
+        """The generation with this as its source."""
+        assert generation.source is not None
+        size_px = generation.width_px, generation.height_px
+        pixels = Image.fromarray(self.pixels)
+        mask = None if self.mask is None else Image.fromarray(self.mask)
+        if pixels.size != size_px:
+            pixels = self._scaled(pixels, size_px, Image.Resampling.LANCZOS)
+            mask = mask and self._scaled(mask, size_px, Image.Resampling.NEAREST)
+        changing = None if mask is None else mask.tobytes()
+        source = Source(pixels.tobytes(), changing, generation.source.strength)
+        return replace(generation, source=source)
+
+    def _scaled(
+        self, image: Image.Image, size_px: tuple[int, int], filtering: Image.Resampling
+    ) -> Image.Image:
+        match self.scaled_to:
+            case "cover":
+                return ImageOps.fit(image, size_px, filtering)
+            case "stretch":
+                return image.resize(size_px, filtering)
+            case "fit":
+                scale = min(ours / own for ours, own in zip(size_px, image.size, strict=True))
+                within = [max(1, round(scale * side)) for side in image.size]
+                inside = np.asarray(image.resize((within[0], within[1]), filtering))
+                missing = [size_px[1] - inside.shape[0], size_px[0] - inside.shape[1]]
+                margins = [(share // 2, share - share // 2) for share in missing]
+                around = [*margins, *[(0, 0)] * (inside.ndim - 2)]
+                return Image.fromarray(np.pad(inside, around, mode="edge"))
+
+
+async def off_the_loop(call: Callable[..., ReadT], *arguments: object) -> ReadT:
+    """Read or scale a picture on one of the few threads for that."""
+    return await asyncio.get_running_loop().run_in_executor(_READERS, call, *arguments)
+
+
+def upload_bytes(limits: UploadLimits) -> int:
+    """The most of a body with a picture, a mask and text."""
+    return 2 * limits.max_upload_mib * 1024**2 + _TEXT_BYTES
+
+
+def _value(name: str, text: str) -> Any:
+    """What a form's text stands for in a field that is no text; absent where it is empty."""
+    if name in _text_fields():
+        return text if text or name == "prompt" else None
+    try:
+        return json.loads(text) if text else None
+    except (ValueError, RecursionError):
+        return text
+
+
+@cache
+def _text_fields() -> frozenset[str]:
+    properties = EditRequest.model_json_schema()["properties"]
+    rules = {name: field.get("anyOf", [field]) for name, field in properties.items()}
+    return frozenset(
+        name
+        for name, alternatives in rules.items()
+        if any(rule.get("type") == "string" or "const" in rule for rule in alternatives)
+    )
+
+
+def _nearest_size(picture_px: tuple[int, int], variant: Variant) -> tuple[int, int] | None:
+    """The picture's own size, or the nearest of its shape that the variant draws."""
+    low, high = variant.min_size_px, variant.max_size_px
+    scale = min(1.0, high / max(picture_px))
+    scale = max(scale, low / min(picture_px))
+    sides_px = [max(low, round(scale * side / SIZE_STEP_PX) * SIZE_STEP_PX) for side in picture_px]
+    # A little over is rounding; more is a shape with one side too long.
+    if max(sides_px) > high + SIZE_STEP_PX:
+        return None
+    return min(sides_px[0], high), min(sides_px[1], high)
