@@ -74,7 +74,7 @@ def test_the_files_name_no_other_host(path: Path) -> None:
 
 
 def test_the_page_is_small() -> None:
-    assert sum(path.stat().st_size for path in FILES) < 48 * 1024
+    assert sum(path.stat().st_size for path in FILES) < 56 * 1024
 
 
 def test_without_scripts_the_page_points_to_the_docs() -> None:
