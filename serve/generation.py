@@ -101,20 +101,31 @@ class Generation:
 
 
 @dataclass(frozen=True, slots=True)
+class Preparation:
+    """What has to be done before a job's first step, such as encoding a picture.
+
+    Within a `kind` the time it takes grows with `cost`; an estimate is good enough.
+    """
+
+    kind: str
+    cost: float
+
+
+@dataclass(frozen=True, slots=True)
 class Plan:
     """What a job is going to take, known without a device.
 
     `steps` are the UNet calls of each image, at least 1. `step_cost` is what one image's step
     takes, in steps of the variant's default size with guidance; an estimate is good enough.
     `previews_at` are the steps, counted from 1 and below `steps`, after which to show each image.
-    `prepares` says that there is something to prepare before the first step.
+    `preparation` is None where there is nothing to prepare.
     """
 
     images: int
     steps: int
     step_cost: float
     previews_at: tuple[int, ...] = ()
-    prepares: bool = False
+    preparation: Preparation | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from serve.errors import NotFinite, OutOfDeviceMemory
-from serve.generation import Generation, Plan
+from serve.generation import Generation, Plan, Preparation
 from serve.replica_info import Memory, ReplicaInfo
 from serve.variants import Variant
 
@@ -125,7 +125,9 @@ class FakeDenoiser:
             steps=steps,
             step_cost=1.0 if job.guidance_scale > 1 else 0.5,
             previews_at=tuple(sorted({step for step in shown if 0 < step < steps})),
-            prepares=job.source is not None,
+            preparation=None
+            if job.source is None
+            else Preparation(job.variant, job.width_px * job.height_px),
         )
 
     def prepare(self, job: Generation) -> str:

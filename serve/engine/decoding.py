@@ -139,7 +139,8 @@ class Decoding(Generic[JobT, TrajectoryT]):
         except Exception as fault:
             ticket.end(fault)
             return
-        self._pace.saw_prepare(seconds)
+        assert ticket.plan.preparation is not None
+        self._pace.saw_prepare(ticket.plan.preparation, seconds)
         self._observer.prepared(seconds)
         ticket.prepared, ticket.is_prepared = prepared, True
         done()

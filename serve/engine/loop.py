@@ -98,7 +98,7 @@ class Engine(Generic[JobT, TrajectoryT]):
             self._jobs[ticket] = images
             self._slots.add(images)
             self._changed.notify()
-        if plan.prepares:
+        if plan.preparation is not None:
             self._decoding.put_job(ticket, self._prepared)
         return ticket
 
@@ -107,10 +107,11 @@ class Engine(Generic[JobT, TrajectoryT]):
         return self._forecast(self._denoiser.plan(job), self._ahead())
 
     def work_s(self, job: JobT) -> float:
-        """Device seconds of a job while all slots are in use."""
+        """Device seconds of a job's steps while all slots are in use, and of preparing it."""
         plan = self._denoiser.plan(job)
         call_s = self._pace.call_s(self._slots.cap, plan.step_cost)
-        return plan.images * plan.steps * call_s / self._slots.cap
+        steps_s = plan.images * plan.steps * call_s / self._slots.cap
+        return steps_s + self._pace.prepare_s(plan.preparation)
 
     @property
     def ahead_s(self) -> float:
@@ -177,18 +178,20 @@ class Engine(Generic[JobT, TrajectoryT]):
     def _ahead(self) -> list[Work]:
         with self._changed:
             return [
-                Work(1, image.steps_left, image.ticket.plan.step_cost)
+                Work(1, image.steps_left, image.ticket.plan.step_cost, self._prepare_s(image))
                 for image in (*self._slots.under_way, *self._slots.waiting)
             ]
 
+    def _prepare_s(self, image: ImageTask[TrajectoryT]) -> float:
+        """Seconds of preparing an image's job, counted with its first; all, where it has begun."""
+        if image.prepared or image.index > 0:
+            return 0.0
+        return self._pace.prepare_s(image.ticket.plan.preparation)
+
     def _forecast(self, plan: Plan, ahead: list[Work]) -> Forecast:
-        own = Work(plan.images, plan.steps, plan.step_cost)
-        expected = forecast(self._pace, self._slots.cap, ahead, own)
-        if not plan.prepares:
-            return expected
-        # While others are drawn, but before its own first step.
-        later_s = max(0.0, self._pace.prepare_s - expected.start_s)
-        return Forecast(expected.start_s + later_s, expected.finish_s + later_s)
+        prepare_s = self._pace.prepare_s(plan.preparation)
+        own = Work(plan.images, plan.steps, plan.step_cost, prepare_s)
+        return forecast(self._pace, self._slots.cap, ahead, own)
 
     def _refuse_if_late(self, ticket: Ticket, deadline: float, ahead: int) -> None:
         takes_s = ticket.expected_s
@@ -265,7 +268,7 @@ class Engine(Generic[JobT, TrajectoryT]):
             ticket.end(DeadlineExceeded(f"deadline_s: {_DEADLINE} passed, or is out of reach"))
 
     def _least_s(self, ticket: Ticket, images: list[ImageTask[TrajectoryT]]) -> float:
-        """Lower bound of the seconds until a job's last step."""
+        """Lower bound of the seconds until a job's last step, preparing not included."""
         steps_left = max(image.steps_left for image in images)
         return steps_left * self._pace.fastest_call_s(ticket.plan.step_cost)
 

@@ -27,7 +27,7 @@ class ImageTask(Generic[TrajectoryT]):
     def prepared(self) -> bool:
         """Whether its request has all that it needs to begin, or has ended, so that it may go."""
         ticket = self.ticket
-        return ticket.ended or ticket.is_prepared or not ticket.plan.prepares
+        return ticket.ended or ticket.is_prepared or ticket.plan.preparation is None
 
     @property
     def group(self) -> Hashable:

@@ -26,7 +26,7 @@ from diffusers.schedulers.scheduling_unipc_multistep import UniPCMultistepSchedu
 from diffusers.utils.torch_utils import randn_tensor
 from torch.overrides import TorchFunctionMode
 
-from ..generation import Generation, Plan, SchedulerName
+from ..generation import Generation, Plan, Preparation, SchedulerName
 from ..variants import Variant
 from .components import Scheduler
 from .devices import to_device
@@ -244,5 +244,7 @@ def plan(generation: Generation, variant: Variant) -> Plan:
         steps=steps,
         step_cost=generation.step_cost,
         previews_at=tuple(sorted({part * steps // parts for part in range(1, parts)} - {0})),
-        prepares=generation.source is not None,
+        preparation=None
+        if generation.source is None
+        else Preparation(variant.vae.folder, generation.width_px * generation.height_px),
     )

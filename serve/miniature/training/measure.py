@@ -191,7 +191,7 @@ def measure_edits(pipeline: Pipeline) -> list[Finding]:
 
 def measure_decoders(pipeline: Pipeline, quick: bool) -> list[Finding]:
     """PSNR of the tiny decoder against the KL decoder on identical latents of the student."""
-    # `Any`, since serving never encodes.
+    # `Any`: each encodes to a class of its own.
     kl: Any = pipeline.components["distilled"].vae
     tiny: Any = pipeline.components["distilled-tiny-vae"].vae
     prompts = [*colour_prompts()[: 8 if quick else 40], *[SEED_PROMPT] * (2 if quick else 10)]

@@ -4,6 +4,7 @@ from hypothesis import strategies as st
 
 from serve.engine.forecast import Pace, Work, forecast
 from serve.engine.slots import Slots
+from serve.generation import Preparation
 from tests.unit.engine.test_slots import FakeImage
 
 
@@ -37,6 +38,17 @@ def test_the_lower_bound_is_never_above_what_was_seen() -> None:
     assert pace.fastest_call_s(4.0) == 0.8
 
 
+def test_an_unmeasured_preparation_is_scaled_from_the_nearest_of_its_kind() -> None:
+    pace = Pace()
+    pace.saw_prepare(Preparation("kl", 1.0), 0.5)
+    pace.saw_prepare(Preparation("kl", 4.0), 3.0)
+    costs = (0.5, 1.0, 2.0, 4.0, 8.0)
+    taken_s = [pace.prepare_s(Preparation("kl", cost)) for cost in costs]
+    assert taken_s == [0.25, 0.5, 1.0, 3.0, 6.0]
+    assert pace.prepare_s(Preparation("tiny", 1.0)) == 0
+    assert pace.prepare_s(None) == 0
+
+
 def test_without_measurements_everything_takes_no_time() -> None:
     assert forecast(Pace(), 4, [Work(1, 50, 1.0)], Work(1, 50, 1.0)).finish_s == 0
 
@@ -57,6 +69,18 @@ def test_a_job_begins_when_a_slot_is_free() -> None:
     assert forecast(pace, 2, [Work(2, 4, 1.0)], job).start_s == 6
     # No job at all: when everything ahead is done.
     assert forecast(pace, 2, [Work(3, 4, 1.0)], Work(0, 1, 1.0)).finish_s == 10
+
+
+def test_jobs_are_prepared_in_order_beside_the_steps() -> None:
+    pace = Pace({1: 1.0})
+    ahead = [Work(1, 2, 1.0, prepare_s=3.0), Work(1, 2, 1.0, prepare_s=4.0)]
+    prepared = forecast(pace, 1, ahead, Work(1, 5, 1.0, prepare_s=2.0))
+    assert (prepared.start_s, prepared.finish_s) == (9, 14)
+    # Ready before the steps ahead are done.
+    assert forecast(pace, 1, [Work(1, 10, 1.0)], Work(1, 5, 1.0, prepare_s=2.0)).start_s == 10
+    # What needs no preparing waits for no other's.
+    assert forecast(pace, 1, ahead, Work(1, 5, 1.0)).start_s == 4
+    assert forecast(pace, 1, ahead, Work(0, 1, 1.0)).finish_s == 7
 
 
 def test_decoding_comes_on_top() -> None:

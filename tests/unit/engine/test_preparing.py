@@ -2,13 +2,20 @@
 
 import asyncio
 import time
+from dataclasses import replace
 
 import pytest
 
 from serve.engine.forecast import Pace
-from serve.errors import DeadlineExceeded, OutOfDeviceMemory
+from serve.errors import (
+    DeadlineExceeded,
+    DeadlineUnreachable,
+    EngineClosed,
+    InvalidRequest,
+    OutOfDeviceMemory,
+)
 from serve.generation import Generation, Source
-from tests.fakes import generation
+from tests.fakes import FakeDenoiser, generation
 from tests.machine import until
 from tests.unit.engine.test_loop import play
 
@@ -54,10 +61,12 @@ async def test_a_job_is_prepared_again_once_memory_was_freed(engine, denoiser):
 
 
 @play(no_room_to_prepare=2)
-async def test_a_job_that_twice_has_no_memory_fails(engine):
+async def test_a_job_that_twice_has_no_memory_fails_and_counts_as_a_fault(engine):
     with pytest.raises(OutOfDeviceMemory):
         await engine.submit(edit()).result()
+    assert engine.faults_in_a_row == 1
     assert (await engine.submit(edit()).result()).images
+    assert engine.faults_in_a_row == 0
 
 
 @play()
@@ -89,11 +98,62 @@ async def test_jobs_that_end_unprepared_leave_nothing_behind(engine, denoiser):
     await until(lambda: engine.occupied == (0, 0))
     denoiser.prepare_gate.set()
     assert engine.ahead_s == 0
-
-
-@play(pace=Pace({1: 0.1}), cap=1)
-async def test_a_forecast_knows_how_long_preparing_takes(engine, denoiser):
     await engine.submit(edit()).result()
-    plain, prepared = engine.forecast(generation()), engine.forecast(edit())
-    assert prepared.finish_s > plain.finish_s
-    assert prepared.start_s > plain.start_s
+    assert denoiser.begun == 1
+
+
+def pace() -> Pace:
+    """0.1 s a step, and 7 s to prepare an edit."""
+    measured = Pace({1: 0.1})
+    measured.saw_prepare(FakeDenoiser().plan(edit()).preparation, 7.0)
+    return measured
+
+
+@play(pace=pace(), cap=1)
+async def test_what_waits_to_be_prepared_is_work_ahead(engine, denoiser):
+    job = generation(num_inference_steps=20)
+    assert engine.ahead_s == 0
+    assert engine.work_s(edit()) == pytest.approx(0.5 + 7.0)
+    denoiser.prepare_gate.clear()
+    tickets = [engine.submit(edit()) for _ in range(2)]
+    assert [ticket.expected_s for ticket in tickets] == pytest.approx([7.5, 14.5])
+    assert engine.ahead_s == pytest.approx(14)
+    assert engine.forecast(edit()).start_s == pytest.approx(21)
+    assert engine.forecast(job).finish_s == pytest.approx(1.0 + 2.0)
+    denoiser.prepare_gate.set()
+    await asyncio.gather(*(ticket.result() for ticket in tickets))
+    assert engine.ahead_s < 7
+
+
+@play(pace=pace())
+async def test_a_deadline_allows_for_preparing(engine):
+    deadline = time.perf_counter() + 7
+    engine.require_feasible(generation(), deadline)
+    with pytest.raises(InvalidRequest):
+        engine.require_feasible(edit(), deadline)
+    with pytest.raises(DeadlineUnreachable):
+        engine.submit(edit(), deadline)
+
+
+@play(pace=pace())
+async def test_each_size_has_its_own_time(engine):
+    small = edit()
+    large = replace(small, width_px=256)
+    assert engine.forecast(large).start_s == pytest.approx(28)
+    await engine.submit(large).result()
+    assert engine.forecast(large).start_s < 28
+    assert engine.forecast(small).start_s == pytest.approx(7)
+
+
+@play()
+async def test_a_job_that_is_being_prepared_ends_with_the_engine(engine, denoiser):
+    denoiser.prepare_gate.clear()
+    tickets = [engine.submit(edit()) for _ in range(2)]
+    await until(lambda: engine.call_age_s > 0)
+    engine.close()
+    for ticket in tickets:
+        with pytest.raises(EngineClosed):
+            await ticket.result()
+    denoiser.prepare_gate.set()
+    await engine.wait_closed()
+    assert (denoiser.prepared, denoiser.begun) == (1, 0)

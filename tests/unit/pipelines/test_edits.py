@@ -124,8 +124,8 @@ def test_an_edits_work_is_its_steps_and_the_encoding() -> None:
     area = 80 / 96
     assert asked.image_steps == pytest.approx(2 * 5 * area + area)
     assert packed().plan(asked).steps == packed().plan(whole).steps - 5
-    assert packed().plan(asked).prepares
-    assert not packed().plan(whole).prepares
+    assert packed().plan(asked).preparation is not None
+    assert packed().plan(whole).preparation is None
 
 
 def test_what_a_mask_keeps_are_the_sources_own_pixels() -> None:
