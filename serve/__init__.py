@@ -6,16 +6,21 @@ FastAPI in it, and replicas, one per share of a device. A request's path through
      1. http/gate.py        checks headers, API key and the key's limits, before any route
      2. http/images.py      POST /v1/images/generations: reads the body (body.py), checks it
                             (schemas.py), negotiates the kind of answer (negotiation.py), checks
-                            that the key may use the model, and draws a seed where none was given
+                            that the key may use the model, and draws a seed where none was given;
+                            http/edits.py, POST /v1/images/edits: before that, reads a form
+                            (multipart.py), and decodes its picture (uploads.py)
      3. routing/router.py   picks the variant, for `model: "auto"` by a policy (auto.py); the
-                            variant's defaults complete the request to a `Generation`
+                            variant's defaults complete the request to a `Generation`, to whose
+                            size http/edit_schemas.py scales an edit's picture
      4. routing/replicas.py calls the replica with the least work ahead (least_work.py); the router
                             retries once if it dies
      5. replica/replica.py  admits the request, or refuses it with a Retry-After (admission.py)
      6. engine/loop.py      gives each image a slot (slots.py), steps all of them together, and
-                            decodes them on a thread of its own (decoding.py)
+                            decodes them on a thread of its own (decoding.py), which first encodes
+                            what an edit starts from
      7. pipelines/pipeline.py  makes embeddings of the prompt (embeddings.py) and noise of the seed,
-                            takes one denoising step for many images, decodes latents (vae.py)
+                            takes one denoising step for many images, decodes latents (vae.py);
+                            edits.py starts from a picture, and keeps what the mask leaves out
      8. replica/drawing.py  collects the pictures as they are done, encoded as PNG, JPEG or WebP
                             (encoding.py)
      9. http/images.py      answers with JSON (base64_json.py), bytes, or server-sent events

@@ -1,7 +1,7 @@
 """The loop that owns a device: step-level batching over the `Denoiser` protocol.
 
     loop       Engine: submits jobs, steps them, admits and drops at step boundaries
-    decoding   turns finished images into pixels beside the steps; previews
+    decoding   prepares jobs and turns finished images into pixels, beside the steps; previews
     under_way  one image of a request; a stopwatch for calls into the device
     previews   the time budget of previews on a shared device
     denoiser   the protocol of what draws

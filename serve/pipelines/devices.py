@@ -1,8 +1,8 @@
 """The device: its choice, copies to and from it, the order of work on it, and its memory.
 
 On a CPU a call has finished when it returns, so streams and events do nothing. On CUDA a call only
-launches work: `begin` and `step` use the default stream, `decode` and `preview`, which run on
-another thread, a stream of their own. Events order the two.
+launches work: `begin` and `step` use the default stream, `prepare`, `decode` and `preview`, which
+run on another thread, a stream of their own. Events order the two.
 """
 
 import fcntl

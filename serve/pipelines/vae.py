@@ -1,6 +1,6 @@
-"""Latents to pixels through a VAE, for finished images and previews; and an edit's pixels back.
+"""Latents to pixels through a VAE, for finished images and previews; an edit's pixels to latents.
 
-When each is decoded, and on which thread, is up to `engine.decoding`.
+When each is decoded or encoded, and on which thread, is up to `engine.decoding`.
 """
 
 from collections.abc import Mapping
@@ -30,9 +30,10 @@ _IMAGE_BYTES: dict[type, float] = {AutoencoderKL: 0.375 * 2**30, AutoencoderTiny
 
 
 class Decoder:
-    """Decodes with the VAE it is given; for one thread. Make it when all calls are recorded.
+    """Decodes, and encodes, with the VAE it is given; for one thread.
 
-    `calls` has what `compile.prepare_decoder` made of VAEs; others are called as they are.
+    Make it when all calls are recorded. `calls` has what `compile.prepare_decoder` made of VAEs;
+    others are called as they are, and so are encoders.
     """
 
     def __init__(self, device: torch.device, calls: Mapping[Vae, Call] | None = None) -> None:

@@ -33,6 +33,9 @@ def test_a_quick_run_measures_everything_and_decides_nothing(tmp_path: Path) -> 
     spent = parts["router"]["router"][0]["cpu_ms"]
     assert min(spent[role] for role in ("HAProxy", "router", "replica", "client")) > 0
     assert parts["router"]["FastAPI"][0]["cpu_ms"]["FastAPI"] > 0
+    # Above all it decodes the picture.
+    generation, edit = (parts["edits"][name][0]["cpu_ms"] for name in ("generation", "edit"))
+    assert edit["router"] > generation["router"]
     # One replica can't be faster than its device, of 25 steps, nor two than twice that.
     single, double = (parts["replicas"][count][0]["per_s"] for count in ("1", "2"))
     assert single < 2.5

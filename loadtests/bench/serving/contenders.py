@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 
@@ -30,13 +31,14 @@ class Work:
     """What is asked for: steps, and how the picture is encoded.
 
     As the API's JSON, or with `raw` as the picture's own bytes. Smaller answers than `least_bytes`
-    hold no picture.
+    hold no picture. With `edited`, a PNG, it is an edit of that.
     """
 
     steps: int
     output_format: OutputFormat = "png"
     raw: bool = False
     least_bytes: int = 20_000
+    edited: bytes | None = None
 
 
 class EngineAlone:
@@ -81,10 +83,20 @@ def over_http(session: aiohttp.ClientSession, url: str, work: Work) -> Ask:
         "output_format": work.output_format,
     }  # fmt: skip
 
+    path = "generations" if work.edited is None else "edits"
+
+    def content(asked: dict[str, Any]) -> dict[str, Any]:
+        if work.edited is None:
+            return {"json": asked}
+        # All steps: of few, a smaller share would leave none.
+        form = aiohttp.FormData({name: str(value) for name, value in asked.items()})
+        form.add_field("strength", "1")
+        form.add_field("image", work.edited, filename="photo.png", content_type="image/png")
+        return {"data": form}
+
     async def draw(request: int) -> bytes:
-        async with session.post(
-            f"{url}/v1/images/generations", json={**body, "seed": request}, headers=headers
-        ) as response:
+        asked = content({**body, "seed": request})
+        async with session.post(f"{url}/v1/images/{path}", headers=headers, **asked) as response:
             answer = await response.read()
         if response.status != 200 or len(answer) < work.least_bytes:
             raise RuntimeError(f"{url}: {response.status}: {answer[:200]!r} instead of a picture")

@@ -6,6 +6,7 @@ from ...markdown import table
 from ...rounds import Spread
 from ..output import bars_table
 from .run import (
+    EDITED_PX,
     MOST_OTHERS,
     ROUTER_USERS,
     SATURATED,
@@ -48,6 +49,14 @@ _PARTS = {
         "answer to the same request from one process of FastAPI. Ours crosses HAProxy, the router "
         "and a replica.",
     ),
+    "edits": (
+        "generation",
+        "added ms",
+        f"## Edits\n\nOne user, replicas that answer at once: an edit of a PNG of "
+        f"{EDITED_PX}x{EDITED_PX} that weighs what a photo does, against a generation. What is "
+        "added is sending and reading the form, decoding the picture, scaling it to the "
+        "miniature's largest size, and handing it to the replica.",
+    ),
     "replicas": (
         "1",
         "efficiency",
@@ -89,7 +98,7 @@ def _part(part: str, contenders: Rounds) -> str:
         cpu = [Spread.of(each.cpu_ms.get(role, 0.0) for each in measured) for role in roles]
         if name == against:
             compared = "-"
-        elif part == "single":
+        elif comparison == "added ms":
             compared = Spread.of(added_ms(measured, contenders[against])).text()
         else:
             times = int(name) if part == "replicas" else 1

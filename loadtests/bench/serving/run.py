@@ -14,6 +14,8 @@ import psutil
 from ray.serve import Application
 
 from serve.config import AppArgs
+from serve.generation import LOSSLESS_PNG
+from serve.replica.encoding import encode
 from serve.replica_info import cpu_name
 
 from ...closedloop import at_once
@@ -22,7 +24,7 @@ from ...local_serve import local_serve
 from ...machine import commit
 from ...rounds import Spread, rotated
 from ..bars import Bar, Finding
-from .apps import VARIANT, PhotoSteps, instant_app
+from .apps import VARIANT, PhotoSteps, instant_app, photo
 from .contenders import Ask, EngineAlone, Work, fastapi_floor, over_http
 from .cpu import Account
 
@@ -33,6 +35,7 @@ SINGLE = Work(steps=10)
 # Encoding PNGs of that size would take most of two cores.
 SATURATED = Work(steps=25, output_format="jpeg")
 INSTANT = Work(steps=1, least_bytes=1000)
+EDITED_PX = 512
 # Two wait for each that is drawn: the queue never runs empty.
 USERS_A_SLOT = 3
 ROUTER_USERS = 8
@@ -52,13 +55,15 @@ class ServingRun:
     """How much of what, in each of the rounds.
 
     `single` requests of one user; `waves` of pictures that fill the slots; `router` requests to
-    each server of the router-only part; `replicas` are compared, with `requests_a_user`.
+    each server of the router-only part; `edits` of one user, and as many generations; `replicas`
+    are compared, with `requests_a_user`.
     """
 
     rounds: int = 5
     single: int = 20
     waves: int = 20
     router: int = 2000
+    edits: int = 200
     replicas: tuple[int, ...] = (1, 2, 4)
     requests_a_user: int = 5
 
@@ -144,6 +149,10 @@ async def _measure_all(
             await _until_ready(session, f"{floor_url}/docs")
             asks = {"FastAPI": over_http(session, floor_url, INSTANT), "router": router}
             parts["router"] = await in_turn("the router", asks, ROUTER_USERS, run.router)
+        picture = encode(photo(EDITED_PX), LOSSLESS_PNG)
+        edit = over_http(session, f"{url}/instant", replace(INSTANT, edited=picture))
+        asks = {"generation": router, "edit": edit}
+        parts["edits"] = await in_turn("edits", asks, 1, run.edits)
         parts["replicas"] = {str(count): [] for count in run.replicas}
         ask = over_http(session, f"{url}/replicas", SATURATED)
         for round_ in range(run.rounds):
@@ -205,7 +214,7 @@ async def _until_ready(session: aiohttp.ClientSession, url: str) -> None:
 
 
 def added_ms(service: Sequence[Measurement], engine: Sequence[Measurement]) -> list[float]:
-    """What the service's p50 has more than the engine's, round by round."""
+    """What the p50 of the service, or of edits, has more than the other's, round by round."""
     return [ours.p50_ms - alone.p50_ms for ours, alone in zip(service, engine, strict=True)]
 
 

@@ -76,6 +76,7 @@ def result() -> dict[str, Any]:
             "single": part(engine=200, JSON=212, bytes=208),
             "saturated": part(engine=50, JSON=51),
             "router": part(router=10, FastAPI=2),
+            "edits": part(generation=10, edit=34),
             "replicas": part(x1=400, x4=100),
         },
     }
@@ -87,6 +88,7 @@ def test_the_report_tells_bars_differences_ratios_and_cpu_time() -> None:
     assert "| at most 10 ms | 12.00 (12.00 to 12.00), 3 of 3 rounds quiet | **missed** |" in text
     assert "| at least 0.95 | 1.00 (1.00 to 1.00), 3 of 3 rounds quiet | **met** |" in text
     assert "| the service, JSON | 212.50 (212.00 to 213.00) |" in text
+    assert "| edit | 34.50 (34.00 to 35.00) | 29.41 (29.41 to 29.41) | 24.00 (24.00" in text
     assert "| 0.20 (0.20 to 0.20) | 0.00 (0.00 to 0.00) | 3.0 |" in text
     assert "| 4 | 100.50 (100.00 to 101.00) | 10.00 (10.00 to 10.00) | 1.00 (1.00" in text
 

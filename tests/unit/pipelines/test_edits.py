@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from serve.generation import Generation, SchedulerName, Source
+from serve.generation import Generation, Preparation, SchedulerName, Source
 from serve.miniature import WEIGHTS_DIR
 from serve.miniature.training.scenes import draw as draw_scene
 from serve.miniature.training.scenes import random_scene
@@ -124,7 +124,10 @@ def test_an_edits_work_is_its_steps_and_the_encoding() -> None:
     area = 80 / 96
     assert asked.image_steps == pytest.approx(2 * 5 * area + area)
     assert packed().plan(asked).steps == packed().plan(whole).steps - 5
-    assert packed().plan(asked).preparation is not None
+    assert packed().plan(asked).preparation == Preparation("vae", 96 * 80)
+    assert (
+        packed().plan(replace(asked, variant="distilled-tiny-vae")).preparation.kind == "vae_tiny"
+    )
     assert packed().plan(whole).preparation is None
 
 
