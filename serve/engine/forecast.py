@@ -125,10 +125,9 @@ def forecast(pace: Pace, cap: int, ahead: Sequence[Work], job: Work) -> Forecast
         if own and not any(image.steps_left for image in own):
             break
     start_s = own[0].start_s if own else elapsed_s
-    later_s = 0.0
-    if job.prepare_s or not own:
-        ready_s = sum(work.prepare_s for work in (*ahead, job))
-        later_s = max(0.0, ready_s - start_s)
+    prepares = job.prepare_s or not own
+    ready_s = sum(work.prepare_s for work in (*ahead, job)) if prepares else 0.0
+    later_s = max(0.0, ready_s - start_s)
     return Forecast(start_s + later_s, elapsed_s + later_s + pace.decode_s)
 
 

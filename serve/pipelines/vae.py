@@ -30,10 +30,9 @@ _IMAGE_BYTES: dict[type, float] = {AutoencoderKL: 0.375 * 2**30, AutoencoderTiny
 
 
 class Decoder:
-    """Decodes, and encodes, with the VAE it is given; for one thread.
+    """Decodes and encodes with the VAE it is given, on one thread. Make it when all is recorded.
 
-    Make it when all calls are recorded. `calls` has what `compile.prepare_decoder` made of VAEs;
-    others are called as they are, and so are encoders.
+    `calls` has what `compile.prepare_decoder` made of VAEs; others are called as they are.
     """
 
     def __init__(self, device: torch.device, calls: Mapping[Vae, Call] | None = None) -> None:

@@ -3,8 +3,7 @@
 Ray, Serve and HAProxy start here as the cluster configures them, in namespaces of their own, over a
 denoiser whose steps sleep. Within each round, in turn: the engine called directly and the service
 over it, for one user and saturated; the router over replicas that answer at once, against the same
-answer from FastAPI on uvicorn, and edits against generations; and the service with one replica and
-with several, on logical GPUs.
+answer from FastAPI on uvicorn; edits against generations; one replica and several, on logical GPUs.
 
 Tables go to the terminal and to a report; the last line is the result as JSON. The exit status is 1
 where a bar is missed, and 77 where this machine can't make the namespaces or has no HAProxy.
@@ -53,9 +52,7 @@ def _run(args: argparse.Namespace) -> int:
     started_at = time.perf_counter()
     run = ServingRun(replicas=args.replicas)
     if args.quick:
-        run = replace(
-            run, rounds=1, single=5, waves=3, router=300, edits=20, replicas=args.replicas[:2]
-        )
+        run = replace(run, rounds=1, single=5, waves=3, router=300, replicas=args.replicas[:2])
     result = measure(run, partial(print, flush=True))
     given = shlex.join(argument for argument in sys.argv[1:] if argument != "--inside")
     result["command"] = "make overhead" + (f" ARGS={shlex.quote(given)}" if given else "")

@@ -52,10 +52,9 @@ _PARTS = {
     "edits": (
         "generation",
         "added ms",
-        f"## Edits\n\nOne user, replicas that answer at once: an edit of a PNG of "
-        f"{EDITED_PX}x{EDITED_PX} that weighs what a photo does, against a generation. What is "
-        "added is sending and reading the form, decoding the picture, scaling it to the "
-        "miniature's largest size, and handing it to the replica.",
+        f"## Edits\n\nOne user, replicas that answer at once: an edit of a PNG of {EDITED_PX}x"
+        f"{EDITED_PX} against a generation. What is added is the form, decoding the picture, "
+        "scaling it to the miniature's largest size, and handing it over.",
     ),
     "replicas": (
         "1",
