@@ -15,7 +15,7 @@ from ..engine.forecast import Pace
 from ..engine.loop import Engine, Settings
 from ..engine.sweep import MOST_IMAGES, sweep_denoiser
 from ..errors import Flagged
-from ..generation import Generation, OutputFormat, PictureFormat
+from ..generation import Generation, OutputFormat, PictureFormat, Source
 from ..metrics import ReplicaMetrics
 from ..variants import Variant
 from .encoding import Encoder
@@ -67,14 +67,15 @@ async def start(
 
 
 async def _warm_up(engine: Engine[Generation, Any], encoder: Encoder, variant: Variant) -> None:
-    """Draw with default guidance and without at the default size, and encode every format."""
-    for guidance_scale in sorted({variant.guidance_scale, 1.0}):
-        generation = variant.generation(
-            "warm-up", [0], 2, previews=1, guidance_scale=guidance_scale
-        )
+    """Draw with default guidance and without at the default size, edit, and encode every format."""
+    side_px = variant.default_size_px
+    blank = np.zeros((side_px, side_px, 3), np.uint8)
+    scales = sorted({variant.guidance_scale, 1.0})
+    edit: dict[str, Any] = {"guidance_scale": 1.0, "source": Source(blank.tobytes(), None, 1.0)}
+    for changes in (*({"guidance_scale": scale} for scale in scales), edit):
+        generation = variant.generation("warm-up", [0], 2, previews=1, **changes)
         with contextlib.suppress(Flagged):  # Two steps draw anything.
             await engine.submit(generation).result()
-    blank = np.zeros((variant.default_size_px, variant.default_size_px, 3), np.uint8)
     for output_format in get_args(OutputFormat):
         await encoder.encode(blank, PictureFormat(output_format, 90))
 

@@ -388,3 +388,10 @@ async def test_a_replica_that_flags_its_warm_up_is_warm_and_counts_no_picture(
     assert ("image", "distilled") not in counted
     drawing = await replica.draw(job(seeds=(1,)), PNG)
     assert drawing.pictures[0] is not None
+
+
+async def test_a_replica_has_encoded_a_picture_before_it_is_ready() -> None:
+    """Else the first edit would pay for what a device sets up, and its forecast leave it out."""
+    denoiser = FakeDenoiser()
+    await replica_over(denoiser)
+    assert denoiser.prepared == 1
