@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from PIL import Image
-from playwright.sync_api import Locator, Page, expect
+from playwright.sync_api import Locator, Page, Route, expect
 
 from serve.errors import Overloaded, VariantUnavailable
 from serve.variants import MINIATURE
@@ -500,22 +500,20 @@ def test_the_history_is_bounded(page: Page) -> None:
 
 @pytest.mark.thorough
 def test_the_keyboard_reaches_everything_in_order_and_sees_where_it_is(page: Page) -> None:
-    expect(page.locator("#settings")).to_be_visible()
-    reached = []
-    for _ in range(11):
+    choose(page, blue())
+    # The form scrolls where it is higher than the window.
+    assert page.locator("#ask").evaluate("(form) => form.offsetHeight < innerHeight")
+    page.locator("a").focus()
+    for reached in (
+        "prompt", "negative_prompt", "seed", "random", "num_inference_steps", "guidance_scale",
+        "size", "height", "edit > summary", "image", "mask", "brush", "erase", "clear-mask",
+        "save-mask", "remove-picture", "strength", "in-turn", "draw",
+    ):  # fmt: skip
         page.keyboard.press("Tab")
-        focused = page.evaluate(
-            """() => {
-                const { id, tagName } = document.activeElement;
-                return [id || tagName, getComputedStyle(document.activeElement).outlineStyle];
-            }"""
-        )
-        reached.append(focused[0])
-        assert focused[1] == "solid", focused[0]
-    assert reached == [
-        "A", "prompt", "negative_prompt", "seed", "random", "num_inference_steps",
-        "guidance_scale", "size", "height", "in-turn", "draw",
-    ]  # fmt: skip
+        control = page.locator(f"#{reached}")
+        expect(control).to_be_focused()
+        expect(control).to_have_css("outline-style", "solid")
+        expect(control).to_have_accessible_name(re.compile("."))
     page.keyboard.press("Enter")
     expect_states(page, "done")
 
@@ -589,15 +587,18 @@ def test_the_docs_page_shows_and_asks_the_api_under_its_policy(
     expect(models.locator(".live-responses-table")).to_contain_text('"object": "list"')
 
 
-def chosen(page: Page, width_px: int = 128, height_px: int = 96) -> None:
-    """Choose a blue picture to start from."""
+def blue(width_px: int = 128, height_px: int = 96, alpha: int = 255) -> Image.Image:
+    return Image.new("RGBA", (width_px, height_px), (40, 60, 200, alpha))
+
+
+def choose(page: Page, picture: Image.Image, name: str = "blue.png", kind: str = "PNG") -> None:
     file = io.BytesIO()
-    Image.new("RGB", (width_px, height_px), (40, 60, 200)).save(file, "PNG")
-    page.get_by_text("Start from a picture").click()
+    picture.save(file, kind)
+    page.locator("#edit").evaluate("(details) => (details.open = true)")
     page.locator("#image").set_input_files(
-        {"name": "blue.png", "mimeType": "image/png", "buffer": file.getvalue()}
+        {"name": name, "mimeType": "image/png", "buffer": file.getvalue()}
     )
-    expect(page.locator("#mask")).to_be_visible()
+    expect(page.get_by_role("log").locator("p").last).to_contain_text("to start from")
 
 
 def masks(service: Service) -> list[NDArray[np.bool_] | None]:
@@ -612,16 +613,23 @@ def masks(service: Service) -> list[NDArray[np.bool_] | None]:
     return found
 
 
+def drawn_masks(service: Service, page: Page) -> list[NDArray[np.bool_] | None]:
+    """Draw, and tell for each variant where it was asked to change the picture."""
+    service.router.asked.clear()
+    draw(page)
+    wait_for(lambda: len(service.router.asked) == len(VARIANTS))
+    expect(page.get_by_role("button", name="Stop")).to_be_hidden()
+    return masks(service)
+
+
 def test_every_variant_starts_from_the_picture(service: Service, page: Page) -> None:
-    chosen(page)
+    choose(page, blue())
     expect(page.get_by_label("Width in pixels")).to_have_value("128")
     expect(page.get_by_label("Height in pixels")).to_have_value("96")
     page.get_by_label("Strength").fill("0.5")
-    draw(page)
-    expect_states(page, "done")
-    assert masks(service) == [None, None, None]
+    assert drawn_masks(service, page) == [None, None, None]
     assert {job.source.strength for _, job, _ in service.router.asked if job.source} == {0.5}
-    expect(page.locator("#saved")).to_contain_text("-F image=@blue.png")
+    expect(page.locator("#saved")).to_contain_text("-F 'image=@\"blue.png\"'")
     expect(page.locator("#saved")).to_contain_text("/v1/images/edits")
     page.get_by_role("button", name="Remove the picture").click()
     service.router.asked.clear()
@@ -631,35 +639,28 @@ def test_every_variant_starts_from_the_picture(service: Service, page: Page) -> 
 
 
 def test_a_mask_is_painted_with_a_pointer(service: Service, page: Page) -> None:
-    chosen(page)
+    choose(page, blue())
     canvas = page.locator("#mask")
     box = canvas.bounding_box()
     assert box is not None
     canvas.click(position={"x": box["width"] / 4, "y": box["height"] / 2})
-    draw(page)
-    expect_states(page, "done")
-    for mask in masks(service):
+    for mask in drawn_masks(service, page):
         assert mask is not None
         assert mask[48, 32]
         assert not mask[48, 96]
         assert 0.005 < mask.mean() < 0.1
-    expect(page.locator("#saved")).to_contain_text("-F mask=@mask.png")
+    expect(page.locator("#saved")).to_contain_text("-F 'mask=@\"mask.png\"'")
     page.get_by_role("button", name="Clear the mask").click()
-    service.router.asked.clear()
-    draw(page)
-    wait_for(lambda: len(service.router.asked) == 3)
-    assert masks(service) == [None, None, None]
+    assert drawn_masks(service, page) == [None, None, None]
 
 
 def test_a_mask_is_painted_with_the_keyboard(service: Service, page: Page) -> None:
-    chosen(page)
+    choose(page, blue())
     page.locator("#mask").focus()
     for key in ("Shift+ArrowLeft", "Shift+ArrowLeft", "ArrowUp", "Space"):
         page.keyboard.press(key)
     expect(page.get_by_role("log")).to_contain_text("Painted at 25 % from the left, 47 % from")
-    draw(page)
-    expect_states(page, "done")
-    mask = masks(service)[0]
+    mask = drawn_masks(service, page)[0]
     assert mask is not None
     assert mask[45, 32]
     assert not mask[:, 64:].any()
@@ -667,31 +668,184 @@ def test_a_mask_is_painted_with_the_keyboard(service: Service, page: Page) -> No
 
 @pytest.mark.thorough
 def test_an_edit_comes_back_from_the_history(service: Service, page: Page) -> None:
-    chosen(page)
+    choose(page, blue())
     page.locator("#mask").focus()
     page.keyboard.press("Space")
-    draw(page)
-    expect_states(page, "done")
+    before = drawn_masks(service, page)[0]
     expect(page.locator("#history")).to_contain_text("from a picture")
     page.get_by_role("button", name="Remove the picture").click()
     page.locator("#history button").first.click()
     expect(page.locator("#mask")).to_be_visible()
-    before = masks(service)[0]
-    service.router.asked.clear()
-    draw(page)
-    # The cards are done already: they show what came back.
-    wait_for(lambda: len(service.router.asked) == 3)
-    after = masks(service)[0]
+    assert page.locator("#image").evaluate("(input) => input.files[0].name") == "blue.png"
+    after = drawn_masks(service, page)[0]
     assert before is not None
     assert after is not None
     assert (before == after).mean() > 0.99
 
 
-@pytest.mark.thorough
-def test_what_is_no_picture_is_told_at_its_field(page: Page) -> None:
-    page.get_by_text("Start from a picture").click()
-    page.locator("#image").set_input_files(
-        {"name": "x.png", "mimeType": "image/png", "buffer": b"no picture"}
-    )
-    expect(page.locator("#image")).to_have_accessible_description(re.compile("can't read"))
+def drop(page: Page, *paths: Path, on: str = "header") -> None:
+    """Drop files as a person does, not by a script of the page."""
+    box = page.locator(on).bounding_box()
+    assert box is not None
+    data = {"items": [], "files": [str(path) for path in paths], "dragOperationsMask": 1}
+    session = page.context.new_cdp_session(page)
+    for kind in ("dragEnter", "dragOver", "drop"):
+        event = {"type": kind, "x": box["x"] + 9, "y": box["y"] + 9, "data": data}
+        session.send("Input.dispatchDragEvent", event)
+
+
+@pytest.mark.parametrize("on", ["header", "#image", "#prompt"])
+def test_a_picture_dropped_anywhere_is_the_one_to_start_from(
+    service: Service, page: Page, tmp_path: Path, on: str
+) -> None:
+    blue().save(tmp_path / "blue.png")
+    drop(page, tmp_path / "blue.png", on=on)
+    expect(page.locator("#mask")).to_be_visible()
+    assert page.locator("#image").evaluate("(input) => input.files[0].name") == "blue.png"
+    # The page has a copy: what is on the disk may change.
+    blue(64, 64).save(tmp_path / "blue.png")
+    assert drawn_masks(service, page) == [None, None, None]
+
+
+def test_a_pasted_picture_is_the_one_to_start_from(service: Service, open_page: Open) -> None:
+    page = open_page(service.url, permissions=["clipboard-read", "clipboard-write"])
+    write = """async (text) => {
+        const canvas = new OffscreenCanvas(128, 96);
+        const context = canvas.getContext("2d");
+        context.fillStyle = "rgb(40 60 200)";
+        context.fillRect(0, 0, 128, 96);
+        const item = { "image/png": await canvas.convertToBlob(), ...text };
+        await navigator.clipboard.write([new ClipboardItem(item)]);
+    }"""
+    prompt = page.get_by_label("Prompt", exact=True)
+    # An office copies text and a picture of it: into a field goes the text.
+    page.evaluate(write, {"text/plain": "words"})
+    prompt.fill("")
+    prompt.press("Control+v")
+    expect(prompt).to_have_value("words")
     expect(page.locator("#mask")).to_be_hidden()
+    page.evaluate(write, {})
+    prompt.press("Control+v")
+    expect(page.locator("#mask")).to_be_visible()
+    assert drawn_masks(service, page) == [None, None, None]
+
+
+def test_a_file_that_is_no_picture_is_refused_in_words_and_changes_nothing(
+    service: Service, page: Page, tmp_path: Path
+) -> None:
+    field, url = page.locator("#image"), page.url
+    text = tmp_path / "a.txt"
+    text.write_text("words")
+    drop(page, text)
+    expect(field).to_have_accessible_description(re.compile("can't read “a.txt” as a picture.$"))
+    expect(page.locator("#mask")).to_be_hidden()
+    choose(page, blue())
+    assert page.locator("#settings .error").count() == 0
+    drop(page, text, text)
+    expect(field).to_have_accessible_description(re.compile("2 files; one picture is needed"))
+    drop(page, text)
+    expect(field).to_have_accessible_description(re.compile("“a.txt”.*“blue.png” stays"))
+    assert field.evaluate("(input) => input.files[0].name") == "blue.png"
+    assert page.url == url
+    assert drawn_masks(service, page) == [None, None, None]
+    expect(page.locator("#saved")).to_contain_text('image=@"blue.png"')
+
+
+def test_what_is_transparent_is_painted_until_it_is_erased(service: Service, page: Page) -> None:
+    picture = blue()
+    picture.paste(blue(32, 96, alpha=0), (96, 0))
+    choose(page, picture)
+    canvas = page.locator("#mask")
+    expect(canvas).to_have_accessible_description(re.compile("transparent .* is painted already"))
+
+    def changing() -> tuple[int, bool]:
+        """The columns that may change, and whether the page sent a mask."""
+        mask = drawn_masks(service, page)[0]
+        assert mask is not None
+        return int(mask.any(axis=0).sum()), "mask=@" in page.locator("#sent").inner_text()
+
+    assert changing() == (32, False)
+    canvas.focus()
+    page.keyboard.press("Space")
+    columns, sent = changing()
+    assert (32 < columns < 96, sent) == (True, True)
+    page.get_by_role("button", name="Clear the mask").click()
+    expect(canvas).not_to_have_accessible_description(re.compile("painted already"))
+    assert changing() == (128, True)
+
+
+def test_a_complaint_inside_the_closed_panel_opens_it(service: Service, page: Page) -> None:
+    strength, panel = page.get_by_label("Strength"), page.locator("#edit")
+    choose(page, blue())
+    strength.fill("0.05")
+    panel.evaluate("(details) => (details.open = false)")
+    draw(page, num_inference_steps=5)
+    expect(strength).to_have_accessible_description(re.compile("leaves none of 5 steps"))
+    expect(strength).to_be_focused()
+    # Where the picture is gone when the answer comes, there is no field to say it at.
+    held: list[Route] = []
+    page.route("**/v1/images/edits", lambda route: held.append(route))
+    draw(page)
+    page.get_by_role("button", name="Remove the picture").click()
+    wait_for(lambda: page.evaluate("() => 1") and len(held) == 3)
+    for route in held:
+        route.continue_()
+    expect(page.get_by_role("alert")).to_contain_text("leaves none of 5 steps")
+
+
+# curl's -F takes `;`, `,` and `"` for its own, and `@-` for standard input.
+@pytest.mark.parametrize("name", ['it\'s "a" \\ b;type=ab,c @d $HOME.png', "-", "-x.png"])
+def test_the_command_names_the_file_whatever_it_is_called(
+    service: Service, page: Page, tmp_path: Path, name: str
+) -> None:
+    choose(page, blue(), name)
+    drawn_masks(service, page)
+    blue().save(tmp_path / name, "PNG")
+    command = page.locator("#saved").inner_text()
+    service.router.asked.clear()
+    subprocess.run(["sh", "-c", command], cwd=tmp_path, check=True, timeout=HANG_S)
+    assert masks(service) == [None]
+
+
+@pytest.mark.thorough
+def test_the_last_choice_is_drawn_from_even_if_it_is_still_being_read(
+    service: Service, page: Page, tmp_path: Path
+) -> None:
+    page.evaluate("""() => {
+        const read = createImageBitmap;
+        const button = document.getElementById("draw");
+        const pressed = new Promise((resolve) => button.addEventListener("click", resolve));
+        window.createImageBitmap = async (file) => (await pressed, read(file));
+    }""")
+    for side_px in (4096, 64):
+        blue(side_px, side_px).save(tmp_path / f"{side_px}.png")
+        page.locator("#image").set_input_files(tmp_path / f"{side_px}.png")
+    for _ in range(2):
+        assert drawn_masks(service, page) == [None, None, None]
+        assert {job.width_px for _, job, _ in service.router.asked} == {64}
+
+
+@pytest.mark.thorough
+def test_the_mask_of_a_large_picture_is_where_it_was_painted(service: Service, page: Page) -> None:
+    choose(page, blue(4096, 4096))
+    page.locator("#mask").focus()
+    page.keyboard.press("Space")
+    mask = drawn_masks(service, page)[0]
+    assert mask is not None
+    assert mask.shape == (192, 192)
+    assert mask.mean() == pytest.approx(np.pi * 0.07**2, rel=0.1)
+
+
+@pytest.mark.thorough
+def test_what_is_cut_off_of_a_long_picture_is_said(page: Page) -> None:
+    choose(page, blue(40, 400))
+    canvas = page.locator("#mask")
+    expect(canvas).to_have_accessible_description(re.compile("70 % of the picture is cut off, top"))
+    box = canvas.bounding_box()
+    assert box is not None
+    assert box["height"] / box["width"] == pytest.approx(10, rel=0.05)
+    assert box["height"] < 720  # The window's.
+    page.get_by_label("Width in pixels").fill("192")
+    expect(canvas).to_have_accessible_description(re.compile("90 % of the picture is cut off, top"))
+    choose(page, blue())
+    expect(canvas).not_to_have_accessible_description(re.compile("cut off"))

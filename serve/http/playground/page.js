@@ -54,6 +54,8 @@ function fill({ picture, mask, ...settings }) {
   for (const [name, value] of Object.entries({ ...settings, width, height })) {
     if (name !== "size") form.elements[name].value = value;
   }
+  $("strength-value").value = $("strength").value;
+  showCut();
   clearComplaints();
 }
 
@@ -78,7 +80,10 @@ function fitSize(width, height) {
     Math.min(max, Math.max(min, Math.round((scale * side) / step) * step));
   $("size").value = nearest(width);
   $("height").value = nearest(height);
+  showCut();
 }
+
+const showCut = () => edit.fitTo(Number($("size").value), Number($("height").value));
 
 function randomSeed() {
   const [low, high] = models[0].bounds.seed;
@@ -110,7 +115,8 @@ const fieldOf = (param) => (param === "n" ? $("num_inference_steps") : $(param ?
 
 function complain(param, message) {
   const input = fieldOf(param);
-  if (!form.contains(input)) return false;
+  if (!form.contains(input) || input.closest("[hidden]")) return false;
+  if ($("edit").contains(input)) $("edit").open = true;
   const id = `${input.id}-error`;
   // Every variant refuses for the same reason: it is said once.
   if ($(id)) return true;
@@ -173,7 +179,9 @@ let beginning = false;
 
 async function begin() {
   beginning = true;
-  const chosen = { ...settings(), ...(await edit.parts()) };
+  // A picture that is still being read sets the size.
+  const parts = await edit.parts().finally(() => (beginning = false));
+  const chosen = { ...settings(), ...parts };
   const run = {
     id: Date.now(),
     settings: chosen,
@@ -184,7 +192,6 @@ async function begin() {
       steps: stepsOf(model, chosen),
     })),
   };
-  beginning = false;
   show(run);
   tell(`Drawing with ${run.results.length} variants, seed ${run.settings.seed}.`);
   drawAll(run, run.results);
@@ -455,6 +462,7 @@ function showCommands() {
     flags: ["-H 'Accept: image/png'", "-o", file],
   });
   $("key-note").hidden = !withKey;
+  $("files-note").hidden = !picture;
   $("copied").textContent = "";
 }
 
@@ -535,10 +543,9 @@ async function listHistory(lost = "") {
 async function restore(run) {
   const { picture, mask } = run.settings;
   $("edit").open = Boolean(picture);
-  if (picture) await edit.choose(picture, { keptMask: mask });
-  else edit.remove();
+  edit.remove();
   fill(run.settings);
-  showStrength();
+  if (picture) edit.choose(picture, { mask }).then(showCut);
   for (const result of run.results) {
     if (!result.url) look(result, result.picture);
     result.state = "done";
@@ -554,9 +561,20 @@ form.addEventListener("submit", (event) => {
   if (drawing.size === 0 && !beginning) begin();
 });
 form.addEventListener("input", clearComplaints);
-const showStrength = () => ($("strength-value").value = $("strength").value);
-$("strength").oninput = showStrength;
-edit.setUp({ tell, changed: fitSize, refused: (words) => complain("image", words) });
+$("size").oninput = $("height").oninput = showCut;
+$("strength").oninput = () => ($("strength-value").value = $("strength").value);
+edit.setUp({
+  tell,
+  changed: (width, height) => {
+    clearComplaints();
+    if (width) fitSize(width, height);
+  },
+  refused: (words) => {
+    clearComplaints();
+    complain("image", words);
+    tell(words);
+  },
+});
 $("random").onclick = () => {
   $("seed").value = randomSeed();
   tell(`Seed ${$("seed").value}.`);
