@@ -182,7 +182,7 @@ class Overloaded(RetryLater):
 
 
 class TooManyRequests(RetryLater):
-    """The API key has as many requests under way as it may."""
+    """The API key has as many requests under way as it may, or the router as many pictures."""
 
     status = 429
     code = "too_many_requests"

@@ -20,6 +20,7 @@ from .models import model_routes
 from .options import HttpOptions
 from .playground import page_routes
 from .service import Router
+from .upload_memory import UploadMemory
 
 
 def build_api(router: Router, options: HttpOptions, keys: KeyFile | None = None) -> FastAPI:
@@ -43,12 +44,13 @@ def build_api(router: Router, options: HttpOptions, keys: KeyFile | None = None)
     api.add_middleware(HeadAsGet)
     # Only tells the OpenAPI document of the keys; the gate has checked them.
     locks = [] if keys is None else [Security(HTTPBearer(auto_error=False))]
+    memory = UploadMemory(options)
     api.include_router(docs_routes(api.title))
     api.include_router(image_routes(router, options, locks))
-    api.include_router(edit_routes(router, options, locks))
+    api.include_router(edit_routes(router, options, memory, locks))
     api.include_router(model_routes(router, options, locks))
     if options.playground:
         api.include_router(page_routes())
     if options.a1111:
-        api.include_router(a1111_routes(router, options, locks))
+        api.include_router(a1111_routes(router, options, memory, locks))
     return api

@@ -1,15 +1,13 @@
 """What an edit starts from, and its request: the form's text, the picture, and how that is scaled.
 
-Everything that reads or scales pictures goes through `off_the_loop`.
+Pictures are scaled on a thread: `upload_memory` has them.
 """
 
-import asyncio
 import json
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
-from typing import Any, Literal, Self, TypeVar
+from typing import Any, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,14 +18,11 @@ from ..errors import InvalidRequest, shown
 from ..generation import Generation, Source
 from ..variants import Variant
 from .options import RequestLimits, UploadLimits
-from .schemas import SIZE_STEP_PX, GenerationRequest, validate_request
+from .schemas import SIZE_STEP_PX, GenerationRequest, Size, validate_request
 
 _TEXT_BYTES = 64 * 1024
-# Few: a picture of 4096x4096 px takes some hundred MB while it is decoded.
-_READERS = ThreadPoolExecutor(2, "read pictures")
 
-ReadT = TypeVar("ReadT")
-ScaledTo = Literal["cover", "stretch", "fit"]
+Resize = Literal["cover", "stretch", "fit"]
 
 
 class EditRequest(GenerationRequest):
@@ -39,6 +34,11 @@ class EditRequest(GenerationRequest):
         le=1,
         description="Share of the steps that are taken, from the picture made so noisy: the less, "
         "the nearer to it. With 1, a masked part is drawn from nothing but noise.",
+    )
+    size: Size | Literal["auto"] | None = Field(
+        None,
+        description="WIDTHxHEIGHT in pixels, multiples of 8, which the picture is scaled to cover; "
+        "with auto or none the picture's own, or the nearest of its shape that the variant draws.",
     )
     input_fidelity: Literal["low", "high"] | None = Field(
         None, description="Without effect, which a warning says: `strength` decides."
@@ -83,9 +83,9 @@ class EditRequest(GenerationRequest):
             width_px, height_px = self._picture_px
             image, size = self.client_name("image"), self.client_name("size")
             raise InvalidRequest(
-                f"{image}: {width_px}x{height_px} px were given; {shown(variant.name)} draws sides "
-                f"from {variant.min_size_px} to {variant.max_size_px}, which no picture of that "
-                f"shape has; name {size}",
+                f"{size}: none was given, and {image} has {width_px}x{height_px} px; "
+                f"{shown(variant.name)} draws sides from {variant.min_size_px} to "
+                f"{variant.max_size_px}, which no picture of that shape has; name a size",
                 size,
             )
         return sides_px
@@ -107,7 +107,7 @@ class Picture:
 
     pixels: NDArray[np.uint8]
     mask: NDArray[np.uint8] | None
-    scaled_to: ScaledTo = "cover"
+    resize: Resize = "cover"
 
     @property
     def size_px(self) -> tuple[int, int]:
@@ -130,7 +130,7 @@ class Picture:
     def _scaled(
         self, image: Image.Image, size_px: tuple[int, int], filtering: Image.Resampling
     ) -> Image.Image:
-        match self.scaled_to:
+        match self.resize:
             case "cover":
                 return ImageOps.fit(image, size_px, filtering)
             case "stretch":
@@ -143,11 +143,6 @@ class Picture:
                 margins = [(share // 2, share - share // 2) for share in missing]
                 around = [*margins, *[(0, 0)] * (inside.ndim - 2)]
                 return Image.fromarray(np.pad(inside, around, mode="edge"))
-
-
-async def off_the_loop(call: Callable[..., ReadT], *arguments: object) -> ReadT:
-    """Read or scale a picture on one of the few threads for that."""
-    return await asyncio.get_running_loop().run_in_executor(_READERS, call, *arguments)
 
 
 def upload_bytes(limits: UploadLimits) -> int:

@@ -9,7 +9,7 @@ from fastapi.responses import Response
 
 from ..errors import InvalidRequest
 from ..generation import Generation
-from .edit_schemas import EditRequest, Picture, off_the_loop, upload_bytes
+from .edit_schemas import EditRequest, Picture, upload_bytes
 from .error_responses import Route, errors
 from .gate import require_own_site
 from .images import answer_request, drawn_responses
@@ -17,10 +17,13 @@ from .multipart import Form, read_form
 from .options import HttpOptions, UploadLimits
 from .schemas import ImagesResponse
 from .service import Router
+from .upload_memory import UploadMemory
 from .uploads import read_mask, read_picture
 
 
-def edit_routes(router: Router, options: HttpOptions, locks: Sequence[Any]) -> APIRouter:
+def edit_routes(
+    router: Router, options: HttpOptions, memory: UploadMemory, locks: Sequence[Any]
+) -> APIRouter:
     """The route, with `locks` as its dependencies where keys are needed."""
     routes = APIRouter(route_class=Route)
 
@@ -39,23 +42,24 @@ def edit_routes(router: Router, options: HttpOptions, locks: Sequence[Any]) -> A
     async def edit_images(request: Request) -> Response:
         """Draw one or more images that start from a picture; answered as generations are."""
         require_own_site(request.headers)
-        form = await read_form(
-            request.headers,
-            request.stream(),
-            files=("image", "mask"),
-            max_bytes=upload_bytes(options),
-            timeout_s=options.body_timeout_s,
-        )
-        asked = EditRequest.parse(form.fields)
-        # Nothing of the upload is kept while the edit waits and is drawn: it is tens of MB.
-        pictures = [await off_the_loop(_read, form, options)]
-        del form
+        async with memory.reserve(request.headers, upload_bytes(options)) as reserved:
+            form = await read_form(
+                request.headers,
+                request.stream(),
+                files=("image", "mask"),
+                max_bytes=reserved.max_bytes,
+                timeout_s=options.body_timeout_s,
+            )
+            asked = EditRequest.parse(form.fields)
+            # Nothing of the upload is kept while the edit waits and is drawn: it is tens of MB.
+            pictures = [await reserved.decode(_read, form, options)]
+            del form
 
-        async def with_source(generation: Generation) -> Generation:
-            return await off_the_loop(pictures.pop().fitted_to, generation)
+            async def with_source(generation: Generation) -> Generation:
+                return await reserved.scale(pictures.pop().fitted_to, generation)
 
-        asked = asked.of_size(pictures[0].size_px)
-        return await answer_request(request, router, options, asked, with_source)
+            asked = asked.of_size(pictures[0].size_px)
+            return await answer_request(request, router, reserved.limits(), asked, with_source)
 
     return routes
 

@@ -140,8 +140,8 @@ class _Reader:
             raise MalformedBody(
                 "body: a field is without content-disposition: form-data and a name in UTF-8"
             )
-        several = name.endswith("[]") and name.removesuffix("[]") in self.files
-        self._name = name.removesuffix("[]") if several else name
+        bracketed = name.endswith("[]") and name.removesuffix("[]") in self.files
+        self._name = name.removesuffix("[]") if bracketed else name
         self._check_kind(is_file=b"filename" in options)
         self._check_repeated()
         self._check_encoding()

@@ -48,7 +48,11 @@ class HttpOptions(UploadLimits, RequestLimits):
         description="requests of one API key at once for each variant, in each router replica",
     )
     body_timeout_s: float = Field(
-        10, gt=0, le=600, description="a request whose body takes longer to arrive is refused"
+        10,
+        gt=0,
+        le=600,
+        description="a request is refused whose body isn't there after so long, and a second more "
+        "for each 512 KiB that came",
     )
     retry_after_s: int = Field(
         5,

@@ -1,4 +1,4 @@
-"""AUTOMATIC1111's dialect: its txt2img request to the Images API's, and the reply back.
+"""AUTOMATIC1111's dialect: its txt2img and img2img to the Images API's requests, and replies back.
 
 Field names are those of its web UI's API. Clients send more than they mean, so fields without an
 effect are skipped; those that would change the picture and can't be honoured are refused by name.
@@ -12,10 +12,11 @@ from typing import Any, ClassVar, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from ...errors import InvalidRequest, MalformedBody, ServingError, shown
+from ...errors import BodyTooLarge, InvalidRequest, MalformedBody, ServingError, shown
 from ...generation import SAMPLER_NAMES, VERSION, Drawing, Generation, SchedulerName, infotext
 from ...variants import Variant
-from ..edit_schemas import EditRequest, Picture, ScaledTo
+from ..body import MAX_BODY_BYTES
+from ..edit_schemas import EditRequest, Picture, Resize
 from ..options import UploadLimits
 from ..schemas import GenerationRequest, validate_request
 from ..uploads import read_picture, read_white_mask
@@ -265,7 +266,7 @@ class Txt2Img(BaseModel):
             _require_neutral(_NEUTRAL, name, value)
 
 
-_RESIZE_MODES: tuple[ScaledTo, ...] = ("stretch", "cover", "fit")
+_RESIZE_MODES: tuple[Resize, ...] = ("stretch", "cover", "fit")
 # A data URL's head, which clients may leave out.
 _DATA_URL = re.compile(r"data:image/[a-z+.-]{1,20};base64,")
 
@@ -305,6 +306,21 @@ class Img2Img(Txt2Img):
             if self.inpainting_mask_invert:
                 mask = 255 - mask
         return Picture(upload.pixels, mask, _RESIZE_MODES[self.resize_mode or 0])
+
+    def without_pictures(self) -> "Img2Img":
+        """The other fields, which the reply repeats, unknown ones included.
+
+        Raises:
+            BodyTooLarge: they are larger than a body without pictures may be.
+        """
+        without = self.model_copy(update={"init_images": None, "mask": None})
+        rest_bytes = len(without.model_dump_json(exclude_unset=True).encode())
+        if rest_bytes > MAX_BODY_BYTES:
+            raise BodyTooLarge(
+                f"body: {rest_bytes} bytes beside init_images and mask were given; at most "
+                f"{MAX_BODY_BYTES} are allowed"
+            )
+        return without
 
     def _validated(self, fields: Mapping[str, Any]) -> A1111EditRequest:
         strength = 0.75 if self.denoising_strength is None else self.denoising_strength

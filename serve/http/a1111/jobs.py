@@ -82,13 +82,17 @@ class Jobs:
             # Never quite done, however wrong the forecast was.
             share = min(took_s / job.expected_s, 0.99)
             left_s = max(job.expected_s - took_s, 0.0)
-        images = 0 if job is None else len(job.generation.seeds)
-        steps = 0 if job is None else job.generation.num_inference_steps
+        kind, images, steps = "", 0, 0
+        if job is not None:
+            drawn = job.generation
+            kind = "txt2img" if drawn.source is None else "img2img"
+            # As there, an edit's are those that its strength leaves.
+            images, steps = len(drawn.seeds), drawn.num_inference_steps - drawn.first_step
         state = {
             "skipped": False,
             "interrupted": False,
             "stopping_generation": False,
-            "job": "" if job is None else "txt2img",
+            "job": kind,
             "job_count": images,
             "job_timestamp": "0",
             "job_no": 0,

@@ -12,13 +12,14 @@ from pydantic import BaseModel
 from pydantic_core import from_json
 
 from ...errors import MalformedBody, VariantNotFound, shown
-from ...generation import LOSSLESS_PNG, SAMPLER_NAMES
+from ...generation import LOSSLESS_PNG, SAMPLER_NAMES, Generation
 from ..body import read_json
-from ..edit_schemas import Picture, off_the_loop, upload_bytes
+from ..edit_schemas import Picture, upload_bytes
 from ..error_responses import Route
 from ..gate import require_allowed, require_own_site, take_place
-from ..options import HttpOptions
+from ..options import HttpOptions, UploadLimits
 from ..service import Router, few_step_variants
+from ..upload_memory import UploadMemory
 from .dialect import (
     CONSTANT_ANSWERS,
     FIXED_OPTIONS,
@@ -42,7 +43,9 @@ class SdError(BaseModel):
     errors: str
 
 
-def a1111_routes(router: Router, options: HttpOptions, locks: Sequence[Any]) -> APIRouter:
+def a1111_routes(
+    router: Router, options: HttpOptions, memory: UploadMemory, locks: Sequence[Any]
+) -> APIRouter:
     """The routes, with `locks` as their dependencies where keys are needed."""
     routes = APIRouter(
         prefix="/sdapi/v1",
@@ -59,23 +62,26 @@ def a1111_routes(router: Router, options: HttpOptions, locks: Sequence[Any]) -> 
     drawn = refused | _errors(409, 429, 500, 503, 504)
 
     async def draw(
-        request: Request, given: Txt2Img, picture: Picture | None = None
+        request: Request,
+        given: Txt2Img,
+        limits: HttpOptions = options,
+        picture_px: tuple[int, int] | None = None,
+        complete: Callable[[Generation], Awaitable[Generation]] | None = None,
     ) -> dict[str, Any]:
         model = given.model(settings["sd_model_checkpoint"])
         _require_offered(router, request, model)
         variant = router.variants.get(model) or next(iter(router.variants.values()))
         asked = given.as_request(model, variant).with_seed()
-        if picture is not None and isinstance(asked, A1111EditRequest):
-            asked = asked.of_size(picture.size_px)
+        if picture_px is not None and isinstance(asked, A1111EditRequest):
+            asked = asked.of_size(picture_px)
         few_step = few_step_variants(router)
         choice = await router.choose(
-            model, lambda variant: asked.resolve(variant, options, few_step)
+            model, lambda variant: asked.resolve(variant, limits, few_step)
         )
         take_place(request.scope, choice.generation.variant)
         generation = choice.generation
-        if picture is not None:
-            generation = await off_the_loop(picture.fitted_to, generation)
-            picture = None  # Tens of MB, which the request needs no more.
+        if complete is not None:
+            generation = await complete(generation)
         drawing = await jobs.run(
             _owner(request),
             generation,
@@ -93,18 +99,20 @@ def a1111_routes(router: Router, options: HttpOptions, locks: Sequence[Any]) -> 
     @routes.post("/img2img", responses=drawn, openapi_extra=_body(Img2Img.model_json_schema()))
     async def draw_img2img(request: Request) -> dict[str, Any]:
         """Draw from a picture, perhaps with a mask; otherwise as txt2img."""
-        body = await read_json(
-            request.headers,
-            request.stream(),
-            options.body_timeout_s,
-            # In base64, four bytes stand for three.
-            4 * upload_bytes(options) // 3,
-        )
-        given = await off_the_loop(parse_asked, body, Img2Img)
-        del body
-        picture = await off_the_loop(given.picture, options)
-        without = given.model_copy(update={"init_images": None, "mask": None})
-        return await draw(request, without, picture)
+        # In base64, four bytes stand for three.
+        async with memory.reserve(request.headers, 4 * upload_bytes(options) // 3) as reserved:
+            body = await read_json(
+                request.headers, request.stream(), options.body_timeout_s, reserved.max_bytes
+            )
+            given, *pictures = await reserved.decode(_img2img, body, options)
+            # Nothing of the upload is kept while it waits and is drawn: it is tens of MB.
+            del body
+
+            async def with_source(generation: Generation) -> Generation:
+                return await reserved.scale(pictures.pop().fitted_to, generation)
+
+            limits, picture_px = reserved.limits(), pictures[0].size_px
+            return await draw(request, given, limits, picture_px, with_source)
 
     @routes.get("/sd-models", responses=refused)
     async def sd_models() -> list[dict[str, Any]]:
@@ -160,6 +168,11 @@ def a1111_routes(router: Router, options: HttpOptions, locks: Sequence[Any]) -> 
         return {}
 
     return routes
+
+
+def _img2img(body: bytes, limits: UploadLimits) -> tuple[Img2Img, Picture]:
+    given = parse_asked(body, Img2Img)
+    return given.without_pictures(), given.picture(limits)
 
 
 def _always(answer: Any) -> Callable[[], Awaitable[Any]]:

@@ -16,10 +16,11 @@ import pytest
 from PIL import Image
 
 from serve.errors import Overloaded, RequestInterrupted, VariantUnavailable
-from serve.generation import Drawing, Generation, PictureFormat, Timings
+from serve.generation import Drawing, Generation, PictureFormat, Source, Timings
 from serve.http.a1111.dialect import CONSTANT_ANSWERS, FIXED_OPTIONS, SAMPLER_ALIASES
 from serve.http.a1111.jobs import Jobs
 from serve.http.api import build_api
+from serve.http.body import MAX_BODY_BYTES
 from serve.http.options import HttpOptions
 from serve.keys import KeyFile, new_key
 from serve.pipelines.trajectories import SCHEDULERS
@@ -581,6 +582,23 @@ def test_progress_follows_the_forecast_from_the_first_request_on() -> None:
     asyncio.run(story())
 
 
+async def test_progress_of_an_edit_counts_the_steps_that_its_strength_leaves() -> None:
+    jobs, release = Jobs(lambda: 0.0), asyncio.Event()
+    asked = generation(num_inference_steps=10, source=Source(b"", None, 0.4))
+
+    async def wait() -> Drawing:
+        await release.wait()
+        return Drawing((b"",), Timings(0, 0, 0, 0), ())
+
+    running = asyncio.create_task(jobs.run(None, asked, expecting(4.0), wait))
+    await until(lambda: jobs.progress(None)["state"]["job_count"])
+    state = jobs.progress(None)["state"]
+    assert (state["job"], state["sampling_steps"]) == ("img2img", 4)
+    release.set()
+    await running
+    assert jobs.progress(None)["state"]["job"] == ""
+
+
 def test_a_client_that_leaves_ends_its_request_and_is_not_told_of_an_interruption() -> None:
     async def story() -> None:
         jobs, begun, ended = Jobs(), asyncio.Event(), asyncio.Event()
@@ -652,6 +670,21 @@ def test_img2img_starts_from_the_picture(call: Call, router: FakeRouter, head: s
     assert info["denoising_strength"] == 0.6
     assert "Denoising strength: 0.6" in info["infotexts"][0]
     assert in_base64(picture(96, 96)) not in response.text
+
+
+def test_what_is_beside_img2imgs_pictures_is_bounded_as_a_body_without_any(
+    call: Call, router: FakeRouter
+) -> None:
+    sent = {"prompt": "x", "init_images": [in_base64(picture(96, 96))], "steps": 4}
+    fits = call("POST", IMG2IMG, json={**sent, "unknown": "y" * (MAX_BODY_BYTES - 100)})
+    assert fits.status_code == 200, fits.text
+    router.asked.clear()
+    for large in ({"unknown": "y" * MAX_BODY_BYTES}, {"unknown": ["y" * 100] * 700}):
+        detail = assert_their_error(
+            call("POST", IMG2IMG, json={**sent, **large}), 413, "body_too_large"
+        )
+        assert detail.endswith("at most 65536 are allowed")
+    assert router.asked == []
 
 
 def test_img2img_without_a_size_keeps_the_pictures(call: Call, router: FakeRouter) -> None:

@@ -168,8 +168,28 @@ def test_what_is_wrong_is_refused_by_its_name(
     assert response.status_code == 400, response.text
     error = response.json()["error"]
     assert error["param"] == param
+    assert error["message"].partition(": ")[0].strip('"') == param
     assert words in error["message"]
     assert router.asked == []
+
+
+@pytest.mark.parametrize("name", ["image", "image[]"])
+def test_what_open_webui_sends_is_drawn(app: FastAPI, router: FakeRouter, name: str) -> None:
+    """The form of its engine `openai`; it names several pictures, or one in a list, `image[]`."""
+    text = {"model": "distilled", "prompt": "yellow tulips", "n": "1", "size": "96x96",
+            "response_format": "b64_json"}  # fmt: skip
+    files = [(name, ("image.png", picture(), "image/png"))]
+    asked = httpx.Request("POST", f"http://test{URL}", files=files, data=text)
+    response = call(app, "POST", URL, content=asked.read(), headers=asked.headers)
+    assert response.status_code == 200, response.text
+    assert response.json()["data"][0]["b64_json"]
+    ((variant, drawn, _),) = router.asked
+    assert (variant, drawn.width_px, drawn.prompt) == ("distilled", 96, "yellow tulips")
+
+
+def test_the_description_says_which_size_an_edit_has(app: FastAPI) -> None:
+    (body,) = app.openapi()["paths"][URL]["post"]["requestBody"]["content"].values()
+    assert "the picture's own" in body["schema"]["properties"]["size"]["description"]
 
 
 def test_an_edit_without_a_picture_is_refused(app: FastAPI) -> None:

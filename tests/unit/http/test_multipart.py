@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import math
 import tracemalloc
 from collections.abc import AsyncIterator, Mapping
 
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 
 from serve.errors import BodyTooLarge, RequestTimeout, ServingError
 from serve.http.multipart import Form, read_form
+from tests import virtual_time
 from tests.fuzz.forms import BOUNDARY, PNG, REFUSED_FORMS, RefusedForm, file, form, text
 from tests.fuzz.test_parsers import mutated
 
@@ -101,6 +103,42 @@ async def test_a_form_that_does_not_come_in_time_is_refused() -> None:
 
     with pytest.raises(RequestTimeout, match=r"body: 4 bytes came in 0\.01 s"):
         await read_form(FORM, stalling(), files=(), max_bytes=MIB, timeout_s=0.01)
+
+
+def test_a_large_form_has_time_in_proportion_and_a_trickle_has_not() -> None:
+    async def at(part_bytes: int, every_s: float) -> AsyncIterator[bytes]:
+        body = form(file("image", bytes(20 * MIB)))
+        for start in range(0, len(body), part_bytes):
+            await asyncio.sleep(every_s)
+            yield body[start : start + part_bytes]
+
+    async def uploaded(part_bytes: int, every_s: float) -> float:
+        parts, loop = at(part_bytes, every_s), asyncio.get_running_loop()
+        try:
+            await read_form(FORM, parts, files=("image",), max_bytes=32 * MIB, timeout_s=10)
+        except RequestTimeout:
+            return loop.time()
+        return math.inf
+
+    assert virtual_time.run(uploaded(MIB, 2.3)) == math.inf
+    # 10 s, and as many as it has come to at 512 KiB/s.
+    assert virtual_time.run(uploaded(MIB, 4.1)) == 10 + 2 * 3
+    assert virtual_time.run(uploaded(1, 9.0)) == pytest.approx(10, abs=0.001)
+
+
+async def test_others_have_their_turn_while_a_form_is_parsed() -> None:
+    turns = 0
+
+    async def others() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    beside = asyncio.create_task(others())
+    await read(form(file("image", bytes(MIB // 2))))
+    beside.cancel()
+    assert turns >= 8
 
 
 async def test_a_form_takes_twice_its_bytes_of_memory() -> None:
