@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from serve.errors import BodyTooLarge, RequestTimeout, ServingError
+from serve.errors import BodyTooLarge, MalformedBody, RequestTimeout, ServingError
 from serve.http.multipart import Form, read_form
 from tests import virtual_time
 from tests.fuzz.forms import BOUNDARY, PNG, REFUSED_FORMS, RefusedForm, file, form, text
@@ -124,6 +124,13 @@ def test_a_large_form_has_time_in_proportion_and_a_trickle_has_not() -> None:
     # 10 s, and as many as it has come to at 512 KiB/s.
     assert virtual_time.run(uploaded(MIB, 4.1)) == 10 + 2 * 3
     assert virtual_time.run(uploaded(1, 9.0)) == pytest.approx(10, abs=0.001)
+
+
+async def test_a_file_of_delimiters_is_refused_before_it_is_parsed() -> None:
+    near = f"\r\n--{BOUNDARY}x".encode()
+    assert (await read(form(file("image", near * 30)))).files["image"] == near * 30
+    with pytest.raises(MalformedBody, match="over 40 fields"):
+        await read(form(file("image", near * 60)))
 
 
 async def test_others_have_their_turn_while_a_form_is_parsed() -> None:
