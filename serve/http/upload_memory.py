@@ -5,6 +5,7 @@ import contextlib
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import TypeVar
 
 from ..errors import TooManyRequests
@@ -54,25 +55,21 @@ class UploadMemory:
         self._free_bytes -= body_bytes
         async with contextlib.AsyncExitStack() as held:
             held.callback(self._release, body_bytes)
-            yield Reservation(body_bytes, self._options, self._decoded, held)
+            yield Reservation(body_bytes, time.monotonic(), self._options, self._decoded, held)
 
     def _release(self, body_bytes: int) -> None:
         self._free_bytes += body_bytes
 
 
+@dataclass
 class Reservation:
     """One request's share of the memory: `max_bytes` of body, and what they become."""
 
-    def __init__(
-        self,
-        max_bytes: int,
-        options: HttpOptions,
-        decoded: asyncio.Semaphore,
-        held: contextlib.AsyncExitStack,
-    ) -> None:
-        self.max_bytes = max_bytes
-        self._options, self._decoded, self._held = options, decoded, held
-        self._began_s = time.monotonic()
+    max_bytes: int
+    _began_s: float
+    _options: HttpOptions
+    _decoded: asyncio.Semaphore
+    _held: contextlib.AsyncExitStack
 
     async def decode(self, call: Callable[..., ReadT], *arguments: object) -> ReadT:
         """Read a picture on a thread, when few others are decoded and not yet scaled."""
@@ -90,10 +87,8 @@ class Reservation:
 
         A slow upload would else end only after Serve's own limit for the whole request.
         """
-        most_s = self._options.max_request_s
-        if most_s is None:
-            return self._options
-        left_s = max(0.0, most_s - (time.monotonic() - self._began_s))
+        most_s, took_s = self._options.max_request_s, time.monotonic() - self._began_s
+        left_s = None if most_s is None else max(0.0, most_s - took_s)
         return self._options.model_copy(update={"max_request_s": left_s})
 
 

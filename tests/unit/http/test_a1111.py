@@ -583,20 +583,14 @@ def test_progress_follows_the_forecast_from_the_first_request_on() -> None:
 
 
 async def test_progress_of_an_edit_counts_the_steps_that_its_strength_leaves() -> None:
-    jobs, release = Jobs(lambda: 0.0), asyncio.Event()
-    asked = generation(num_inference_steps=10, source=Source(b"", None, 0.4))
+    jobs, asked = Jobs(), generation(num_inference_steps=10, source=Source(b"", None, 0.4))
 
-    async def wait() -> Drawing:
-        await release.wait()
+    async def draw() -> Drawing:
+        state = jobs.progress(None)["state"]
+        assert (state["job"], state["sampling_steps"]) == ("img2img", 4)
         return Drawing((b"",), Timings(0, 0, 0, 0), ())
 
-    running = asyncio.create_task(jobs.run(None, asked, expecting(4.0), wait))
-    await until(lambda: jobs.progress(None)["state"]["job_count"])
-    state = jobs.progress(None)["state"]
-    assert (state["job"], state["sampling_steps"]) == ("img2img", 4)
-    release.set()
-    await running
-    assert jobs.progress(None)["state"]["job"] == ""
+    await jobs.run(None, asked, expecting(4.0), draw)
 
 
 def test_a_client_that_leaves_ends_its_request_and_is_not_told_of_an_interruption() -> None:

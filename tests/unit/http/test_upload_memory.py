@@ -101,18 +101,8 @@ async def test_what_is_drawn_has_left_the_memory(url: str, body: bytes, most: in
         assert {(await one).status_code for one in under_way} == {200}
 
 
-async def test_small_pictures_may_come_by_the_dozen() -> None:
-    async with asyncio.timeout(HANG_S), opened(FakeRouter()) as client:
-        answers = await asyncio.gather(*(posting(client, URL, EDIT) for _ in range(24)))
-    assert {answer.status_code for answer in answers} == {200}
-
-
-async def test_few_pictures_are_decoded_and_not_yet_scaled() -> None:
-    class Undecided(FakeRouter):
-        def __init__(self) -> None:
-            super().__init__()
-            self.go = asyncio.Event()
-
+async def test_many_small_pictures_are_read_and_few_decoded_at_once() -> None:
+    class Undecided(SlowRouter):
         async def choose(self, model: str, resolve: Callable[[Variant], Generation]) -> Choice:
             choice = await super().choose(model, resolve)
             await self.go.wait()
@@ -120,7 +110,7 @@ async def test_few_pictures_are_decoded_and_not_yet_scaled() -> None:
 
     router = Undecided()
     async with asyncio.timeout(HANG_S), opened(router) as client:
-        under_way = [posting(client, URL, EDIT) for _ in range(6)]
+        under_way = [posting(client, URL, EDIT) for _ in range(24)]
         await until(lambda: len(router.chosen) == 4)
         # Time for another, were it allowed.
         await asyncio.sleep(0.2)
@@ -130,29 +120,21 @@ async def test_few_pictures_are_decoded_and_not_yet_scaled() -> None:
 
 
 async def test_a_client_that_leaves_keeps_its_memory_until_the_thread_is_done() -> None:
-    memory = UploadMemory(HttpOptions(max_upload_mib=1))
-    go, begun = threading.Event(), threading.Event()
-
-    def decode() -> None:
-        begun.set()
-        go.wait(HANG_S)
+    memory, go = UploadMemory(HttpOptions(max_upload_mib=1)), threading.Event()
 
     async def upload() -> None:
         async with memory.reserve({}, 8 * MIB) as reserved:
-            await reserved.decode(decode)
+            await reserved.decode(go.wait, HANG_S)
 
-    async with asyncio.timeout(HANG_S):
-        leaves = asyncio.create_task(upload())
-        await until(begun.is_set)
-        leaves.cancel()
-        await asyncio.sleep(0.01)
-        with pytest.raises(TooManyRequests):
-            async with memory.reserve({}, 8 * MIB):
-                pass
-        go.set()
-        await asyncio.wait([leaves])
-        async with memory.reserve({}, 8 * MIB):
-            pass
+    leaves = asyncio.create_task(upload())
+    await asyncio.sleep(0.01)
+    leaves.cancel()
+    await asyncio.sleep(0.01)
+    with pytest.raises(TooManyRequests):
+        await upload()
+    go.set()
+    await asyncio.wait([leaves])
+    await upload()
 
 
 async def test_an_uploads_time_is_part_of_max_request_s(monkeypatch: pytest.MonkeyPatch) -> None:
