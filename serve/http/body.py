@@ -9,7 +9,7 @@ from ..errors import BodyTooLarge, InvalidRequest, RequestTimeout, shown
 MAX_BODY_BYTES = 64 * 1024
 # 4 Mbit/s, after a start of `timeout_s`: a form with two pictures of 16 MiB has 74 s by default, so
 # that it is drawn, too, within the `request_timeout_s` of the overlays.
-_LEAST_BYTES_PER_S = 512 * 1024
+LEAST_BYTES_PER_S = 512 * 1024
 
 
 async def read_json(
@@ -59,7 +59,7 @@ async def read_into(
                 if size > max_bytes:
                     raise BodyTooLarge(f"body: over {max_bytes} bytes, the most that is allowed")
                 consume(part)
-                allowed_s = timeout_s + size / _LEAST_BYTES_PER_S
+                allowed_s = timeout_s + size / LEAST_BYTES_PER_S
                 limit.reschedule(began_s + allowed_s)
                 # Parts that are here already come without a wait, and a hostile form takes some
                 # 10 ms of the parser for each 64 KiB.
@@ -67,7 +67,7 @@ async def read_into(
     except TimeoutError:
         raise RequestTimeout(
             f"body: {size} bytes came in {allowed_s:.3g} s; all of it must be here in "
-            f"{timeout_s:g} s, and a second more for each {_LEAST_BYTES_PER_S // 1024} KiB that "
+            f"{timeout_s:g} s, and a second more for each {LEAST_BYTES_PER_S // 1024} KiB that "
             "came"
         ) from None
 
