@@ -15,6 +15,8 @@ GENERATIONS, EDITS = "/v1/images/generations", "/v1/images/edits"
 _PICTURES_DIR = Path(__file__).parent / "pictures"
 # Scenes of the miniature's, 96x96.
 PICTURES = ("boat.png", "cat.png", "house.png", "vase.png")
+# The API's default; it is sent all the same, so that a report can say what was asked for.
+STRENGTH = 0.8
 
 
 def path_of(asked: Mapping[str, Any]) -> str:

@@ -55,11 +55,9 @@ async def run(
         asked = workload.body(index, variant)
         fired_s = loop.time() - started
         answer = await client.draw(asked)
-        sample = answered(
-            Sample(index, variant, asked.get("num_inference_steps"), fired_s, fired_s, fired_s),
-            answer,
-            answer.done_s - started,
-        )
+        steps, edit = asked.get("num_inference_steps"), "image" in asked
+        fired = Sample(index, variant, steps, fired_s, fired_s, fired_s, edit=edit)
+        sample = answered(fired, answer, answer.done_s - started)
         samples.append(sample)
         done(sample, answer.content)
 

@@ -70,9 +70,8 @@ async def run(
             if stop():
                 break
             now_s = loop.time() - started
-            fired = Sample(
-                index, variant, asked.get("num_inference_steps"), scheduled_s, now_s, now_s
-            )
+            steps, edit = asked.get("num_inference_steps"), "image" in asked
+            fired = Sample(index, variant, steps, scheduled_s, now_s, now_s, edit=edit)
             if len(under_way) >= _MOST_IN_FLIGHT:
                 keep(replace(fired, outcome="unsent"))
                 continue

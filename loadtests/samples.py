@@ -18,7 +18,7 @@ class Sample:
     """One request. Seconds are counted from the run's start.
 
     `steps` is None where the request left them to the variant. `variant` is what was asked for,
-    `model` who answered, and `model_reason` why, for `auto`.
+    `model` who answered, and `model_reason` why, for `auto`. `edit` is False for a generation.
 
     `unfinished` are those that the end of an interrupted run cut off; `unsent` are those for which
     the generator had no room. The replica timed `queue_s`, and `device_s`: denoising and decoding.
@@ -38,6 +38,7 @@ class Sample:
     device_s: float | None = None
     model: str = ""
     model_reason: str = ""
+    edit: bool = False
 
     @property
     def latency_s(self) -> float:
@@ -103,9 +104,13 @@ def summarize(samples: Sequence[Sample], duration_s: float, slo_s: float | None)
     )
 
 
-def latencies_s(samples: Iterable[Sample]) -> list[float]:
-    """Of the requests that were drawn, ascending."""
-    return sorted(sample.latency_s for sample in samples if sample.outcome == "ok")
+def latencies_s(samples: Iterable[Sample], *, edits: bool | None = None) -> list[float]:
+    """Of the requests that were drawn, ascending; with `edits` only of edits or of generations."""
+    return sorted(
+        sample.latency_s
+        for sample in samples
+        if sample.outcome == "ok" and edits in (None, sample.edit)
+    )
 
 
 def percentile(values: Sequence[float], percent: float) -> float | None:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from .bodies import PICTURES
+from .bodies import PICTURES, STRENGTH
 
 _SIDES_PX = {"miniature": 96, "sd-v1": 512}
 _PROMPTS_DIR = Path(__file__).parent / "prompts"
@@ -55,5 +55,9 @@ class Workload:
             "scheduler": self.scheduler,
         }
         if drawn.random() < self.edits:
-            body |= {"image": drawn.choice(PICTURES), "picture_px": self.picture_px}
+            body |= {
+                "image": drawn.choice(PICTURES),
+                "picture_px": self.picture_px,
+                "strength": STRENGTH,
+            }
         return {name: value for name, value in body.items() if value is not None}

@@ -56,6 +56,8 @@ class FakeService:
     wrong_every: int = 0
     # Seconds an image with 25 steps by variant, one after another, as a replica draws them.
     serial_s: dict[str, float] = field(default_factory=dict)
+    # What an edit takes of that.
+    edit_share: float = 1.0
     # Optimisations that failed in a variant's replica, and why.
     left_off: dict[str, dict[str, str]] = field(default_factory=dict)
     # Fewer steps are refused with 400.
@@ -157,6 +159,8 @@ class FakeService:
             error = {"message": "too few", "type": "invalid_request_error", "param": None}
             return web.json_response({"error": error}, status=400)
         image_s = self.serial_s.get(asked["model"], 0.0) * asked.get("num_inference_steps", 25) / 25
+        if asked.get("image") or asked.get("edited"):
+            image_s *= self.edit_share
         if asked["model"] in self.serial_s:
             self._under_way[asked["model"]] += 1
             async with self._locks.setdefault(asked["model"], asyncio.Lock()):

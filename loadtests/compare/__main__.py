@@ -57,7 +57,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--steps", type=_between(1, 150, int), help="of both loops; default: the variant's own")
     add("--size", help="WIDTHxHEIGHT; default: the variant's own")
     add("--auto", action="store_true", help="measure `auto`, too: 30 %% of the time is kept for it")
-    add("--edits", type=_share, default=0.0, help="of the requests, that start from a picture")
+    add("--edits", type=_share, default=0.0, help="share of the requests that are edits, 0 to 1")
     add("--guidance", type=float, help="default: the variant's own")
     add("--seed", type=int, default=0, help="of prompts, seeds and arrivals")
     add("--minutes", type=_positive, help="at most; what doesn't fit is left out and named")

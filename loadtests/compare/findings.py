@@ -3,7 +3,7 @@
 import itertools
 import statistics
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from ..published import CALLS
@@ -22,6 +22,8 @@ class ClosedLevel:
     images_per_s: Repeated
     requests: int
     p50_s: float
+    generations_p50_s: float | None
+    edits_p50_s: float | None
     p95_s: float | None
     rejected: int
     failed: int
@@ -83,13 +85,20 @@ def _of_variant(
 
 
 def _single(record: Record, variant: str) -> Repeated | None:
-    """The median latency of one user, by round."""
-    medians = {
-        run.round: statistics.median(drawn_s)
-        for run in record.of("closed loop", variant, users=1)
-        if (drawn_s := latencies_s(run.samples))
-    }
-    return Repeated(medians) if medians else None
+    """The median latency of one user's generations, by round; of edits, where all were edits."""
+    for edits in (False, True):
+        medians = {
+            run.round: statistics.median(drawn_s)
+            for run in record.of("closed loop", variant, users=1)
+            if (drawn_s := latencies_s(run.samples, edits=edits))
+        }
+        if medians:
+            return Repeated(medians)
+    return None
+
+
+def _median(values: Sequence[float]) -> float | None:
+    return statistics.median(values) if values else None
 
 
 def _closed_level(record: Record, variant: str, users: int) -> ClosedLevel | None:
@@ -108,6 +117,8 @@ def _closed_level(record: Record, variant: str, users: int) -> ClosedLevel | Non
         images_per_s=Repeated(images_per_s),
         requests=len(samples),
         p50_s=statistics.median(latencies_s(samples)),
+        generations_p50_s=_median(latencies_s(samples, edits=False)),
+        edits_p50_s=_median(latencies_s(samples, edits=True)),
         p95_s=decided_p95(latencies_s(samples)),
         rejected=outcomes["rejected"],
         failed=outcomes["failed"],

@@ -12,6 +12,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from PIL import Image
 
+from ..bodies import STRENGTH
 from ..replies import AUTO
 from ..samples import latencies_s
 from . import charts
@@ -38,6 +39,7 @@ def write(conclusion: Conclusion, out: Path) -> None:
     page = Page(
         title=f"Which variant to pay for: `{conclusion.endpoint.family}` on "
         f"{conclusion.setup.device}",
+        asked=_asked(conclusion),
         warnings=_warnings(conclusion),
         verdict=conclusion.verdict,
         tables=tables(conclusion),
@@ -59,6 +61,7 @@ class Page:
     verdict: Sequence[str]
     tables: Sequence[Table]
     facts: Sequence[str]
+    asked: str = ""
     warnings: Sequence[str] = ()
     charts: Sequence[Mapping[str, str]] = ()
     variants: Sequence[str] = ()
@@ -68,7 +71,8 @@ class Page:
 
     def write(self, out: Path) -> None:
         """As report.md, and as report.html, one file that needs no other."""
-        parts = [f"# {self.title}", *self.warnings, _bullets(self.verdict)]
+        parts = [f"# {self.title}", *filter(None, [self.asked]), *self.warnings]
+        parts.append(_bullets(self.verdict))
         parts += [f"## {each.title}\n\n{each.markdown()}" for each in self.tables]
         parts.append(f"## To repeat it\n\n{_bullets(self.facts)}")
         if self.serve_config:
@@ -87,6 +91,23 @@ class Page:
 
 def _bullets(sentences: Sequence[str]) -> str:
     return "\n".join(f"- {sentence}" for sentence in sentences)
+
+
+def _asked(conclusion: Conclusion) -> str:
+    """What a reader must know of edits; nothing where there were none."""
+    design = conclusion.design
+    if not design.workload.edits:
+        return ""
+    alone = conclusion.record.of("closed loop", design.variants[0], users=1)
+    drawn = {sample.edit for run in alone for sample in run.samples if sample.outcome == "ok"}
+    slo = ", and with it the SLO," if design.slo_s is None else ""
+    return (
+        f"{100 * design.workload.edits:g} % of the requests of the closed and open loop were edits "
+        f"of the bundled pictures, strength {STRENGTH:g}. Rates, costs and latencies are of edits "
+        "and generations together, except where a column names one of them. One picture's time"
+        f"{slo} is that of {'edits' if drawn == {True} else 'generations'}. The seed workload and "
+        "the pictures that are compared are generations."
+    )
 
 
 def _warnings(conclusion: Conclusion) -> list[str]:
@@ -120,7 +141,6 @@ def facts(conclusion: Conclusion) -> list[str]:
     sizes = sorted({model["defaults"]["size"] for model in conclusion.endpoint.models.values()})
     replicas = ", ".join(f"{name} {count}" for name, count in conclusion.endpoint.replicas.items())
     steps = ", ".join(map(str, workload.num_inference_steps)) or "each variant's own"
-    edits = f", {workload.edits:.0%} of them edits" if workload.edits else ""
     return [
         f"Command: `{conclusion.setup.command}`",
         f"Begun {made['began']}, commit {made['commit']}.",
@@ -134,7 +154,7 @@ def facts(conclusion: Conclusion) -> list[str]:
         f"{workload.size or ', '.join(sizes)}, guidance "
         f"{workload.guidance_scale or 'of the variant'}.",
         f"Workload: request i is the same for every variant; seed {workload.seed}, "
-        f"{len(workload.prompts)} prompts{edits}. Open loop: {design.samples_a_rate} requests a "
+        f"{len(workload.prompts)} prompts. Open loop: {design.samples_a_rate} requests a "
         "rate in two rounds; the search begins where a queue with the closed loop's even work "
         "would have the p95 of these arrivals at the SLO.",
         f"Policy of `auto`: {_policy(conclusion.endpoint.auto)}"

@@ -33,6 +33,8 @@ class Rung:
     within_slo: float
     mean_s: float | None
     p50_s: float | None
+    generations_p50_s: float | None
+    edits_p50_s: float | None
     p95_s: float | None
     p99_s: float | None
     slo: Literal["met", "missed", "not decided"]
@@ -95,6 +97,8 @@ def rung(design: Design, runs: Sequence[Run], rate_per_s: float, limit_s: float)
         within_slo=whole.within_slo or 0.0,
         mean_s=statistics.fmean(drawn_s) if drawn_s else None,
         p50_s=whole.p50_s,
+        generations_p50_s=percentile(latencies_s(samples, edits=False), 50),
+        edits_p50_s=percentile(latencies_s(samples, edits=True), 50),
         p95_s=decided_p95(drawn_s),
         p99_s=whole.p99_s if len(drawn_s) >= DECIDING_SAMPLES else None,
         slo=slo,

@@ -10,9 +10,10 @@ from ..replies import AUTO
 from .auto import AutoRate, Contender
 from .conclusion import Conclusion
 from .costs import Cost
-from .findings import Comparison
+from .findings import ClosedLevel, Comparison
 from .frontier_table import frontier_cells
 from .quality import PUBLISHED_QUALITY, Similarity
+from .rungs import Rung
 
 _UNDECIDED = "not decided"
 _seconds = partial(number, unknown=_UNDECIDED)
@@ -147,7 +148,8 @@ def _seed_workload(conclusion: Conclusion) -> Table:
 def _closed_loop(conclusion: Conclusion) -> Table:
     rows = [
         [name, str(level.users), level.images_per_s.spread.text(), f"{level.p50_s:.2f}",
-         _seconds(level.p95_s), str(level.requests), str(level.rejected), str(level.failed)]
+         *_of_kinds(conclusion, level), _seconds(level.p95_s), str(level.requests),
+         str(level.rejected), str(level.failed)]
         for name, figures in conclusion.found.items()
         for level in figures.closed
     ]  # fmt: skip
@@ -155,9 +157,20 @@ def _closed_loop(conclusion: Conclusion) -> Table:
         "Closed loop",
         "So many users, each asking again when it has its picture. Throughput: median (lowest to "
         "highest) of the rounds. A p95 from fewer than 100 pictures is not decided.",
-        ["variant", "users", "images/s", "p50 s", "p95 s", "requests", "rejected", "failed"],
+        ["variant", "users", "images/s", "p50 s", *_kinds(conclusion), "p95 s", "requests",
+         "rejected", "failed"],
         rows,
-    )
+    )  # fmt: skip
+
+
+def _kinds(conclusion: Conclusion) -> list[str]:
+    """Heads beside the p50 of all requests, where some were edits."""
+    return ["generations' p50 s", "edits' p50 s"] if conclusion.design.workload.edits else []
+
+
+def _of_kinds(conclusion: Conclusion, level: ClosedLevel | Rung) -> list[str]:
+    found = map(number, (level.generations_p50_s, level.edits_p50_s))
+    return list(found) if conclusion.design.workload.edits else []
 
 
 def _open_loop(conclusion: Conclusion) -> Table:
@@ -168,7 +181,8 @@ def _open_loop(conclusion: Conclusion) -> Table:
             notes += ["the service was busy when it began"] if rung.busy_at_start else []
             rows.append(
                 [name, f"{rung.rate_per_s:.2f}", f"{rung.achieved_per_s:.2f}", str(rung.requests),
-                 _seconds(rung.p50_s), _seconds(rung.p95_s), _seconds(rung.p99_s),
+                 _seconds(rung.p50_s), *_of_kinds(conclusion, rung), _seconds(rung.p95_s),
+                 _seconds(rung.p99_s),
                  f"{rung.within_slo:.0%}", str(rung.rejected), str(rung.failed), str(rung.late),
                  "; ".join([rung.slo, *notes])]
             )  # fmt: skip
@@ -183,8 +197,8 @@ def _open_loop(conclusion: Conclusion) -> Table:
         f"scheduled instant. SLO: {slo} ({origin}), at most "
         f"{design.most_rejected:.0%} rejected. A rate ends early once it has certainly "
         "missed the SLO; every run begins with an empty queue.",
-        ["variant", "offered/s", "drawn/s", "requests", "p50 s", "p95 s", "p99 s", "within SLO",
-         "rejected", "failed", "late", "SLO"],
+        ["variant", "offered/s", "drawn/s", "requests", "p50 s", *_kinds(conclusion), "p95 s",
+         "p99 s", "within SLO", "rejected", "failed", "late", "SLO"],
         rows,
     )  # fmt: skip
 

@@ -122,6 +122,7 @@ def test_the_report_tells_verdict_noise_and_how_to_repeat_it(whole: Path) -> Non
     assert "a fake" in text
     assert "noise floor" in text
     assert "peak memory 3.00 GiB a replica" in text
+    assert "edits" not in text
     words = (whole / "words.txt").read_text()
     assert "Most pictures for the money" in words
     assert "report.html" in words
@@ -204,6 +205,37 @@ def test_a_plan_is_held_to_what_a_later_run_measures(whole: Path, tmp_path: Path
     assert {check["variant"] for check in checks} == set(json.loads(path.read_text())["variants"])
     assert all(check["measured_p95_s"] is not None and "%" in check["error"] for check in checks)
     assert "How right the plan was" in (tmp_path / "later" / "report.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("share", "single_s", "alone"), [(0.75, 0.04, "generations"), (1, 0.02, "edits")]
+)
+def test_edits_are_told_from_generations(
+    share: float, single_s: float, alone: str, tmp_path: Path
+) -> None:
+    fake = FakeService(latency_s=0.0, serial_s={"original": 0.04}, edit_share=0.5)
+    done = compare(fake, tmp_path, "--quick", "--edits", str(share))
+    assert done.returncode == 0, done.stdout + done.stderr
+    rows = list(csv.DictReader((tmp_path / "samples.csv").open()))
+    edits = {row["section"] for row in rows if row["edit"] == "True"}
+    assert edits == {"closed loop", "open loop"}
+    times_s = {(row["edit"], round(float(row["latency_s"]), 6)) for row in rows
+               if row["section"] == "closed loop" and row["users"] == "1"}  # fmt: skip
+    generation_s, edit_s = ("False", 0.04), ("True", 0.02)
+    assert times_s == ({edit_s} if share == 1 else {generation_s, edit_s})
+    report = json.loads((tmp_path / "report.json").read_text())
+    # Where some are generations, edits count for neither one picture's time nor the SLO.
+    by_round = report["variants"]["original"]["single_s"]["by_round"].values()
+    assert {round(time_s, 6) for time_s in by_round} == {single_s}
+    assert report["slo_s"] == pytest.approx(3 * single_s)
+    text, page = ((tmp_path / f"report.{kind}").read_text() for kind in ("md", "html"))
+    asked = f"{100 * share:g} % of the requests of the closed and open loop were edits"
+    for head in (text.split("## ")[0], page.split("<table>")[0]):
+        assert asked in head
+        assert f"with it the SLO, is that of {alone}." in html.unescape(head)
+    one_user = "0.02 | - | 0.02" if share == 1 else "0.02 | 0.04 | 0.02"
+    assert text.count("| p50 s | generations' p50 s | edits' p50 s | p95 s |") == 2
+    assert f"| {one_user} | not decided | 12 |" in text
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -209,6 +209,12 @@ def test_rates_for_the_curve_are_within_the_slo_and_not_those_that_were_tried(
     assert for_the_curve(DESIGN, replace(found, carried=Carried(None, 2.3)), 0.0) == 0.0
 
 
+def test_a_rates_edits_have_a_p50_of_their_own() -> None:
+    samples = [sample(2.0), sample(2.0), sample(1.0, edit=True), sample(9.0, outcome="failed")]
+    seen = rung(DESIGN, [Run("open loop", "x", 0, rate_per_s=1.0, samples=samples)], 1.0, 3.0)
+    assert (seen.p50_s, seen.generations_p50_s, seen.edits_p50_s) == (2.0, 2.0, 1.0)
+
+
 def test_many_replicas_carry_more_than_the_closed_loops_few_users_show() -> None:
     # 25/s, each drawn in 2 s, are drawn at once by as many as it takes; 8 users have 4/s of them.
     samples = [sample(2.0, index / 25) for index in range(100)]

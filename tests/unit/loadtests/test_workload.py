@@ -15,7 +15,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from loadtests import arrivals
-from loadtests.bodies import PICTURES, content_of, path_of
+from loadtests.bodies import PICTURES, STRENGTH, content_of, path_of
 from loadtests.keys import environments_key, without_key
 from loadtests.replies import judge, judge_stream
 from loadtests.samples import percentile, summarize
@@ -66,7 +66,8 @@ def test_an_edit_is_sent_as_a_form_that_the_service_reads(family: str, side_px: 
         timeout_s=HANG_S,
     )  # fmt: skip
     form = asyncio.run(reading)
-    assert EditRequest.parse(form.fields).prompt == asked["prompt"]
+    read = EditRequest.parse(form.fields)
+    assert (read.prompt, read.strength) == (asked["prompt"], STRENGTH)
     assert Image.open(io.BytesIO(form.files["image"])).size == (side_px, side_px)
     assert path_of(asked) == "/v1/images/edits"
 
