@@ -141,8 +141,9 @@ def test_mixed_steps_have_a_row_each_and_a_stream_one_for_its_previews() -> None
 
 def test_edits_are_sent_with_a_picture_and_have_rows_of_their_route() -> None:
     with serving(FakeService()) as service:
-        found, _ = run(service, *users(1), "EditUser", until=lambda: len(service.asked) > 3)
-    assert set(found) == {"/v1/images/edits [distilled]"}
+        arguments = [*users(1), "EditUser", "--mixed-variant", "original"]
+        found, _ = run(service, *arguments, until=lambda: len(service.asked) > 3)
+    assert set(found) == {"/v1/images/edits [original]"}
     assert all(row["num_failures"] == 0 for row in found.values())
     assert all(body["edited"] for body in service.asked)
 

@@ -50,6 +50,8 @@ RUN_BY_TESTS = {
     ".venv/bin/locust -f loadtests/locustfile.py --host http://127.0.0.1:8000",
     ".venv/bin/locust -f loadtests/locustfile.py --host http://127.0.0.1:8000 --headless -u 4 "
     "-t 1m DistilledUser",
+    ".venv/bin/locust -f loadtests/locustfile.py --host http://127.0.0.1:8000 --headless -u 4 "
+    "-t 1m EditUser --mixed-variant original",
     ".venv/bin/locust -f loadtests/locustfile.py,loadtests/shapes.py --host http://127.0.0.1:8000 "
     "--headless --load-shape saturation",
     ".venv/bin/python -m loadtests.openloop --host http://127.0.0.1:8000 --variant distilled "
