@@ -17,8 +17,9 @@ async def read_json(
     parts: AsyncIterator[bytes],
     timeout_s: float,
     max_bytes: int = MAX_BODY_BYTES,
+    hint: str = "",
 ) -> bytes:
-    """Read a body that is said to be JSON.
+    """Read a body that is said to be JSON; `hint` ends what is said of a larger one.
 
     A page of another host can send nothing that is said to be JSON without being allowed to.
 
@@ -29,7 +30,7 @@ async def read_json(
     """
     check_content_type(headers, "application/json")
     found: list[bytes] = []
-    await read_into(found.append, parts, max_bytes, timeout_s)
+    await read_into(found.append, parts, max_bytes, timeout_s, hint)
     # RFC 8259, section 8.1: a parser may ignore a byte order mark, which some editors write.
     return b"".join(found).removeprefix(codecs.BOM_UTF8)
 
@@ -39,6 +40,7 @@ async def read_into(
     parts: AsyncIterator[bytes],
     max_bytes: int,
     timeout_s: float,
+    hint: str = "",
 ) -> None:
     """Call `consume` with each part, counting as they come: a chunked body declares no length.
 
@@ -57,7 +59,9 @@ async def read_into(
             async for part in parts:
                 size += len(part)
                 if size > max_bytes:
-                    raise BodyTooLarge(f"body: over {max_bytes} bytes, the most that is allowed")
+                    raise BodyTooLarge(
+                        f"body: over {max_bytes} bytes, the most that is allowed{hint}"
+                    )
                 consume(part)
                 allowed_s = timeout_s + size / LEAST_BYTES_PER_S
                 limit.reschedule(began_s + allowed_s)
@@ -79,9 +83,12 @@ def check_content_type(headers: Mapping[str, str], expected: str) -> None:
         InvalidRequest: names the header.
     """
     given = headers.get("content-type", "")
-    if given.split(";")[0].strip().lower() != expected:
+    media_type = given.split(";")[0].strip().lower()
+    if media_type != expected:
+        is_form = media_type == "multipart/form-data"
+        hint = "; forms with a picture go to /v1/images/edits" if is_form else ""
         raise InvalidRequest(
-            f"content-type: {shown(given)} was given; it must be {expected}",
+            f"content-type: {shown(given)} was given; it must be {expected}{hint}",
             "content-type",
         )
     encoding = headers.get("content-encoding", "identity")

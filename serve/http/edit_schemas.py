@@ -4,10 +4,11 @@ Pictures are scaled on a thread: `upload_memory` has them.
 """
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
-from typing import Any, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,11 +39,14 @@ class EditRequest(GenerationRequest):
     size: Size | Literal["auto"] | None = Field(
         None,
         description="WIDTHxHEIGHT in pixels, multiples of 8, which the picture is scaled to cover; "
-        "with auto or none the picture's own, or the nearest of its shape that the variant draws.",
+        "with auto or none the picture's own where its area is at most that of the variant's own "
+        "size, else its shape scaled down to that area.",
     )
     input_fidelity: Literal["low", "high"] | None = Field(
         None, description="Without effect, which a warning says: `strength` decides."
     )
+
+    file_fields: ClassVar[tuple[str, ...]] = ("image", "mask")
 
     _picture_px: tuple[int, int] = PrivateAttr((0, 0))
     """Width and height of the picture."""
@@ -67,7 +71,7 @@ class EditRequest(GenerationRequest):
             field = self.client_name("strength")
             raise InvalidRequest(
                 f"{field}: {self.strength:g} was given, which leaves none of "
-                f"{generation.num_inference_steps} steps; give more, or more steps",
+                f"{generation.num_inference_steps} steps; give a higher {field}, or more steps",
                 field,
             )
         return generation
@@ -78,7 +82,7 @@ class EditRequest(GenerationRequest):
     def _size_px(self, variant: Variant) -> tuple[int, int]:
         if self.size not in (None, "auto"):
             return super()._size_px(variant)
-        sides_px = _nearest_size(self._picture_px, variant)
+        sides_px = _default_size(self._picture_px, variant)
         if sides_px is None:
             width_px, height_px = self._picture_px
             image, size = self.client_name("image"), self.client_name("size")
@@ -150,6 +154,11 @@ def upload_bytes(limits: UploadLimits) -> int:
     return 2 * limits.max_upload_mib * 1024**2 + _TEXT_BYTES
 
 
+def upload_words(limits: UploadLimits) -> str:
+    """What that makes of a picture, for the error's words."""
+    return f"; a picture and a mask may have {limits.max_upload_mib} MiB each"
+
+
 def _value(name: str, text: str) -> Any:
     """What a form's text stands for in a field that is no text; absent where it is empty."""
     if name in _text_fields():
@@ -171,12 +180,19 @@ def _text_fields() -> frozenset[str]:
     )
 
 
-def _nearest_size(picture_px: tuple[int, int], variant: Variant) -> tuple[int, int] | None:
-    """The picture's own size, or the nearest of its shape that the variant draws."""
+def _default_size(picture_px: tuple[int, int], variant: Variant) -> tuple[int, int] | None:
+    """The picture's size, its area at most about that of the variant's own, within its bounds.
+
+    None where no size within the bounds has the picture's shape. The page has the same rule, in
+    `fitSize`: hence half a step is rounded up, as there.
+    """
     low, high = variant.min_size_px, variant.max_size_px
-    scale = min(1.0, high / max(picture_px))
+    scale = min(
+        1.0, high / max(picture_px), variant.default_size_px / math.sqrt(math.prod(picture_px))
+    )
     scale = max(scale, low / min(picture_px))
-    sides_px = [max(low, round(scale * side / SIZE_STEP_PX) * SIZE_STEP_PX) for side in picture_px]
+    steps = [math.floor(scale * side / SIZE_STEP_PX + 0.5) for side in picture_px]
+    sides_px = [max(low, count * SIZE_STEP_PX) for count in steps]
     # A little over is rounding; more is a shape with one side too long.
     if max(sides_px) > high + SIZE_STEP_PX:
         return None

@@ -9,7 +9,7 @@ from fastapi.responses import Response
 
 from ..errors import InvalidRequest
 from ..generation import Generation
-from .edit_schemas import EditRequest, Picture, upload_bytes
+from .edit_schemas import EditRequest, Picture, upload_bytes, upload_words
 from .error_responses import Route, errors
 from .gate import require_own_site
 from .images import answer_request, drawn_responses
@@ -49,6 +49,7 @@ def edit_routes(
                 files=("image", "mask"),
                 max_bytes=reserved.max_bytes,
                 timeout_s=options.body_timeout_s,
+                hint=upload_words(options),
             )
             asked = EditRequest.parse(form.fields)
             # Nothing of the upload is kept while the edit waits and is drawn: it is tens of MB.

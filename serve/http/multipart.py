@@ -42,10 +42,12 @@ async def read_form(
     files: Collection[str],
     max_bytes: int,
     timeout_s: float,
+    hint: str = "",
 ) -> Form:
     """Read a form in which only the fields named in `files` are files; `NAME[]` is `NAME`, too.
 
     Files' names and types are ignored. It takes about twice `max_bytes` of memory.
+    `hint` ends what is said of a larger one.
 
     Raises:
         InvalidRequest: it is said to be no form, or a field is at fault, which is named.
@@ -86,7 +88,7 @@ async def read_form(
         parser.write(part)
 
     try:
-        await read_into(parse, parts, max_bytes, timeout_s)
+        await read_into(parse, parts, max_bytes, timeout_s, hint)
     except MultipartParseError as fault:
         raise MalformedBody(
             "body: isn't multipart/form-data with the boundary of its content-type, and at most "
@@ -185,7 +187,10 @@ class _Reader:
             allowed = ", ".join(self.files)
             raise self._refused(f"a file was given; only {allowed} may be files, others are text")
         if not is_file and self._name in self.files:
-            raise self._refused("text was given; it must be a file, with a filename")
+            raise self._refused(
+                "text was given; it must be a file, with a filename: URLs aren't fetched, and curl "
+                f"sends a file by -F {self._name}=@FILE"
+            )
 
     def _check_repeated(self) -> None:
         if self._name in self.contents:

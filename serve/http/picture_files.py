@@ -36,6 +36,19 @@ def kind(data: bytes) -> str | None:
     return "WebP" if data.startswith(b"RIFF") and data[8:12] == b"WEBP" else None
 
 
+def other_kind(data: bytes) -> str | None:
+    """The format of a picture that isn't allowed, for the error's words."""
+    if data[4:8] == b"ftyp":  # ISO/IEC 14496-12; of the brands, those of ISO/IEC 23008-12 and AVIF.
+        if data[8:12] in (b"avif", b"avis"):
+            return "AVIF"
+        heic = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
+        return "HEIC" if data[8:12] in heic else None
+    starts = {b"GIF8": "GIF", b"BM": "BMP", b"II*\0": "TIFF", b"MM\0*": "TIFF", b"<svg": "SVG"}
+    if data.startswith(b"<?xml") and b"<svg" in data[:1024]:
+        return "SVG"
+    return next((name for start, name in starts.items() if data.startswith(start)), None)
+
+
 def bare_png(data: bytes) -> bytes:
     """Of a PNG's chunks, those that make its pixels, colours and orientation."""
     kept: list[memoryview | bytes] = [_PNG_SIGNATURE]

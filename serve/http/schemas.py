@@ -192,6 +192,8 @@ class GenerationRequest(Strict):
 
     field_names: ClassVar[Mapping[str, str]] = {}
     """What clients of another dialect call a field, where that differs."""
+    file_fields: ClassVar[tuple[str, ...]] = ()
+    """The fields that aren't text, for errors."""
 
     @classmethod
     def client_name(cls, field: str) -> str:
@@ -306,10 +308,18 @@ class GenerationRequest(Strict):
         if generation.image_steps > limits.max_image_steps:
             n, size, field = map(self.client_name, ("n", "size", "num_inference_steps"))
             side_px = variant.default_size_px
+            work, lower = f"{steps} steps", f"{n}, {size}"
+            if generation.source is not None:
+                strength = self.client_name("strength")
+                work = (
+                    f"{steps - generation.first_step} of {steps} steps each ({strength} "
+                    f"{generation.source.strength:g}), and one step to encode the picture,"
+                )
+                lower = f"{lower}, {strength}"
             raise InvalidRequest(
-                f"{n}: {self.n} image(s) of {width_px}x{height_px} with {steps} "
-                f"steps are {generation.image_steps:.0f} steps of one {side_px}x{side_px} image "
-                f"with guidance; a request may ask for {limits.max_image_steps}; lower {n}, {size} "
+                f"{n}: {self.n} image(s) of {width_px}x{height_px} with {work} "
+                f"are {generation.image_steps:.0f} steps of one {side_px}x{side_px} image "
+                f"with guidance; a request may ask for {limits.max_image_steps}; lower {lower} "
                 f"or {field}",
                 n,
             )
@@ -512,10 +522,11 @@ def _as_invalid_request(detail: ErrorDetails, kind: type[GenerationRequest]) -> 
         return MalformedBody(f"body: must be a JSON object in UTF-8: {reason}")
     field = str(detail["loc"][0])
     if detail["type"] == "extra_forbidden":
-        return UnknownField(
-            f"{shown(field)}: unknown field; allowed: {', '.join(kind.model_fields)}",
-            field[:64],
-        )
+        allowed = ", ".join((*kind.file_fields, *kind.model_fields))
+        hint = ""
+        if field in ("image", "mask", "strength"):
+            hint = "; pictures are edited by POST /v1/images/edits, which takes a form"
+        return UnknownField(f"{shown(field)}: unknown field; allowed: {allowed}{hint}", field[:64])
     name = kind.client_name(field)
     if detail["type"] == "missing":
         return InvalidRequest(f"{name}: missing; it must be {_allowed(field, kind)}", name)

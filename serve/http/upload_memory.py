@@ -48,8 +48,8 @@ class UploadMemory:
         body_bytes = min(int(declared), most_bytes) if declared.isdecimal() else most_bytes
         if body_bytes > self._free_bytes:
             raise TooManyRequests(
-                f"body: {body_bytes} bytes of pictures are more than there is room for while "
-                "others' are read; retry when they have been",
+                f"body: {body_bytes} bytes of pictures were given, for which there is no memory "
+                "while the pictures of other requests are read; retry when they have been",
                 self._options.retry_after_s,
             )
         self._free_bytes -= body_bytes

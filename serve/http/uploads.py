@@ -17,7 +17,16 @@ from PIL.WebPImagePlugin import WebPImageFile
 
 from ..errors import BodyTooLarge, InvalidRequest, shown
 from .options import UploadLimits
-from .picture_files import ALLOWED, Refused, bare_jpeg, bare_png, kind, orientation, webp_size
+from .picture_files import (
+    ALLOWED,
+    Refused,
+    bare_jpeg,
+    bare_png,
+    kind,
+    orientation,
+    other_kind,
+    webp_size,
+)
 
 # Profiles of RGB are at most some 100 KB; Pillow reads no larger ones from a PNG.
 _MAX_PROFILE_BYTES = 1024 * 1024
@@ -46,6 +55,8 @@ class Upload:
     pixels: NDArray[np.uint8]
     """`(H, W, 3)`, sRGB, upright. Under what is transparent, the colours that the file has there,
     as diffusers takes them too."""
+    has_alpha: bool
+    """Whether the file says anywhere what is transparent."""
     transparent: NDArray[np.bool_] | None
     """`(H, W)`, where alpha is below 128; None where nothing is."""
 
@@ -88,16 +99,17 @@ def read_mask(
     """
     mask = read_picture(data, field, limits)
     if mask.transparent is None:
+        why = "" if mask.has_alpha else ", since the file has no alpha channel"
         raise InvalidRequest(
-            f"{field}: no part of it is transparent; it must be a PNG or WebP whose alpha channel "
-            "is transparent where the picture is to be edited",
+            f"{field}: no part of it is transparent{why}; white doesn't count here: it must be a "
+            "PNG or WebP whose alpha channel is transparent where the picture is to be edited",
             field,
         )
     height_px, width_px = mask.transparent.shape
     if (width_px, height_px) != size_px:
         raise InvalidRequest(
-            f"{field}: {width_px}x{height_px} px were given; it must be of the picture's size, "
-            f"{size_px[0]}x{size_px[1]} px",
+            f"{field}: {width_px}x{height_px} px were given; it must be of the picture's size "
+            f"as it was sent, before scaling: {size_px[0]}x{size_px[1]} px",
             field,
         )
     return mask.transparent.astype(np.uint8) * 255
@@ -151,7 +163,7 @@ def _read(data: bytes, limits: UploadLimits) -> Upload:
     transparent = None if alpha is None else np.asarray(alpha) < _OPAQUE_FROM
     if transparent is not None and not transparent.any():
         transparent = None
-    return Upload(np.asarray(colours), transparent)
+    return Upload(np.asarray(colours), alpha is not None, transparent)
 
 
 def _opened(data: bytes, limits: UploadLimits) -> tuple[ImageFile, bytes]:
@@ -172,6 +184,8 @@ def _opened(data: bytes, limits: UploadLimits) -> tuple[ImageFile, bytes]:
             return WebPImageFile(io.BytesIO(data)), b""
     if not data:
         raise Refused(f"an empty file was given; {ALLOWED}")
+    if other := other_kind(data):
+        raise Refused(f"a file in {other} was given; {ALLOWED}")
     raise Refused(
         f"a file that begins with {shown(data[:8].decode('latin-1'))} was given; {ALLOWED}"
     )

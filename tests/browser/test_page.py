@@ -587,7 +587,7 @@ def test_the_docs_page_shows_and_asks_the_api_under_its_policy(
     expect(models.locator(".live-responses-table")).to_contain_text('"object": "list"')
 
 
-def blue(width_px: int = 128, height_px: int = 96, alpha: int = 255) -> Image.Image:
+def blue(width_px: int = 112, height_px: int = 80, alpha: int = 255) -> Image.Image:
     return Image.new("RGBA", (width_px, height_px), (40, 60, 200, alpha))
 
 
@@ -624,8 +624,8 @@ def drawn_masks(service: Service, page: Page) -> list[NDArray[np.bool_] | None]:
 
 def test_every_variant_starts_from_the_picture(service: Service, page: Page) -> None:
     choose(page, blue())
-    expect(page.get_by_label("Width in pixels")).to_have_value("128")
-    expect(page.get_by_label("Height in pixels")).to_have_value("96")
+    expect(page.get_by_label("Width in pixels")).to_have_value("112")
+    expect(page.get_by_label("Height in pixels")).to_have_value("80")
     page.get_by_label("Strength").fill("0.5")
     assert drawn_masks(service, page) == [None, None, None]
     assert {job.source.strength for _, job, _ in service.router.asked if job.source} == {0.5}
@@ -646,8 +646,8 @@ def test_a_mask_is_painted_with_a_pointer(service: Service, page: Page) -> None:
     canvas.click(position={"x": box["width"] / 4, "y": box["height"] / 2})
     for mask in drawn_masks(service, page):
         assert mask is not None
-        assert mask[48, 32]
-        assert not mask[48, 96]
+        assert mask[40, 28]
+        assert not mask[40, 84]
         assert 0.005 < mask.mean() < 0.1
     expect(page.locator("#saved")).to_contain_text("-F 'mask=@\"mask.png\"'")
     page.get_by_role("button", name="Clear the mask").click()
@@ -662,8 +662,8 @@ def test_a_mask_is_painted_with_the_keyboard(service: Service, page: Page) -> No
     expect(page.get_by_role("log")).to_contain_text("Painted at 25 % from the left, 47 % from")
     mask = drawn_masks(service, page)[0]
     assert mask is not None
-    assert mask[45, 32]
-    assert not mask[:, 64:].any()
+    assert mask[37, 28]
+    assert not mask[:, 56:].any()
 
 
 @pytest.mark.thorough
@@ -753,7 +753,7 @@ def test_a_file_that_is_no_picture_is_refused_in_words_and_changes_nothing(
 
 def test_what_is_transparent_is_painted_until_it_is_erased(service: Service, page: Page) -> None:
     picture = blue()
-    picture.paste(blue(32, 96, alpha=0), (96, 0))
+    picture.paste(blue(32, 80, alpha=0), (80, 0))
     choose(page, picture)
     canvas = page.locator("#mask")
     expect(canvas).to_have_accessible_description(re.compile("transparent .* is painted already"))
@@ -768,10 +768,10 @@ def test_what_is_transparent_is_painted_until_it_is_erased(service: Service, pag
     canvas.focus()
     page.keyboard.press("Space")
     columns, sent = changing()
-    assert (32 < columns < 96, sent) == (True, True)
+    assert (28 < columns < 84, sent) == (True, True)
     page.get_by_role("button", name="Clear the mask").click()
     expect(canvas).not_to_have_accessible_description(re.compile("painted already"))
-    assert changing() == (128, True)
+    assert changing() == (112, True)
 
 
 def test_a_complaint_inside_the_closed_panel_opens_it(service: Service, page: Page) -> None:
@@ -832,7 +832,7 @@ def test_the_mask_of_a_large_picture_is_where_it_was_painted(service: Service, p
     page.keyboard.press("Space")
     mask = drawn_masks(service, page)[0]
     assert mask is not None
-    assert mask.shape == (192, 192)
+    assert mask.shape == (96, 96)
     assert mask.mean() == pytest.approx(np.pi * 0.07**2, rel=0.1)
 
 
@@ -840,12 +840,15 @@ def test_the_mask_of_a_large_picture_is_where_it_was_painted(service: Service, p
 def test_what_is_cut_off_of_a_long_picture_is_said(page: Page) -> None:
     choose(page, blue(40, 400))
     canvas = page.locator("#mask")
-    expect(canvas).to_have_accessible_description(re.compile("70 % of the picture is cut off, top"))
+    expect(canvas).to_have_accessible_description(re.compile("90 % of the picture is cut off, top"))
+    width = page.get_by_label("Width in pixels")
+    expect(width).to_have_accessible_description(re.compile("No size from 64 to 192 px a side has"))
     box = canvas.bounding_box()
     assert box is not None
     assert box["height"] / box["width"] == pytest.approx(10, rel=0.05)
     assert box["height"] < 720  # The window's.
-    page.get_by_label("Width in pixels").fill("192")
-    expect(canvas).to_have_accessible_description(re.compile("90 % of the picture is cut off, top"))
-    choose(page, blue())
+    width.fill("192")
+    expect(canvas).to_have_accessible_description(re.compile("95 % of the picture is cut off, top"))
+    choose(page, blue(1000, 1000))
+    expect(width).to_have_value("96")
     expect(canvas).not_to_have_accessible_description(re.compile("cut off"))

@@ -57,11 +57,14 @@ _HUGE_WEBP = b"RIFF\x16\0\0\0WEBPVP8X\x0a\0\0\0\0\0\0\0" + b"\xff\xff\0" * 2 + b
 
 REFUSED_PICTURES = {
     "empty": (b"", "an empty file was given"),
-    "SVG": (b"<svg xmlns='http://www.w3.org/2000/svg'/>", 'begins with "<svg xml"'),
+    "SVG": (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "a file in SVG was given"),
     "HTML": (b"<!DOCTYPE html><script>", 'begins with "<!DOCTYP"'),
     "zip": (b"PK\3\4" + PNG, r'begins with "PK\u0003\u0004'),
-    "GIF": (encoded(PICTURE, "GIF"), 'begins with "GIF8'),
-    "TIFF": (encoded(PICTURE, "TIFF"), 'begins with "II*'),
+    "GIF": (encoded(PICTURE, "GIF"), "a file in GIF was given"),
+    "BMP": (encoded(_RGB, "BMP"), "a file in BMP was given"),
+    "HEIC": (b"\0\0\0\x18ftypheic", "a file in HEIC was given"),
+    "AVIF": (b"\0\0\0\x18ftypavif", "a file in AVIF was given"),
+    "TIFF": (encoded(PICTURE, "TIFF"), "a file in TIFF was given"),
     "WAV": (b"RIFF\x24\0\0\0WAVEfmt ", 'begins with "RIFF$'),
     "signature of a PNG": (PNG[:8], "a PNG file that is damaged or incomplete"),
     "half a PNG": (PNG[: len(PNG) // 2], "a PNG file that is damaged or incomplete"),

@@ -47,6 +47,7 @@ _NEUTRAL: dict[str, tuple[Any, ...]] = {
     "firstphase_height": (0,),
     "firstphase_width": (0,),
     "infotext": ("",),
+    "initial_noise_multiplier": (1,),
     "refiner_checkpoint": ("", "None"),
     "restore_faces": (False,),
     "s_churn": (0,),
@@ -305,6 +306,15 @@ class Img2Img(Txt2Img):
             mask = read_white_mask(file, "mask", (width_px, height_px), limits)
             if self.inpainting_mask_invert:
                 mask = 255 - mask
+            if not mask.any():
+                colour, opacity = (
+                    ("black", "transparent") if self.inpainting_mask_invert else ("white", "opaque")
+                )
+                raise InvalidRequest(
+                    f"mask: no part of it is {colour}, or {opacity} where it has transparency, so "
+                    "nothing would be edited",
+                    "mask",
+                )
         return Picture(upload.pixels, mask, _RESIZE_MODES[self.resize_mode or 0])
 
     def without_pictures(self) -> "Img2Img":
@@ -329,7 +339,10 @@ class Img2Img(Txt2Img):
 
 def _require_neutral(table: Mapping[str, tuple[Any, ...]], name: str, value: Any) -> None:
     if name in table and value is not None and value not in table[name]:
-        raise InvalidRequest(f"{name}: {shown(value)} was given; unsupported", name)
+        allowed = " or ".join(shown(neutral) for neutral in table[name])
+        raise InvalidRequest(
+            f"{name}: {shown(value)} was given; unsupported: leave it out, or give {allowed}", name
+        )
 
 
 def _decoded(text: str, field: str) -> bytes:
@@ -337,8 +350,8 @@ def _decoded(text: str, field: str) -> bytes:
         return base64.b64decode(_DATA_URL.sub("", text, count=1), validate=True)
     except ValueError:
         raise InvalidRequest(
-            f"{field}: something else than base64 was given; it must be a PNG, JPEG or WebP file "
-            "in base64",
+            f"{field}: something other than base64 was given; it must be a PNG, JPEG or WebP file "
+            "in base64; URLs and paths aren't read",
             field,
         ) from None
 
@@ -365,8 +378,26 @@ def parse_asked(body: bytes, kind: type[AskedT]) -> AskedT:
             raise MalformedBody("body: must be a JSON object in UTF-8") from None
         field = str(detail["loc"][0])
         raise InvalidRequest(
-            f"{field}: {shown(detail['input'])} was given: {detail['msg']}", field
+            f"{field}: {shown(detail['input'])} was given; it must be {_allowed(field, kind)}, or "
+            "absent",
+            field,
         ) from None
+
+
+_TYPES = {
+    "array": "a list of strings",
+    "boolean": "true or false",
+    "integer": "an integer",
+    "number": "a finite number",
+    "object": "an object",
+    "string": "a string",
+}
+
+
+def _allowed(field: str, kind: type[Txt2Img]) -> str:
+    rule = kind.model_json_schema()["properties"][field]["anyOf"][0]
+    bounds = f" from {rule['minimum']} to {rule['maximum']}" if "maximum" in rule else ""
+    return _TYPES[rule["type"]] + bounds
 
 
 def reply(asked: Txt2Img, generation: Generation, drawing: Drawing) -> dict[str, Any]:

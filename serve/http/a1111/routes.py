@@ -14,7 +14,7 @@ from pydantic_core import from_json
 from ...errors import MalformedBody, VariantNotFound, shown
 from ...generation import LOSSLESS_PNG, SAMPLER_NAMES, Generation
 from ..body import read_json
-from ..edit_schemas import Picture, upload_bytes
+from ..edit_schemas import Picture, upload_bytes, upload_words
 from ..error_responses import Route
 from ..gate import require_allowed, require_own_site, take_place
 from ..options import HttpOptions, UploadLimits
@@ -102,7 +102,11 @@ def a1111_routes(
         # In base64, four bytes stand for three.
         async with memory.reserve(request.headers, 4 * upload_bytes(options) // 3) as reserved:
             body = await read_json(
-                request.headers, request.stream(), options.body_timeout_s, reserved.max_bytes
+                request.headers,
+                request.stream(),
+                options.body_timeout_s,
+                reserved.max_bytes,
+                upload_words(options),
             )
             given, *pictures = await reserved.decode(_img2img, body, options)
             # Nothing of the upload is kept while it waits and is drawn: it is tens of MB.

@@ -72,14 +72,22 @@ function settings() {
   };
 }
 
-// Sets the size to the picture's, or to the nearest of its shape that every variant draws.
+// Sets the size to the picture's; to its shape in the default's area where it is larger than that.
+// The server has the same rule, in `_default_size`, for requests without a size.
 function fitSize(width, height) {
-  const { min, max, step } = $("size");
-  const scale = Math.max(Math.min(1, max / Math.max(width, height)), min / Math.min(width, height));
-  const nearest = (side) =>
-    Math.min(max, Math.max(min, Math.round((scale * side) / step) * step));
-  $("size").value = nearest(width);
-  $("height").value = nearest(height);
+  const [min, max, step] = ["min", "max", "step"].map((name) => Number($("size")[name]));
+  const [side] = two(models[0].defaults.size).map(Number);
+  const most = Math.min(1, max / Math.max(width, height), side / Math.sqrt(width * height));
+  const scale = Math.max(most, min / Math.min(width, height));
+  const sides = [width, height].map((px) => Math.max(min, Math.round((scale * px) / step) * step));
+  // A little over is rounding; more is a shape with one side too long.
+  if (Math.max(...sides) > max + step) {
+    complain(
+      "size",
+      `No size from ${min} to ${max} px a side has the shape of this picture, ${width}×${height} ` +
+        "px. Choose a size: what it doesn't cover is cut off.",
+    );
+  } else [$("size").value, $("height").value] = sides.map((px) => Math.min(px, max));
   showCut();
 }
 

@@ -644,11 +644,18 @@ def white(width_px: int, height_px: int) -> bytes:
     return file.getvalue()
 
 
+def plain(colour: str) -> bytes:
+    file = io.BytesIO()
+    Image.new("RGBA", (96, 96), colour).save(file, "PNG")
+    return file.getvalue()
+
+
 @pytest.mark.parametrize("head", ["", "data:image/png;base64,"])
 def test_img2img_starts_from_the_picture(call: Call, router: FakeRouter, head: str) -> None:
     sent = {
         "prompt": "yellow tulips", "init_images": [in_base64(picture(96, 96), head)], "seed": 3,
         "denoising_strength": 0.6, "mask": in_base64(white(48, 48), head), "mask_blur": 4,
+        "initial_noise_multiplier": 1.0,
         "inpainting_fill": 1, "inpaint_full_res": False, "resize_mode": 1, "width": 128,
         "height": 64, "steps": 10, "sampler_name": "Euler",
     }  # fmt: skip
@@ -718,28 +725,46 @@ def test_a_picture_is_scaled_as_resize_mode_says(
 
 
 @pytest.mark.parametrize(
-    ("sent", "field"),
+    ("sent", "field", "words"),
     [
-        ({"init_images": []}, "init_images"),
-        ({"init_images": None}, "init_images"),
-        ({"init_images": ["x", "y"]}, "init_images"),
-        ({"init_images": ["no base64"]}, "init_images"),
-        ({"init_images": [in_base64(b"<svg/>")]}, "init_images"),
-        ({"mask": "no base64"}, "mask"),
-        ({"denoising_strength": 0}, "denoising_strength"),
-        ({"denoising_strength": 2}, "denoising_strength"),
-        ({"denoising_strength": 0.1, "steps": 4}, "denoising_strength"),
-        ({"resize_mode": 3}, "resize_mode"),
-        ({"mask": in_base64(white(96, 96)), "inpainting_fill": 0}, "inpainting_fill"),
-        ({"mask": in_base64(white(96, 96)), "inpaint_full_res": True}, "inpaint_full_res"),
+        ({"init_images": []}, "init_images", "0 pictures"),
+        ({"init_images": None}, "init_images", "0 pictures"),
+        ({"init_images": ["x", "y"]}, "init_images", "2 pictures"),
+        ({"init_images": "x"}, "init_images", "it must be a list of strings, or absent"),
+        ({"init_images": ["http://x"]}, "init_images", "URLs and paths aren't read"),
+        ({"init_images": [in_base64(b"<svg/>")]}, "init_images", "SVG"),
+        ({"mask": "no base64"}, "mask", "other than base64"),
+        ({"mask": in_base64(plain("black"))}, "mask", "no part of it is white, or opaque"),
+        ({"mask": in_base64(plain("#ffffff00"))}, "mask", "no part of it is white, or opaque"),
+        (
+            {"mask": in_base64(plain("white")), "inpainting_mask_invert": 1},
+            "mask",
+            "no part of it is black",
+        ),
+        ({"denoising_strength": 0}, "denoising_strength", "over 0, at most 1"),
+        ({"denoising_strength": 2}, "denoising_strength", "over 0, at most 1"),
+        ({"denoising_strength": 0.1, "steps": 4}, "denoising_strength", "none of 4 steps"),
+        ({"resize_mode": 3}, "resize_mode", "it must be an integer from 0 to 2, or absent"),
+        ({"initial_noise_multiplier": 0.5}, "initial_noise_multiplier", "leave it out, or give 1"),
+        (
+            {"mask": in_base64(white(96, 96)), "inpainting_fill": 0},
+            "inpainting_fill",
+            "leave it out, or give 1",
+        ),
+        (
+            {"mask": in_base64(white(96, 96)), "inpaint_full_res": True},
+            "inpaint_full_res",
+            "leave it out, or give false or 0",
+        ),
     ],
 )
 def test_what_img2img_cannot_do_is_refused_by_its_name(
-    call: Call, router: FakeRouter, sent: dict[str, Any], field: str
+    call: Call, router: FakeRouter, sent: dict[str, Any], field: str, words: str
 ) -> None:
     body = {"prompt": "x", "init_images": [in_base64(picture(96, 96))], **sent}
     detail = assert_their_error(call("POST", IMG2IMG, json=body), 400, "invalid_value")
     assert detail.startswith(f"{field}: ")
+    assert words in detail
     assert router.asked == []
 
 

@@ -74,8 +74,10 @@ def test_the_picture_is_the_source_in_its_own_size(app: FastAPI, router: FakeRou
 @pytest.mark.parametrize(
     ("given", "size", "drawn"),
     [
-        pytest.param((100, 70), None, (96, 72), id="rounded"),
-        pytest.param((960, 480), None, (192, 96), id="scaled-down"),
+        pytest.param((100, 70), None, (104, 72), id="rounded"),
+        pytest.param((1000, 1000), None, (96, 96), id="scaled-down"),
+        pytest.param((960, 480), None, (136, 64), id="scaled-down-in-its-shape"),
+        pytest.param((190, 64), None, (192, 64), id="no-smaller-than-the-bounds"),
         pytest.param((32, 48), None, (64, 96), id="scaled-up"),
         pytest.param((300, 100), "96x128", (96, 128), id="cropped"),
         pytest.param((96, 96), "auto", (96, 96), id="auto"),
@@ -148,12 +150,21 @@ def test_previews_are_streamed(app: FastAPI) -> None:
         ({"strength": 0}, "strength", "over 0, at most 1"),
         ({"strength": 1.5}, "strength", "over 0, at most 1"),
         ({"strength": "much"}, "strength", "a finite number"),
-        ({"strength": 0.1, "num_inference_steps": 5}, "strength", "leaves none of 5 steps"),
+        (
+            {"strength": 0.1, "num_inference_steps": 5},
+            "strength",
+            "leaves none of 5 steps; give a higher strength, or more steps",
+        ),
+        (
+            {"n": 10, "strength": 0.5, "num_inference_steps": 150, "size": "192x192"},
+            "n",
+            "75 of 150 steps each (strength 0.5), and one step to encode the picture, are 3004 ",
+        ),
         ({"n": "two"}, "n", "an integer from 1 to 10"),
         ({"stream": "yes"}, "stream", "true or false"),
         ({"prompt": ""}, "prompt", "1 to 4000"),
         ({"size": "99x99"}, "size", "multiples of 8"),
-        ({"colour": "red"}, "colour", "unknown field"),
+        ({"colour": "red"}, "colour", "unknown field; allowed: image, mask, prompt, "),
         ({"response_format": "url"}, "response_format", "b64_json"),
         ({"image": picture(800, 16)}, "size", "no picture of that shape"),
         ({"image": b""}, "image", "PNG"),
@@ -190,6 +201,23 @@ def test_what_open_webui_sends_is_drawn(app: FastAPI, router: FakeRouter, name: 
 def test_the_description_says_which_size_an_edit_has(app: FastAPI) -> None:
     (body,) = app.openapi()["paths"][URL]["post"]["requestBody"]["content"].values()
     assert "the picture's own" in body["schema"]["properties"]["size"]["description"]
+
+
+def test_too_large_a_body_is_told_how_large_pictures_may_be(app: FastAPI) -> None:
+    response = post(app, bytes(17 * 1024**2), bytes(17 * 1024**2))
+    assert response.status_code == 413
+    assert "a picture and a mask may have 16 MiB each" in response.json()["error"]["message"]
+
+
+@pytest.mark.parametrize("field", ["image", "mask", "strength"])
+def test_an_edit_sent_to_generations_is_told_its_route(app: FastAPI, field: str) -> None:
+    body = {"prompt": "x", field: 0.5}
+    as_json = call(app, "POST", "/v1/images/generations", json=body)
+    headers = [(b"content-type", b"multipart/form-data; boundary=x")]
+    as_form = call(app, "POST", "/v1/images/generations", content=b"", headers=headers)
+    for response in (as_json, as_form):
+        assert response.status_code == 400
+        assert URL in response.json()["error"]["message"]
 
 
 def test_an_edit_without_a_picture_is_refused(app: FastAPI) -> None:

@@ -161,12 +161,16 @@ def test_a_mask_is_to_be_edited_where_it_is_transparent() -> None:
 @pytest.mark.parametrize(
     ("data", "words"),
     [
-        (encoded(RGB, "PNG"), "no part of it is transparent"),
+        (encoded(RGB, "PNG"), "no alpha channel; white doesn't count here"),
+        (encoded(RGB.convert("RGBA"), "PNG"), "no part of it is transparent; white"),
         (JPEG, "must be a PNG or WebP whose alpha channel is transparent"),
-        (encoded(PICTURE.resize((24, 32)), "PNG"), "24x32 px were given; it must be .* 32x24 px"),
+        (
+            encoded(PICTURE.resize((24, 32)), "PNG"),
+            "24x32 px were given; it must be .* sent, before scaling: 32x24 px",
+        ),
         (b"", "an empty file was given"),
     ],
-    ids=["without alpha", "JPEG", "another size", "empty"],
+    ids=["without alpha", "opaque", "JPEG", "another size", "empty"],
 )
 def test_any_other_mask_is_refused(data: bytes, words: str) -> None:
     with pytest.raises(InvalidRequest, match=f"^mask: .*{words}") as fault:
