@@ -86,8 +86,8 @@ def _form_schema() -> dict[str, Any]:
         "image": {**picture, "description": "PNG, JPEG or WebP; transparent parts are its mask."},
         "mask": {
             **picture,
-            "description": "PNG or WebP of the picture's size: what is transparent may change, "
-            "everything else keeps its pixels.",
+            "description": "PNG or WebP, as large as the picture was sent: what is transparent "
+            "may change, everything else keeps its pixels.",
         },
     }
     return {

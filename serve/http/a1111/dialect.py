@@ -307,14 +307,10 @@ class Img2Img(Txt2Img):
             if self.inpainting_mask_invert:
                 mask = 255 - mask
             if not mask.any():
-                colour, opacity = (
-                    ("black", "transparent") if self.inpainting_mask_invert else ("white", "opaque")
-                )
-                raise InvalidRequest(
-                    f"mask: no part of it is {colour}, or {opacity} where it has transparency, so "
-                    "nothing would be edited",
-                    "mask",
-                )
+                where = "white (with transparency: opaque)"
+                if self.inpainting_mask_invert:
+                    where = "black (with transparency: transparent)"
+                raise InvalidRequest(f"mask: no part of it is {where}", "mask")
         return Picture(upload.pixels, mask, _RESIZE_MODES[self.resize_mode or 0])
 
     def without_pictures(self) -> "Img2Img":

@@ -26,6 +26,7 @@ from serve.keys import KeyFile, new_key
 from serve.pipelines.trajectories import SCHEDULERS
 from serve.variants import SD_V1
 from tests.fakes import generation
+from tests.fuzz.pictures import encoded
 from tests.machine import HANG_S, until
 from tests.unit.http.test_api import Call, FakeRouter
 from tests.unit.http.test_edits import picture
@@ -644,10 +645,10 @@ def white(width_px: int, height_px: int) -> bytes:
     return file.getvalue()
 
 
-def plain(colour: str) -> bytes:
-    file = io.BytesIO()
-    Image.new("RGBA", (96, 96), colour).save(file, "PNG")
-    return file.getvalue()
+WHITE, BLACK, TRANSPARENT = (
+    in_base64(encoded(Image.new("RGBA", (96, 96), colour), "PNG"))
+    for colour in ("white", "black", "#ffffff00")
+)
 
 
 @pytest.mark.parametrize("head", ["", "data:image/png;base64,"])
@@ -655,9 +656,8 @@ def test_img2img_starts_from_the_picture(call: Call, router: FakeRouter, head: s
     sent = {
         "prompt": "yellow tulips", "init_images": [in_base64(picture(96, 96), head)], "seed": 3,
         "denoising_strength": 0.6, "mask": in_base64(white(48, 48), head), "mask_blur": 4,
-        "initial_noise_multiplier": 1.0,
-        "inpainting_fill": 1, "inpaint_full_res": False, "resize_mode": 1, "width": 128,
-        "height": 64, "steps": 10, "sampler_name": "Euler",
+        "initial_noise_multiplier": 1.0, "inpainting_fill": 1, "inpaint_full_res": False,
+        "resize_mode": 1, "width": 128, "height": 64, "steps": 10, "sampler_name": "Euler",
     }  # fmt: skip
     response = call("POST", IMG2IMG, json=sent)
     assert response.status_code == 200, response.text
@@ -734,28 +734,16 @@ def test_a_picture_is_scaled_as_resize_mode_says(
         ({"init_images": ["http://x"]}, "init_images", "URLs and paths aren't read"),
         ({"init_images": [in_base64(b"<svg/>")]}, "init_images", "SVG"),
         ({"mask": "no base64"}, "mask", "other than base64"),
-        ({"mask": in_base64(plain("black"))}, "mask", "no part of it is white, or opaque"),
-        ({"mask": in_base64(plain("#ffffff00"))}, "mask", "no part of it is white, or opaque"),
-        (
-            {"mask": in_base64(plain("white")), "inpainting_mask_invert": 1},
-            "mask",
-            "no part of it is black",
-        ),
+        ({"mask": BLACK}, "mask", "no part of it is white"),
+        ({"mask": TRANSPARENT}, "mask", "no part of it is white (with transparency: opaque)"),
+        ({"mask": WHITE, "inpainting_mask_invert": 1}, "mask", "no part of it is black"),
         ({"denoising_strength": 0}, "denoising_strength", "over 0, at most 1"),
         ({"denoising_strength": 2}, "denoising_strength", "over 0, at most 1"),
         ({"denoising_strength": 0.1, "steps": 4}, "denoising_strength", "none of 4 steps"),
         ({"resize_mode": 3}, "resize_mode", "it must be an integer from 0 to 2, or absent"),
         ({"initial_noise_multiplier": 0.5}, "initial_noise_multiplier", "leave it out, or give 1"),
-        (
-            {"mask": in_base64(white(96, 96)), "inpainting_fill": 0},
-            "inpainting_fill",
-            "leave it out, or give 1",
-        ),
-        (
-            {"mask": in_base64(white(96, 96)), "inpaint_full_res": True},
-            "inpaint_full_res",
-            "leave it out, or give false or 0",
-        ),
+        ({"mask": WHITE, "inpainting_fill": 0}, "inpainting_fill", "leave it out, or give 1"),
+        ({"mask": WHITE, "inpaint_full_res": True}, "inpaint_full_res", "give false or 0"),
     ],
 )
 def test_what_img2img_cannot_do_is_refused_by_its_name(

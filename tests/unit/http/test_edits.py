@@ -150,11 +150,7 @@ def test_previews_are_streamed(app: FastAPI) -> None:
         ({"strength": 0}, "strength", "over 0, at most 1"),
         ({"strength": 1.5}, "strength", "over 0, at most 1"),
         ({"strength": "much"}, "strength", "a finite number"),
-        (
-            {"strength": 0.1, "num_inference_steps": 5},
-            "strength",
-            "leaves none of 5 steps; give a higher strength, or more steps",
-        ),
+        ({"strength": 0.1, "num_inference_steps": 5}, "strength", "none of 5 steps; give a higher"),
         (
             {"n": 10, "strength": 0.5, "num_inference_steps": 150, "size": "192x192"},
             "n",
