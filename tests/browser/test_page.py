@@ -35,7 +35,10 @@ def service() -> Iterator[Service]:
 
 @pytest.fixture
 def page(service: Service, open_page: Open) -> Page:
-    return open_page(service.url)
+    """The page, once the variants are known: before, it has no form, and takes no picture."""
+    opened = open_page(service.url)
+    expect(opened.locator("#settings")).to_be_visible()
+    return opened
 
 
 def card(page: Page, variant: str) -> Locator:
