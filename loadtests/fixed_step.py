@@ -18,7 +18,7 @@ from serve.app import compose
 from serve.config import AppArgs
 from serve.generation import Generation, Plan
 from serve.replica_info import Memory, ReplicaInfo
-from serve.variants import Variant, family
+from serve.variants import Variant
 from serve.weights.check import check_family
 from serve.weights.layout import family_dir
 
@@ -122,6 +122,5 @@ def build_fixed_step_app(
     args: AppArgs, step_s: float, denoiser: type[FixedStep] = FixedStep
 ) -> Application:
     """The whole application, but for the models; the weights' folder is still checked."""
-    known = family(args.family)
-    manifest = check_family(family_dir(args.family, args.weights_dir), known, args.served)
+    manifest = check_family(family_dir(args.family, args.weights_dir), args.known, args.served)
     return compose(args, manifest, partial(denoiser, step_s))

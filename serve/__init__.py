@@ -46,7 +46,9 @@ Below them, for all:
 
     generation   what is to be drawn, and what came of it
     replica_info what a replica says of itself: device, memory, optimisations
-    variants     the catalogue: which components make a variant
+    own_variants variants by configuration, over those of the catalogue
+    catalogue    the built-in families and their variants
+    variants     what a variant is made of: components, defaults, bounds
     weights      a family folder: download, manifest, check; `python -m serve.weights`
     miniature    the embedded default's weights; miniature/training made them
     metrics      every metric, named in one place; only routing and replica use it

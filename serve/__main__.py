@@ -21,9 +21,9 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from .config import AppArgs, ModelOptions
 from .errors import ServingError
+from .own_variants import CatalogueEntry
 from .routing.auto import QualityFirstPolicy
 from .settings import prepare_ray_environment
-from .variants import family
 from .weights.layout import family_dir, fp32_bytes
 
 # Measured with the miniature (PSS): the router, Serve's and Ray's processes take 0.8 GB, a replica
@@ -49,9 +49,12 @@ class LaunchSettings(BaseSettings, ModelOptions):
         cli_implicit_flags=True,
     )
 
-    # Split at commas by `ModelOptions`, not read as JSON.
+    # Split at commas and read by `ModelOptions`; no JSON.
     variants: Annotated[tuple[str, ...], NoDecode] = Field(
-        (), description="a,b: which to serve, or all; when empty all but the few-step ones"
+        (), description="a,b: which to serve, or all; when empty the family's first three"
+    )
+    catalogue: Annotated[tuple[CatalogueEntry, ...], NoDecode] = Field(
+        (), description="a YAML file with more variants"
     )
     host: str = Field("127.0.0.1", description="address to listen on")
     port: int = Field(8000, ge=1, le=65535, description="port to listen on")
@@ -99,6 +102,8 @@ def main() -> int:
         if not first["loc"]:  # A validator of the whole, which names its field itself.
             return _refuse(str(first["ctx"]["error"]))
         name = ".".join(str(part) for part in first["loc"])
+        if first["type"] == "value_error":
+            return _refuse(f"{name}: {first['ctx']['error']}")
         return _refuse(f"{name}: {first['input']!r} was given: {first['msg']}")
     except ServingError as fault:
         return _refuse(fault.message)
@@ -120,7 +125,7 @@ def _serve(settings: LaunchSettings) -> None:
     if settings.auto_slo_s is not None:
         auto["auto"] = QualityFirstPolicy(kind="quality-first", slo_s=settings.auto_slo_s)
     args = AppArgs(
-        **settings.model_dump(include=set(ModelOptions.model_fields)),
+        **{name: getattr(settings, name) for name in ModelOptions.model_fields},
         **auto,
         safety_checker=settings.safety_checker,
         num_gpus=settings.num_gpus,
@@ -132,7 +137,7 @@ def _serve(settings: LaunchSettings) -> None:
     app = build_app(args)
     _check_memory(args)
     with _local_ray_serve(settings, len(args.served)) as log_dir:
-        _tell(f"Loading {family(settings.family).description}, and warming up ...")
+        _tell(f"Loading {args.known.description}, and warming up ...")
         logging_config = LoggingConfig(encoding=settings.log_encoding)
         serve.run_many(
             [serve.RunTarget(app, logging_config=logging_config)],

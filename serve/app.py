@@ -22,14 +22,16 @@ from .http.api import build_api
 from .keys import KeyFile
 from .replica.replica import VariantReplica
 from .replica.startup import LoadDenoiser
+from .routing.auto import QualityFirstPolicy
 from .routing.least_work import LeastWork
 from .routing.replicas import RayReplicas
 from .routing.router import Router
 from .settings import CompileSettings, forbid_chance, go_offline, keep_compiled_code
-from .variants import Variant, family
+from .variants import Variant
 from .weights.check import check_family
 from .weights.layout import family_dir
 from .weights.manifest import Manifest
+from .weights.work import picture_flop
 
 _log = logging.getLogger("ray.serve")
 # The deployment that hosts every variant, with `packed`.
@@ -47,7 +49,7 @@ class Ingress(Router):
         self, args: AppArgs, manifest: Manifest, handles: dict[str, DeploymentHandle]
     ) -> None:
         super().__init__(
-            family(args.family),
+            args.known,
             manifest,
             {name: RayReplicas(handle, args.retry_after_s) for name, handle in handles.items()},
             args.retry_after_s,
@@ -69,7 +71,7 @@ def key_file(args: AppArgs) -> KeyFile | None:
     """
     if args.api_keys_file is None:
         return None
-    return KeyFile(args.api_keys_file, family(args.family).variants)
+    return KeyFile(args.api_keys_file, args.known.variants)
 
 
 def build_app(args: AppArgs) -> Application:
@@ -81,10 +83,22 @@ def build_app(args: AppArgs) -> Application:
     """
     key_file(args)  # It fails here at once; a router would try to start again and again.
     folder = family_dir(args.family, args.weights_dir)
-    manifest = check_family(
-        folder, family(args.family), args.served, safety_checker=args.safety_checker
-    )
+    manifest = check_family(folder, args.known, args.served, safety_checker=args.safety_checker)
+    args = _with_ladder(args, folder)
     return compose(args, manifest, partial(_load_pipeline, args, folder))
+
+
+def _with_ladder(args: AppArgs, folder: Path) -> AppArgs:
+    """The arguments with the order in which `auto` takes the variants, where they leave it open.
+
+    By the work of a picture: among variants of a family, what is more work is better.
+    """
+    if not isinstance(args.auto, QualityFirstPolicy) or args.auto.variants:
+        return args
+    served = args.served
+    ladder = sorted(served, key=lambda name: picture_flop(folder, served[name]), reverse=True)
+    auto = args.auto.model_copy(update={"variants": tuple(ladder)})
+    return args.model_copy(update={"auto": auto})
 
 
 def compose(args: AppArgs, manifest: Manifest, load: LoadDenoiser) -> Application:
@@ -135,7 +149,7 @@ def _load_pipeline(
     # Again, and where it is loaded: the application may have been built on another machine.
     check_family(
         folder,
-        family(args.family),
+        args.known,
         [variant.name for variant in variants],
         safety_checker=args.safety_checker,
         hashes=args.verify_hashes,

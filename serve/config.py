@@ -1,6 +1,7 @@
-"""The arguments of `build_app`: every option of the service. No I/O.
+"""The arguments of `build_app`: every option of the service.
 
-They are flat, since Serve's command line knows only `name=value`; the classes group them by the
+Nothing is read but the catalogue file, so that what comes of it goes wherever the options go. They
+are flat, since Serve's command line knows only `name=value`; the classes group them by the
 room that reads them.
 """
 
@@ -9,10 +10,12 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from .catalogue import family
 from .http.options import HttpOptions
+from .own_variants import CatalogueEntry, read_catalogue, with_entries
 from .replica.options import ReplicaOptions
 from .routing.auto import AutoPolicy, QualityFirstPolicy
-from .variants import ALL, FamilyName, Variant, family, offered_models
+from .variants import ALL, Family, FamilyName, Variant, offered_models
 
 
 class ModelOptions(BaseModel):
@@ -27,19 +30,33 @@ class ModelOptions(BaseModel):
     verify_hashes: bool = Field(
         False, description="compare every byte of the weights with their manifest before loading"
     )
+    catalogue: tuple[CatalogueEntry, ...] = Field(
+        (), description="more variants: entries, or the path of a YAML file of them"
+    )
     variants: tuple[str, ...] = Field(
-        (),
-        description="which to serve, or all; when empty all but the few-step ones",
+        (), description="which to serve, or all; when empty the family's first three"
     )
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where the models run")
 
     @property
+    def known(self) -> Family:
+        """The family, with the variants of `catalogue`."""
+        return with_entries(family(self.family), self.catalogue)
+
+    @property
     def served(self) -> dict[str, Variant]:
-        """The catalogue's entries of the variants to serve, by name."""
-        served = family(self.family)
+        """The variants to serve, by name."""
+        known = self.known
         if self.variants == (ALL,):
-            return dict(served.variants)
-        return {name: served.variants[name] for name in self.variants or served.default_variants}
+            return dict(known.variants)
+        return {name: known.variants[name] for name in self.variants or known.default_variants}
+
+    @field_validator("catalogue", mode="before")
+    @classmethod
+    def _read_file(cls, value: Any) -> Any:
+        if not isinstance(value, str | Path):
+            return value
+        return read_catalogue(Path(value)) if str(value) else ()
 
     @field_validator("variants", mode="before")
     @classmethod
@@ -51,7 +68,10 @@ class ModelOptions(BaseModel):
 
     @model_validator(mode="after")
     def _known_variants(self) -> Self:
-        known = family(self.family).variants
+        try:
+            known = self.known.variants
+        except ValueError as fault:
+            raise ValueError(f"catalogue: {fault}") from None
         for name in () if self.variants == (ALL,) else self.variants:
             if name not in known:
                 raise ValueError(

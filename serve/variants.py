@@ -1,8 +1,8 @@
-"""The catalogue: which components make a variant, where they come from, and its defaults.
+"""What a variant is made of: its components, where they come from, its defaults and bounds.
 
-Data only, and plain dataclasses, so that the pipelines run where only torch, diffusers and
-transformers are. A family is a folder with one sub-folder per component; a variant picks a UNet
-and a VAE from it. To add a variant, add an entry here (CONTRIBUTING.md walks through one).
+Plain dataclasses, so that the pipelines run where only torch, diffusers and transformers are. A
+family is a folder with one sub-folder per component; a variant picks a UNet and a VAE from it.
+`catalogue` has those that are built in, `own_variants` those of a configuration.
 """
 
 from collections.abc import Iterable
@@ -39,30 +39,31 @@ class Source:
 
 
 @dataclass(frozen=True)
-class Lora:
-    """A LoRA that is merged into a copy of the component in folder `base` when it is fetched."""
-
-    base: str
-    source: Source
-
-
-@dataclass(frozen=True)
 class Component:
-    """One sub-folder of a family folder; `source` is None for what this repository ships.
+    """One sub-folder of a family folder.
 
-    With a `lora`, the folder holds what `source` publishes with the LoRA merged into it.
+    `source` is None for what this repository ships, and for what somebody has put there, whose
+    licence is `licence`. `like` is the folder of a built-in component of the same architecture,
+    where this has no configuration of its own. With a `lora`, a copy of that with the LoRA merged
+    into it when it is fetched.
     """
 
     folder: str
     component_class: ComponentClass
     source: Source | None
-    lora: Lora | None = None
+    lora: Source | None = None
+    like: str | None = None
+    licence: str | None = None
+
+    @property
+    def architecture(self) -> str:
+        """The folder whose configuration tells its architecture."""
+        return self.like or self.folder
 
     @property
     def sources(self) -> list[Source]:
-        """All that it is made of; empty for what this repository ships."""
-        lora = [] if self.lora is None else [self.lora.source]
-        return [*([] if self.source is None else [self.source]), *lora]
+        """All that it is made of; empty for what isn't published."""
+        return [source for source in (self.source, self.lora) if source is not None]
 
     @property
     def has_weights(self) -> bool:
@@ -187,191 +188,3 @@ class Family:
 def offered_models(variants: Iterable[str], auto: bool) -> list[str]:
     """What a request's `model` may be: the served variants, and `auto` where it is offered."""
     return [*variants, *([AUTO] if auto else [])]
-
-
-def family(name: FamilyName) -> Family:
-    """The catalogue's entry for a family.
-
-    Raises:
-        KeyError: no such family.
-    """
-    return {"miniature": MINIATURE, "sd-v1": SD_V1}[name]
-
-
-def _published(
-    folder: str,
-    component_class: ComponentClass,
-    repository: str,
-    subfolder: str | None,
-    licence: str,
-) -> Component:
-    # The branch is named, not a hash: what it resolves to is pinned where the files are downloaded.
-    source = Source(repository=repository, revision="main", subfolder=subfolder, licence=licence)
-    return Component(folder=folder, component_class=component_class, source=source)
-
-
-def _shipped(folder: str, component_class: ComponentClass) -> Component:
-    return Component(folder=folder, component_class=component_class, source=None)
-
-
-_OPENRAIL = "CreativeML OpenRAIL-M"
-_SD_V1_4 = "CompVis/stable-diffusion-v1-4"
-
-_sd_tokenizer = _published("tokenizer", "CLIPTokenizer", _SD_V1_4, "tokenizer", _OPENRAIL)
-_sd_text_encoder = _published("text_encoder", "CLIPTextModel", _SD_V1_4, "text_encoder", _OPENRAIL)
-_sd_scheduler = _published("scheduler", "PNDMScheduler", _SD_V1_4, "scheduler", _OPENRAIL)
-_sd_unet = _published("unet", "UNet2DConditionModel", _SD_V1_4, "unet", _OPENRAIL)
-_sd_vae = _published("vae", "AutoencoderKL", _SD_V1_4, "vae", _OPENRAIL)
-_bk_sdm_small_unet = _published(
-    "unet_distilled", "UNet2DConditionModel", "nota-ai/bk-sdm-small", "unet", _OPENRAIL
-)
-_sd_safety_checker = _published(
-    "safety_checker", "StableDiffusionSafetyChecker", _SD_V1_4, "safety_checker", _OPENRAIL
-)
-_sd_feature_extractor = _published(
-    "feature_extractor", "CLIPImageProcessor", _SD_V1_4, "feature_extractor", _OPENRAIL
-)
-_taesd_vae = _published("vae_tiny", "AutoencoderTiny", "sayakpaul/taesd-diffusers", None, "MIT")
-
-
-_lcm_lora = Lora(
-    base=_sd_unet.folder,
-    source=Source("latent-consistency/lcm-lora-sdv1-5", "main", None, "CreativeML OpenRAIL++-M"),
-)
-_sd_lcm_unet = replace(_sd_unet, folder="unet_lcm", lora=_lcm_lora)
-
-
-def _few_step(variant: Variant) -> Variant:
-    """The variant with a UNet that was distilled to few steps by latent consistency.
-
-    Luo et al., LCM-LoRA, https://arxiv.org/abs/2311.05556: 2 to 8 steps, and a guidance scale that
-    is off or at most 2, since the teacher's guidance is in the weights.
-    """
-    return replace(
-        variant,
-        schedulers=("lcm",),
-        default_scheduler="lcm",
-        default_steps=4,
-        max_steps=8,
-        guidance_scale=1.0,
-        max_guidance_scale=2.0,
-        on_request=True,
-    )
-
-
-def _sd_v1(name: str, description: str, unet: Component, vae: Component) -> Variant:
-    return Variant(
-        name=name,
-        description=description,
-        tokenizer=_sd_tokenizer,
-        text_encoder=_sd_text_encoder,
-        scheduler=_sd_scheduler,
-        unet=unet,
-        vae=vae,
-        # 5 MB in every folder, so that there are previews whatever the variant.
-        preview_vae=_taesd_vae,
-        default_scheduler="pndm",
-        guidance_scale=7.5,
-        default_size_px=512,
-        min_size_px=256,
-        max_size_px=1024,
-        safety_checker=_sd_safety_checker,
-        feature_extractor=_sd_feature_extractor,
-    )
-
-
-SD_V1 = Family(
-    name="sd-v1",
-    description="Stable Diffusion v1-4 and its BK-SDM distillation, 512x512",
-    variants={
-        variant.name: variant
-        for variant in (
-            _sd_v1("original", "SD v1-4 as published", _sd_unet, _sd_vae),
-            _sd_v1("distilled", "BK-SDM-small's UNet", _bk_sdm_small_unet, _sd_vae),
-            _sd_v1(
-                "distilled-tiny-vae",
-                "BK-SDM-small's UNet, decoded by the tiny VAE",
-                _bk_sdm_small_unet,
-                _taesd_vae,
-            ),
-            # The LoRA was trained on SD v1-5, whose UNet has the same architecture.
-            _few_step(
-                _sd_v1("original-lcm", "SD v1-4 with LCM-LoRA: 4 steps", _sd_lcm_unet, _sd_vae)
-            ),
-            _few_step(
-                _sd_v1(
-                    "original-lcm-tiny-vae",
-                    "SD v1-4 with LCM-LoRA: 4 steps, decoded by the tiny VAE",
-                    _sd_lcm_unet,
-                    _taesd_vae,
-                )
-            ),
-        )
-    },
-)
-
-_mini_unet = _shipped("unet", "UNet2DConditionModel")
-_mini_student_unet = _shipped("unet_distilled", "UNet2DConditionModel")
-_mini_lcm_unet = _shipped("unet_lcm", "UNet2DConditionModel")
-_mini_student_lcm_unet = _shipped("unet_distilled_lcm", "UNet2DConditionModel")
-_mini_vae = _shipped("vae", "AutoencoderKL")
-_mini_tiny_vae = _shipped("vae_tiny", "AutoencoderTiny")
-
-
-def _miniature(name: str, description: str, unet: Component, vae: Component) -> Variant:
-    return Variant(
-        name=name,
-        description=description,
-        tokenizer=_shipped("tokenizer", "CLIPTokenizer"),
-        text_encoder=_shipped("text_encoder", "CLIPTextModel"),
-        scheduler=_shipped("scheduler", "PNDMScheduler"),
-        unet=unet,
-        vae=vae,
-        preview_vae=_mini_tiny_vae,
-        default_scheduler="pndm",
-        # Where the miniature's pictures are clean: 4 over-drives so small a model (its card).
-        guidance_scale=2.0,
-        default_size_px=96,
-        min_size_px=64,
-        max_size_px=192,
-    )
-
-
-MINIATURE = Family(
-    name="miniature",
-    description="the embedded miniature of the same family, 96x96",
-    variants={
-        variant.name: variant
-        for variant in (
-            _miniature("original", "the miniature's teacher UNet", _mini_unet, _mini_vae),
-            _miniature(
-                "distilled",
-                "its student UNet, made the BK-SDM-small way",
-                _mini_student_unet,
-                _mini_vae,
-            ),
-            _miniature(
-                "distilled-tiny-vae",
-                "the student UNet, decoded by the tiny VAE",
-                _mini_student_unet,
-                _mini_tiny_vae,
-            ),
-            _few_step(
-                _miniature("original-lcm", "the teacher in 4 steps", _mini_lcm_unet, _mini_vae)
-            ),
-            _few_step(
-                _miniature(
-                    "distilled-lcm", "the student in 4 steps", _mini_student_lcm_unet, _mini_vae
-                )
-            ),
-            _few_step(
-                _miniature(
-                    "distilled-lcm-tiny-vae",
-                    "the student in 4 steps, decoded by the tiny VAE",
-                    _mini_student_lcm_unet,
-                    _mini_tiny_vae,
-                )
-            ),
-        )
-    },
-)

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import torch
 
+from serve.catalogue import MINIATURE
 from serve.miniature import WEIGHTS_DIR
 from serve.pipelines.devices import DeviceName
 from serve.pipelines.optimisations import Optimisations
 from serve.pipelines.pipeline import Pipeline
-from serve.variants import MINIATURE
 from tests.fakes import generation
 from tests.pictures import finish
 

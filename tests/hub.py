@@ -16,7 +16,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from serve.variants import SD_V1
+from serve.catalogue import SD_V1
 
 _LARGE = (".safetensors", ".bin", ".ckpt", ".pt", ".pth")
 

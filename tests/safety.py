@@ -10,8 +10,8 @@ from diffusers.pipelines.stable_diffusion.safety_checker import StableDiffusionS
 from safetensors.torch import load_file, save_file
 from transformers import CLIPConfig
 
+from serve.catalogue import SD_V1
 from serve.miniature import WEIGHTS_DIR
-from serve.variants import SD_V1
 
 # Thresholds of a cosine: what every picture exceeds, and none.
 ALWAYS, NEVER = -2.0, 2.0

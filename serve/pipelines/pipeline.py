@@ -5,7 +5,7 @@ that images with different step counts, guidance scales and schedulers can share
 picture is the one that `StableDiffusionPipeline` makes with the same arguments.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
@@ -71,22 +71,22 @@ class Pipeline:
                 for model in (parts.unet, parts.vae, parts.preview_vae)
                 if model is not None
             )
-        by_text_encoder = {v.text_encoder.folder: components[v.name] for v in variants}
-        self._encoders = {
-            folder: PromptEncoder(
-                parts.tokenizer,
-                prepare_text_encoder(
-                    folder,
-                    parts.text_encoder,
-                    parts.tokenizer.model_max_length,
-                    optimisations,
-                    readiness,
-                ),
-                self.device,
-                optimisations.embedding_cache,
-            )
-            for folder, parts in by_text_encoder.items()
-        }
+        self._encoders: dict[tuple[str, str], PromptEncoder] = {}
+        text_encoders: dict[str, Callable[[torch.Tensor], Sequence[torch.Tensor]]] = {}
+        for variant in variants:
+            parts, folder = components[variant.name], variant.text_encoder.folder
+            if folder not in text_encoders:
+                tokens = parts.tokenizer.model_max_length
+                text_encoders[folder] = prepare_text_encoder(
+                    folder, parts.text_encoder, tokens, optimisations, readiness
+                )
+            if _reads(variant) not in self._encoders:
+                self._encoders[_reads(variant)] = PromptEncoder(
+                    parts.tokenizer,
+                    text_encoders[folder],
+                    self.device,
+                    optimisations.embedding_cache,
+                )
         self._unets: dict[str, Call] = {}
         decoders: dict[Vae, Call] = {}
         for variant in variants:
@@ -186,7 +186,7 @@ class Pipeline:
         the device nor on other images. An edit needs what `prepare` made of it.
         """
         variant = self._variants[generation.variant]
-        parts, encoder = self.components[variant.name], self._encoders[variant.text_encoder.folder]
+        parts, encoder = self.components[variant.name], self._encoders[_reads(variant)]
         prompt_embeds, warnings = encoder.encode("prompt", generation.prompt)
         negative_embeds = None
         if generation.guided:
@@ -327,3 +327,8 @@ class Pipeline:
         """Release torch's unused blocks."""
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
+
+
+def _reads(variant: Variant) -> tuple[str, str]:
+    """Equal for variants that make the same embeddings of a prompt."""
+    return variant.tokenizer.folder, variant.text_encoder.folder

@@ -202,7 +202,9 @@ class Trajectory:
         Previews show this: the latents themselves are mere noise to the eye even halfway.
 
         `sample = signal * finished + sigma * noise`, with `signal**2 + sigma**2 == 1` except for
-        both Eulers, where `signal` is 1 (Karras et al., https://arxiv.org/abs/2206.00364).
+        both Eulers, where `signal` is 1 (Karras et al., https://arxiv.org/abs/2206.00364). Some
+        UNets predict `signal * noise - sigma * finished`, of the former kind, in place of the noise
+        (Salimans and Ho, https://arxiv.org/abs/2202.00512).
         """
         if isinstance(self.scheduler, EulerDiscreteScheduler | EulerAncestralDiscreteScheduler):
             # An edit leaves out the first.
@@ -212,7 +214,12 @@ class Trajectory:
             power = float(self.scheduler.alphas_cumprod[int(self.timesteps[last.call])])
             signal, sigma = math.sqrt(power), math.sqrt(1 - power)
         # Half precision has too few digits where the signal is weak.
-        finished = (last.sample.float() - sigma * last.noise.float()) / signal
+        sample, predicted = last.sample.float(), last.noise.float()
+        if self.scheduler.config["prediction_type"] == "v_prediction":
+            scale = math.hypot(signal, sigma)
+            finished = (signal / scale * sample - sigma * predicted) / scale
+        else:
+            finished = (sample - sigma * predicted) / signal
         return finished.to(last.sample.dtype)
 
 

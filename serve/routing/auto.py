@@ -48,7 +48,9 @@ class QualityFirstPolicy(_PolicyModel):
 
     kind: Literal["quality-first"]
     slo_s: float = Field(gt=0, description="seconds that a request should take at most")
-    variants: tuple[str, ...] = Field((), description="best first; all that are served when empty")
+    variants: tuple[str, ...] = Field(
+        (), description="best first; when empty all that are served, by the work of a picture"
+    )
     return_share: float = Field(
         0.7, gt=0, le=1, description="of slo_s: what a better variant must keep before it is back"
     )

@@ -13,9 +13,10 @@ safetensors only: a pickle anywhere in the folder is refused, because loading on
     hub            downloads a family with huggingface_hub
     hub_errors     translates huggingface_hub's errors
     merging        a LoRA into a UNet, when weights are downloaded
+    converting     component folders of a single-file checkpoint
     random_values  the published architectures with random values, for timing
     saving         writes models into a family folder
-    __main__       `python -m serve.weights download|random|adopt|verify`
+    __main__       `python -m serve.weights download|random|adopt|verify|convert`
     architectures  the published models' configurations, and CLIP's tokenizer
 
 Nothing is imported here: servers need neither the hub's client nor random values.

@@ -9,15 +9,19 @@ from pydantic import ValidationError
 from pydantic_settings import SettingsError
 from tqdm import tqdm
 
+from ..catalogue import family
 from ..errors import WeightsError
+from ..own_variants import read_catalogue, with_entries
 from ..settings import HubSettings
-from ..variants import ALL, Family, FamilyName, family
-from .check import differences, refused_entries
+from ..variants import ALL, Family, FamilyName
+from .check import check_component, differences, refused_entries
 from .layout import architecture_dir
 from .manifest import (
     MANIFEST_NAME,
+    UNKNOWN_LICENCE,
     Manifest,
     Origin,
+    PinnedComponent,
     manifest_before_writing,
     pin,
     read_manifest,
@@ -25,7 +29,11 @@ from .manifest import (
 )
 
 _RANDOM_LICENCE = "Apache-2.0"
-_VARIANTS_HELP = "a,b: these variants' components, or all; default: all but the few-step ones"
+_VARIANTS_HELP = "a,b: these variants' components, or all; default: the family's first three"
+_CONVERT = (
+    "add the components of a single-file checkpoint to a family folder, and print the entry for a "
+    "catalogue file"
+)
 _LOCAL_LICENCE = "unknown: adopted local files"
 
 
@@ -54,6 +62,9 @@ def _parser() -> argparse.ArgumentParser:
         subparser.add_argument("dir", type=Path, metavar="DIR", help="the family folder")
         if default_family:
             subparser.add_argument("--family", choices=get_args(FamilyName), default=default_family)
+            subparser.add_argument(
+                "--catalogue", type=Path, metavar="FILE", help="more variants, of a YAML file"
+            )
         return subparser
 
     download = command("download", _download, "download a family from the hub", "sd-v1")
@@ -79,17 +90,29 @@ def _parser() -> argparse.ArgumentParser:
     command(
         "adopt",
         _adopt,
-        "write the manifest of a folder that has none, pinning its files as they are",
+        "pin files as they are: a folder's that has no manifest, what a catalogue adds to one, and "
+        "again what was adopted or converted and has changed; drop the pins of such folders that "
+        "are gone",
         "sd-v1",
     )
     command("verify", _verify, "compare every file with the manifest", "")
+    convert = commands.add_parser("convert", help=_CONVERT, description=_CONVERT)
+    convert.set_defaults(command=_convert)
+    convert.add_argument("file", type=Path, metavar="FILE", help="the checkpoint, safetensors")
+    convert.add_argument("dir", type=Path, metavar="DIR", help="the family folder")
+    convert.add_argument("--name", required=True, help="of the new variant, such as my-style")
+    convert.add_argument("--family", choices=get_args(FamilyName), default="sd-v1")
+    convert.add_argument(
+        "--base", default="original", help="a built-in variant of the same architecture"
+    )
+    convert.add_argument("--licence", help="of the checkpoint; default: as recorded")
     return parser
 
 
 def _download(args: argparse.Namespace) -> int:
     from .hub import download_family  # Takes half a second, and only this command needs it.
 
-    chosen = family(args.family)
+    chosen = _family(args)
     mirrors = dict(HubSettings().mirrors)
     for argument in args.mirror:
         replaced, _, mirror = argument.partition("=")
@@ -118,13 +141,13 @@ def _download(args: argparse.Namespace) -> int:
 def _random(args: argparse.Namespace) -> int:
     from .random_values import write_random_components  # Imports torch: seconds.
 
-    chosen = family(args.family)
+    chosen = _family(args)
     components = chosen.components(_variants(args.variants, chosen))
     architecture = architecture_dir(args.family)
     shipped = read_manifest(architecture).components
     random = Origin(kind="random", licence=_RANDOM_LICENCE, seed=args.seed)
     origins = {
-        name: random if component.has_weights else shipped[name].origin
+        name: random if component.has_weights else shipped[component.architecture].origin
         for name, component in chosen.components(chosen.variants).items()
     }
     kinds = {name: origin.kind for name, origin in origins.items()}
@@ -142,20 +165,46 @@ def _random(args: argparse.Namespace) -> int:
 
 
 def _adopt(args: argparse.Namespace) -> int:
-    if (args.dir / MANIFEST_NAME).exists():
-        raise WeightsError(f"{args.dir / MANIFEST_NAME}: exists already; `verify` checks it")
     if refused := next(refused_entries(args.dir), None):
         raise WeightsError(refused)
-    chosen = family(args.family)
-    names = list(chosen.components(chosen.variants, safety_checker=True))
-    origin = Origin(kind="local", licence=_LOCAL_LICENCE)
-    pinned = {name: pin(args.dir / name, origin) for name in names if (args.dir / name).is_dir()}
-    if not pinned:
+    chosen = _family(args)
+    components = chosen.components(chosen.variants, safety_checker=True)
+    pinned: dict[str, PinnedComponent] = {}
+    allowed = components
+    if (args.dir / MANIFEST_NAME).exists():
+        pinned = dict(manifest_before_writing(args.dir, args.family, {}).components)
+        # What is published is `download`'s to bring, or to complete.
+        allowed = {name: part for name, part in components.items() if part.source is None}
+    local = {name for name, part in pinned.items() if part.origin.kind == "local"}
+    gone = [name for name in sorted(local) if not (args.dir / name).is_dir()]
+    for name in gone:
+        del pinned[name]
+    new: list[str] = []
+    again: list[str] = []
+    for name, part in components.items():
+        before = pinned.get(name)
+        may_pin = name in (allowed if before is None else local)
+        if not may_pin or not (args.dir / name).is_dir():
+            continue
+        check_component(args.dir, part)
+        origin = Origin(kind="local", licence=part.licence or _LOCAL_LICENCE)
+        if before is not None and part.licence in (None, UNKNOWN_LICENCE):
+            origin = before.origin
+        pinned[name] = pin(args.dir / name, origin)
+        if pinned[name] != before:
+            (new if before is None else again).append(name)
+    if not (new or again or gone):
         raise WeightsError(
-            f"{args.dir}: has no component of {args.family}; sub-folders may be {', '.join(names)}"
+            f"{args.dir}: has no component of {args.family} that isn't pinned as it is; "
+            f"sub-folders may be {', '.join(allowed) or 'those that a file for --catalogue names'}"
         )
     write_manifest(args.dir, Manifest(family=args.family, components=pinned))
-    _report(f"Pinned {', '.join(pinned)} in {args.dir}")
+    for name in gone:
+        _report(f"{name}: dropped from {MANIFEST_NAME}, as its folder is gone")
+    for name in again:
+        _report(f"{name}: pinned again")
+    if new:
+        _report(f"Pinned {', '.join(new)} in {args.dir}")
     return 0
 
 
@@ -174,6 +223,34 @@ def _verify(args: argparse.Namespace) -> int:
     if problems:
         return _refuse(f"{args.dir}: {len(problems)} file(s) differ from the manifest")
     _report(f"{args.dir}: {total / 1e6:.1f} MB as the manifest says; {_licences(manifest)}")
+    return 0
+
+
+def _family(args: argparse.Namespace) -> Family:
+    try:
+        entries = read_catalogue(args.catalogue) if args.catalogue else ()
+        return with_entries(family(args.family), entries)
+    except ValueError as fault:
+        raise WeightsError(f"catalogue: {fault}") from None
+
+
+def _convert(args: argparse.Namespace) -> int:
+    from transformers.utils import logging
+
+    from .converting import convert_file  # Imports torch: seconds.
+
+    logging.disable_progress_bar()  # It would stand between the report's lines.
+    entry = convert_file(
+        args.file,
+        args.dir,
+        family(args.family),
+        name=args.name,
+        base=args.base,
+        licence=args.licence,
+        # So that stdout can go to a file.
+        report=lambda line: print(line, file=sys.stderr, flush=True),
+    )
+    print(entry, end="", flush=True)
     return 0
 
 

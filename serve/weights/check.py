@@ -11,10 +11,12 @@ from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 
+from ..catalogue import family as built_in
 from ..errors import WeightsError
-from ..variants import Component, Family
-from .layout import config_name, precision_suffix
-from .manifest import MANIFEST_NAME, Manifest, PinnedFile, pin_file, read_manifest
+from ..variants import Component, Family, FamilyName
+from .fit import check_fit
+from .layout import UNFINISHED_DIR, config_name, precision_suffix
+from .manifest import MANIFEST_NAME, Manifest, PinnedFile, adopt_command, pin_file, read_manifest
 
 _PICKLE_SUFFIXES = {".bin", ".ckpt", ".pickle", ".pkl", ".pt", ".pth"}
 
@@ -38,7 +40,8 @@ def check_family(
 
     Raises:
         WeightsError: names the first file that is missing, truncated, malformed, a pickle, a
-            link, unknown to the manifest, or not what the manifest says.
+            link, unknown to the manifest, or not what the manifest says, or the component that
+            doesn't fit the others.
     """
     variants = tuple(variants)
     needed = family.components(variants, safety_checker=safety_checker)
@@ -47,7 +50,11 @@ def check_family(
     if refused := next(refused_entries(folder), None):
         raise WeightsError(refused)
     for component in needed.values():
-        _check_component(folder, component)
+        if not (folder / component.folder).is_dir():
+            raise WeightsError(_missing(folder, component, family, variants))
+        check_component(folder, component)
+    for name in variants:
+        check_fit(folder, family.variants[name])
     manifest = read_manifest(folder)
     if manifest.family != family.name:
         raise WeightsError(
@@ -57,6 +64,21 @@ def check_family(
     if difference := next(differences(folder, manifest, set(needed), hashes=hashes), None):
         raise WeightsError(difference)
     return manifest
+
+
+def check_local(folder: Path, component: Component, manifest: Manifest) -> None:
+    """Check that a component that isn't published is there, and pinned.
+
+    Raises:
+        WeightsError: it isn't; says what to do.
+    """
+    if not (folder / component.folder).is_dir():
+        raise WeightsError(_missing_local(folder, component, manifest.family))
+    if component.folder not in manifest.components:
+        raise WeightsError(
+            f"{folder / component.folder}: not in {MANIFEST_NAME}; "
+            f"`{_adopt(folder, manifest.family, component.folder)}` pins it"
+        )
 
 
 def refused_entries(folder: Path) -> Iterator[str]:
@@ -79,7 +101,7 @@ def differences(
     hashes: bool,
     done: Callable[[int], object] = lambda size: None,
 ) -> Iterator[str]:
-    """A line for each file that differs from the manifest.
+    """A line for each file that differs from the manifest, or local folder that is missing.
 
     Args:
         folder: the family folder.
@@ -89,7 +111,13 @@ def differences(
         done: called with the bytes of each file whose sha256 was compared.
     """
     pinned: dict[Path, PinnedFile] = {}
+    local = {name for name, part in manifest.components.items() if part.origin.kind == "local"}
     for name, component in manifest.components.items():
+        if name in local and not (folder / name).is_dir():
+            if name in needed:
+                drop = adopt_command(folder, manifest.family)
+                yield f"{folder / name}: missing; put it back, or drop its pin with `{drop}`"
+            continue
         for file_name, file in component.files.items():
             pinned[folder / name / file_name] = file
             if name in needed and not (folder / name / file_name).is_file():
@@ -97,16 +125,27 @@ def differences(
     for path in sorted(_entries(folder)):
         if path.is_dir() or path == folder / MANIFEST_NAME:
             continue
+        if folder / UNFINISHED_DIR in path.parents:
+            continue
+        name = path.parent.name
+        own = path.parent.parent == folder and (name in local or name not in manifest.components)
+        adopt = f"pin its folder with `{_adopt(folder, manifest.family, name)}`" if own else ""
         if path not in pinned:
-            yield f"{path}: unknown to {MANIFEST_NAME}; remove it"
-        elif path.stat().st_size != pinned[path].bytes:
+            hint = f", or {adopt}" if own else ""
+            yield f"{path}: unknown to {MANIFEST_NAME}; remove it{hint}"
+            continue
+        hint = f"; if you changed it, {adopt}" if own else ""
+        if path.stat().st_size != pinned[path].bytes:
             yield (
-                f"{path}: has {path.stat().st_size} bytes, the manifest says {pinned[path].bytes}"
+                f"{path}: has {path.stat().st_size} bytes, the manifest says "
+                f"{pinned[path].bytes}{hint}"
             )
-        elif hashes and path.parent.name in needed:
+        elif hashes and name in needed:
             found = pin_file(path).sha256
             if found != pinned[path].sha256:
-                yield f"{path}: its sha256 is {found}, the manifest says {pinned[path].sha256}"
+                yield (
+                    f"{path}: its sha256 is {found}, the manifest says {pinned[path].sha256}{hint}"
+                )
             done(pinned[path].bytes)
 
 
@@ -133,10 +172,43 @@ def _check_for_safety_checker(folder: Path, family: Family, variants: Iterable[s
                 )
 
 
-def _check_component(folder: Path, component: Component) -> None:
+def _missing(folder: Path, component: Component, family: Family, variants: Iterable[str]) -> str:
+    if component.source is None:
+        return _missing_local(folder, component, family.name)
+    needing = next(name for name in variants if component.folder in family.components([name]))
+    catalogue = "" if needing in built_in(family.name).variants else ' ARGS="--catalogue FILE"'
+    return (
+        f"{folder / component.folder}: missing; it must hold a {component.component_class}; "
+        f"`make weights FAMILY={family.name} DIR={folder} VARIANT={needing}{catalogue}` "
+        "downloads it"
+    )
+
+
+def _missing_local(folder: Path, component: Component, family: FamilyName) -> str:
+    text = f"{folder / component.folder}: missing; it must hold a {component.component_class}"
+    if component.like is None:
+        return text
+    return (
+        f"{text}, and no repository is named for it: `python -m serve.weights convert` makes it "
+        "of a single file; a folder that you put there is pinned by "
+        f"`{_adopt(folder, family, component.folder)}`"
+    )
+
+
+def _adopt(folder: Path, family: FamilyName, name: str) -> str:
+    """The command line that pins a component's folder."""
+    shared = built_in(family)
+    own = name not in shared.components(shared.variants, safety_checker=True)
+    return adopt_command(folder, family) + (" --catalogue FILE" if own else "")
+
+
+def check_component(folder: Path, component: Component) -> None:
+    """Check that a component's folder is complete, and that its files can be read.
+
+    Raises:
+        WeightsError: names the first file that is missing, truncated or malformed.
+    """
     component_dir = folder / component.folder
-    if not component_dir.is_dir():
-        raise WeightsError(f"{component_dir}: missing; it must hold a {component.component_class}")
     _check_config(component_dir / config_name(component))
     if component.component_class == "CLIPTokenizer":
         _check_tokenizer(component_dir)

@@ -5,18 +5,20 @@ as usual, and so do progress bars and resumed transfers. This module adds: only 
 variants need, each checked against the sha256 that the hub or an earlier manifest names.
 """
 
-import contextlib
-import fcntl
+import json
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
 from huggingface_hub import HfApi, hf_hub_download
 
+from ..catalogue import family as built_in
 from ..errors import WeightsError
-from ..variants import Component, Family, Lora, Source
+from ..variants import Component, Family, Source
+from .check import check_local
+from .fit import wrong_class
 from .hub_errors import as_weights_errors
 from .layout import config_name
 from .manifest import (
@@ -30,6 +32,7 @@ from .manifest import (
     pin_file,
     write_manifest,
 )
+from .saving import check_space, locked
 
 # Every file that a tokenizer may have; the published repositories have vocab and merges.
 _TOKENIZER_FILES = (
@@ -57,7 +60,8 @@ def download_family(
     """Download the components that the named variants need, shared ones once.
 
     Files that the folder's manifest pins are downloaded again only if they are missing or damaged,
-    from the pinned commit, and must have the pinned sha256.
+    from the pinned commit, and must have the pinned sha256. Components without a source are left as
+    they are.
 
     Args:
         folder: the family folder; created if absent.
@@ -69,42 +73,55 @@ def download_family(
         report: called with each line of progress.
 
     Raises:
-        WeightsError: names the repository, the reason, and what to do.
+        WeightsError: names the repository, or the folder of a component without a source, the
+            reason, and what to do.
     """
     everything = family.components(family.variants, safety_checker=True)
     needed = family.components(variants, safety_checker=safety_checker)
-    bases = {c.lora.base: everything[c.lora.base] for c in needed.values() if c.lora is not None}
+    bases = {c.architecture: everything[c.architecture] for c in needed.values() if c.lora}
     components = {**bases, **needed}
-    if any(component.source is None for component in components.values()):
+    if not any(component.source for component in everything.values()):
         raise WeightsError(
             f"family: {family.name!r} is part of this repository; there is nothing to download"
         )
+    shared = built_in(family.name)
+    built_in_folders = set(shared.components(shared.variants, safety_checker=True))
     folder.mkdir(parents=True, exist_ok=True)
-    with _locked(folder):
-        kinds = {name: "merged" if part.lora else "hub" for name, part in everything.items()}
+    with locked(folder):
+        published = {name: part for name, part in everything.items() if part.source}
+        kinds = {name: "merged" if part.lora else "hub" for name, part in published.items()}
         manifest = manifest_before_writing(folder, family.name, kinds)
+        for component in components.values():
+            if component.source is None:
+                check_local(folder, component, manifest)
         write_manifest(folder, manifest)
         pinned_before = {} if update else manifest.components
-        # All components of a repository come from one commit, over several runs, too, unless
-        # `update` replaces only some of them.
-        origins = [component.origin for component in pinned_before.values()]
-        commits = {origin.repository: origin.revision for origin in origins}
+        # All components of a repository and revision come from one commit, over several runs, too,
+        # unless `update` replaces only some of them.
+        commits = {
+            (pinned.origin.repository, _mirrored(source, mirrors).revision): pinned.origin.revision
+            for name, pinned in pinned_before.items()
+            if name in published and (source := published[name].source)
+        }
         for component in components.values():
-            assert component.source is not None  # Checked above.
+            if component.source is None:
+                report(f"{component.folder}: local, as it is")
+                continue
             source = _mirrored(component.source, mirrors)
             pinned = pinned_before.get(component.folder)
             if component.lora is not None:
-                base = manifest.components[component.lora.base]
-                source = _mirrored(component.lora.source, mirrors)
+                base = manifest.components[component.architecture]
+                source = _mirrored(component.lora, mirrors)
                 with as_weights_errors(source):
                     pinned = _fetch_merged(
                         folder, component, component.lora, source, base, pinned, report
                     )
             elif pinned is None:
-                commit = commits.get(source.repository) or source.revision
-                with as_weights_errors(source):
+                commit = commits.get((source.repository, source.revision)) or source.revision
+                own = component.folder not in built_in_folders and source == component.source
+                with as_weights_errors(source, own_entry=own):
                     pinned = _fetch_new(folder, component, source, commit, report)
-                commits[source.repository] = pinned.origin.revision
+                commits[source.repository, source.revision] = pinned.origin.revision
             else:
                 if source == component.source:  # Not mirrored: from its pinned origin.
                     source = _pinned_source(source, pinned.origin)
@@ -152,13 +169,21 @@ def _fetch_new(
         for sibling in info.siblings or ()
         if sibling.rfilename.startswith(prefix)
     }
+    at_top = {sibling.rfilename for sibling in info.siblings or ()}
+    if not listed and config_name(component) in at_top:
+        raise WeightsError(
+            f"{source.repository}/{prefix}: is empty, but {config_name(component)} lies at the "
+            'repository\'s top; in the entry of a catalogue, set `subfolder: ""`'
+        )
     chosen = _choose(component, set(listed), f"{source.repository}/{prefix}")
-    _check_space(folder, sum(listed[name].size or 0 for name in chosen))
+    check_space(folder, sum(listed[name].size or 0 for name in chosen))
     report(f"{component.folder}: {source.repository} at {info.sha[:12]} ({source.licence})")
     files = {}
     for name in chosen:
         remote = listed[name]
         cached = _download(source, remote.rfilename, info.sha)
+        if name == config_name(component):
+            _check_class(component, cached, f"{source.repository}/{remote.rfilename}")
         # The hub names the sha256 of large files only.
         sha256 = remote.lfs.sha256 if remote.lfs else None
         files[name] = _install(cached, folder / component.folder / name, sha256)
@@ -185,9 +210,10 @@ def _fetch_pinned(
         if not (path := folder / component.folder / name).is_file() or pin_file(path) != file
     }
     if not wanted:
-        report(f"{component.folder}: complete")
+        origin = f"{pinned.origin.repository} at {(pinned.origin.revision or '')[:12]}"
+        report(f"{component.folder}: complete, {origin}, as pinned")
         return
-    _check_space(folder, sum(file.bytes for file in wanted.values()))
+    check_space(folder, sum(file.bytes for file in wanted.values()))
     report(f"{component.folder}: {source.repository} at {source.revision[:12]}, as pinned")
     for name, file in wanted.items():
         remote = f"{source.subfolder}/{name}" if source.subfolder else name
@@ -198,7 +224,7 @@ def _fetch_pinned(
 def _fetch_merged(
     folder: Path,
     component: Component,
-    lora: Lora,
+    lora: Source,
     source: Source,
     base: PinnedComponent,
     pinned: PinnedComponent | None,
@@ -211,26 +237,26 @@ def _fetch_merged(
     if pinned is not None and same_base and _complete(component_dir, pinned):
         report(f"{component.folder}: complete")
         return pinned
-    if before is not None and source == lora.source:  # Not mirrored: from its pinned origin.
+    if before is not None and source == lora:  # Not mirrored: from its pinned origin.
         source = replace(source, repository=before.repository, revision=before.revision)
     info = HfApi().model_info(source.repository, revision=source.revision, files_metadata=True)
     listed = {sibling.rfilename: sibling for sibling in info.siblings or ()}
     if info.sha is None or _LORA_FILE not in listed:
         raise WeightsError(f"{source.repository}: has no {_LORA_FILE}")
-    _check_space(folder, sum(file.bytes for file in base.files.values()))
-    report(f"{component.folder}: {source.repository} at {info.sha[:12]} ({lora.source.licence})")
+    check_space(folder, sum(file.bytes for file in base.files.values()))
+    report(f"{component.folder}: {source.repository} at {info.sha[:12]} ({lora.licence})")
     cached = _download(source, _LORA_FILE, info.sha)
     remote = listed[_LORA_FILE]
     expected = before.sha256 if before else remote.lfs.sha256 if remote.lfs else None
     sha256 = _checked(cached, f"{source.repository}/{_LORA_FILE}", expected).sha256
-    report(f"{component.folder}: merging it into a copy of {lora.base} ...")
+    report(f"{component.folder}: merging it into a copy of {component.architecture} ...")
     from .merging import merge_lora  # Imports torch and peft: seconds.
 
     shutil.rmtree(component_dir, ignore_errors=True)
-    merge_lora(folder / lora.base, cached, component_dir)
+    merge_lora(folder / component.architecture, cached, component_dir)
     origin = Origin(
         kind="merged",
-        licence=f"{base.origin.licence} and {lora.source.licence}",
+        licence=f"{base.origin.licence} and {lora.licence}",
         repository=base.origin.repository,
         revision=base.origin.revision,
         lora=LoraOrigin(repository=source.repository, revision=info.sha, sha256=sha256),
@@ -265,6 +291,20 @@ def _choose(component: Component, names: set[str], where: str) -> list[str]:
             "mirror with safetensors with --mirror (or a revision such as refs/pr/1)"
         )
     raise WeightsError(f"{where}: has no {stem}.safetensors")
+
+
+def _check_class(component: Component, config: Path, where: str) -> None:
+    """Refuse a model of another class before its weights are downloaded."""
+    try:
+        content = json.loads(config.read_bytes())
+    except (ValueError, RecursionError):
+        content = None
+    if not isinstance(content, dict):
+        raise WeightsError(f"{where}: must hold a JSON object")
+    if complaint := wrong_class(component, content):
+        raise WeightsError(
+            f"class: {where} {complaint}; an entry's `class` says which of the VAEs' it is"
+        )
 
 
 def _present(wanted: list[str], names: set[str], where: str) -> list[str]:
@@ -304,26 +344,3 @@ def _checked(cached: Path, name: str, sha256: str | None) -> PinnedFile:
             "--update takes the new one"
         )
     return pinned
-
-
-def _check_space(folder: Path, needed_bytes: int) -> None:
-    free_bytes = shutil.disk_usage(folder).free
-    if needed_bytes > free_bytes:
-        raise WeightsError(
-            f"{folder}: the download needs {needed_bytes / 1e9:.1f} GB, "
-            f"but only {free_bytes / 1e9:.1f} GB are free"
-        )
-
-
-@contextlib.contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Hold an exclusive lock on a folder, which ends with the process."""
-    lock = os.open(folder, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise WeightsError(f"{folder}: another download into it is running") from None
-        yield
-    finally:
-        os.close(lock)

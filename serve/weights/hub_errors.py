@@ -23,8 +23,11 @@ from ..variants import Source
 
 
 @contextlib.contextmanager
-def as_weights_errors(source: Source) -> Iterator[None]:
-    """Translate huggingface_hub's errors into a `WeightsError` about this source."""
+def as_weights_errors(source: Source, *, own_entry: bool = False) -> Iterator[None]:
+    """Translate huggingface_hub's errors into a `WeightsError` about this source.
+
+    With `own_entry` it is as an entry of a catalogue file names it.
+    """
     repository, endpoint = source.repository, constants.ENDPOINT
     mirror = f"--mirror {repository}=OWNER/NAME"
     try:
@@ -40,12 +43,13 @@ def as_weights_errors(source: Source) -> Iterator[None]:
             f"it is private, or name another with {mirror}"
         ) from None
     except RevisionNotFoundError:
+        correct = ", or correct `revision` in the catalogue" if own_entry else ""
         raise WeightsError(
             f"{repository}: has no revision {source.revision!r}; "
-            f"name another with {mirror}@REVISION"
+            f"name another with {mirror}@REVISION{correct}"
         ) from None
     except HFValidationError as fault:
-        raise WeightsError(f"mirror: {repository!r} was given: {fault}") from None
+        raise WeightsError(f"repository: {repository!r} was given: {fault}") from None
     except OfflineModeIsEnabled:
         raise WeightsError(
             f"{repository}: HF_HUB_OFFLINE is set, so nothing can be downloaded; unset it"

@@ -7,6 +7,8 @@ from ..errors import WeightsError
 from ..miniature import WEIGHTS_DIR
 from ..variants import Component, FamilyName, Variant
 
+# Of a family folder: what is being made. Left behind only if that was killed, and never read.
+UNFINISHED_DIR = ".unfinished"
 _ARCHITECTURES_DIR = Path(__file__).parent / "architectures"
 
 

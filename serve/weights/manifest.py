@@ -11,6 +11,8 @@ from ..errors import WeightsError
 from ..variants import FamilyName, Variant
 
 MANIFEST_NAME = "manifest.json"
+# Of components that no licence was named for; the default of an entry's `licence`, too.
+UNKNOWN_LICENCE = "unknown"
 
 # A single path segment: no separator, no leading dot, so no name can escape its folder.
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_][A-Za-z0-9._-]{0,127}$")]
@@ -108,16 +110,19 @@ def read_manifest(folder: Path) -> Manifest:
 def manifest_before_writing(folder: Path, family: FamilyName, kinds: Mapping[str, str]) -> Manifest:
     """The manifest of a folder that more is to be written into; an empty one for an empty folder.
 
+    Components that aren't among `kinds`, such as converted ones, are kept.
+
     Raises:
         WeightsError: it holds other files, another family, or components whose origin isn't that
-            of `kinds`, by component: nothing is overwritten with something else.
+            of `kinds`, by component: nothing is overwritten with something else. Others may be
+            there, and are left as they are.
     """
     if not folder.is_dir() or not any(folder.iterdir()):
         return Manifest(family=family, components={})
     if not (folder / MANIFEST_NAME).exists():
         raise WeightsError(
             f"{folder}: has files but no {MANIFEST_NAME}; choose an empty folder, "
-            f"or pin its files with `python -m serve.weights adopt {folder}`"
+            f"or pin its files with `{adopt_command(folder, family)}`"
         )
     manifest = read_manifest(folder)
     if manifest.family != family:
@@ -125,11 +130,17 @@ def manifest_before_writing(folder: Path, family: FamilyName, kinds: Mapping[str
             f"{folder}: has family {manifest.family!r}; choose another folder for {family!r}"
         )
     for name, component in manifest.components.items():
-        if component.origin.kind != kinds.get(name):
+        if name in kinds and component.origin.kind != kinds[name]:
             raise WeightsError(
                 f"{folder / name}: its origin is {component.origin.kind!r}; choose another folder"
             )
     return manifest
+
+
+def adopt_command(folder: Path, family: FamilyName) -> str:
+    """The command line that pins files of one's own in a family folder."""
+    more = "" if family == "sd-v1" else f" --family {family}"  # The command's default.
+    return f"python -m serve.weights adopt {folder}{more}"
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:

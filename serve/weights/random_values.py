@@ -51,11 +51,10 @@ def write_random_components(
         if component.has_weights:
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(seed)
-                base = name if component.lora is None else component.lora.base
-                model = build_model(component, architecture / base)
+                model = build_model(component, architecture / component.architecture)
             save_fp16(model, folder / name)
         else:
-            shutil.copytree(architecture / name, folder / name)
+            shutil.copytree(architecture / component.architecture, folder / name)
 
 
 def build_model(component: Component, component_dir: Path) -> Any:

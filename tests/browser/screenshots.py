@@ -8,7 +8,7 @@ from PIL import Image
 from playwright.sync_api import Page, sync_playwright
 
 from loadtests.compare.service import own_service
-from serve.variants import MINIATURE
+from serve.catalogue import MINIATURE
 from tests.chromium import chromium_path
 
 

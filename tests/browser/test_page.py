@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from playwright.sync_api import Locator, Page, Route, expect
 
+from serve.catalogue import MINIATURE
 from serve.errors import Overloaded, VariantUnavailable
-from serve.variants import MINIATURE
 from tests.browser.service import TIMINGS, Service, colour, serving
 from tests.chromium import Open
 from tests.machine import HANG_S, wait_for

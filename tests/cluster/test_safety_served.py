@@ -16,10 +16,10 @@ import torch
 from PIL import Image
 
 from serve.app import build_app
+from serve.catalogue import SD_V1
 from serve.config import AppArgs
 from serve.errors import WeightsError
 from serve.pipelines.pipeline import Pipeline
-from serve.variants import SD_V1
 from tests.cluster.conftest import Start
 from tests.fakes import generation
 from tests.machine import HANG_S, wait_for

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from serve.catalogue import MINIATURE
 from serve.miniature import WEIGHTS_DIR
 from serve.pipelines.pipeline import Pipeline
-from serve.variants import MINIATURE
 from tests.cluster.conftest import Cluster, wait_until_ready
 from tests.fakes import generation
 from tests.machine import HANG_S

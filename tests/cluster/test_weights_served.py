@@ -13,10 +13,10 @@ import pytest
 from PIL import Image
 
 from serve.app import _load_pipeline, build_app
+from serve.catalogue import MINIATURE
 from serve.config import AppArgs
 from serve.errors import WeightsError
 from serve.miniature import WEIGHTS_DIR
-from serve.variants import MINIATURE
 from tests.cluster.conftest import Start
 from tests.machine import HANG_S, ROOT
 from tests.unit.weights.test_weights import cli
@@ -75,7 +75,7 @@ def test_a_replica_loads_offline() -> None:
         from serve.app import _load_pipeline
         from serve.config import AppArgs
         from serve.miniature import WEIGHTS_DIR
-        from serve.variants import MINIATURE
+        from serve.catalogue import MINIATURE
 
         _load_pipeline(AppArgs(), WEIGHTS_DIR, [MINIATURE.variants["distilled-tiny-vae"]])
         from huggingface_hub import constants

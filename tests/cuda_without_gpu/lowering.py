@@ -25,8 +25,8 @@ from torch._prims_common import suggest_memory_format
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
 
+from serve.catalogue import SD_V1
 from serve.pipelines.compile import use_channels_last
-from serve.variants import SD_V1
 from serve.weights.layout import architecture_dir
 from serve.weights.random_values import build_model
 from tests.cuda_without_gpu.device import without_gpu

@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 from torch.cuda._sanitizer import CUDASanitizerDispatchMode, CUDASanitizerErrors
 
+from serve.catalogue import MINIATURE
 from serve.engine.loop import Engine, Settings
 from serve.miniature import WEIGHTS_DIR
 from serve.pipelines.optimisations import Optimisations
 from serve.pipelines.pipeline import Pipeline
-from serve.variants import MINIATURE
 from tests.cuda_without_gpu.device import (
     LOCK,
     Device,

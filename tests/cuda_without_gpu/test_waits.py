@@ -11,13 +11,13 @@ import pytest
 import torch
 from diffusers import PNDMScheduler
 
+from serve.catalogue import SD_V1
 from serve.generation import Source
 from serve.pipelines import embeddings, vae
 from serve.pipelines import pipeline as under_test
 from serve.pipelines.optimisations import Optimisations
 from serve.pipelines.pipeline import Pipeline
 from serve.pipelines.trajectories import SCHEDULERS
-from serve.variants import SD_V1
 from serve.weights.layout import architecture_dir
 from tests.cuda_without_gpu.device import Device, Waits, cuda, kept
 from tests.fakes import generation

@@ -16,10 +16,10 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
+from serve.catalogue import MINIATURE
 from serve.http.api import build_api
 from serve.http.options import HttpOptions
 from serve.keys import KeyFile, new_key
-from serve.variants import MINIATURE
 from tests.unit.http.test_api import FakeRouter
 
 KEY, LINE = new_key("alice", "original")

@@ -21,6 +21,7 @@ from loadtests.compare.gate import NotComparable, read_report
 from loadtests.openloop import _steps
 from loadtests.plan import NotPlannable, _mix
 from loadtests.replies import judge, judge_stream
+from serve.catalogue import MINIATURE
 from serve.errors import InvalidRequest, KeysError, NotAcceptable, WeightsError
 from serve.generation import PictureFormat, infotext
 from serve.http.gate import _authenticated
@@ -30,7 +31,6 @@ from serve.http.schemas import GenerationRequest, parse_request
 from serve.keys import KeyFile, read_keys
 from serve.miniature import WEIGHTS_DIR
 from serve.replica.encoding import encode
-from serve.variants import MINIATURE
 from serve.weights.manifest import read_manifest
 from tests.fake_service import reply_to
 from tests.fakes import generation

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 
+from serve.catalogue import MINIATURE
 from serve.errors import NotFinite, OutOfDeviceMemory
 from serve.generation import Generation, Source
 from serve.miniature import WEIGHTS_DIR
@@ -20,7 +21,6 @@ from serve.pipelines.devices import memory, resolve_device
 from serve.pipelines.optimisations import Optimisations
 from serve.pipelines.pipeline import Pipeline
 from serve.pipelines.trajectories import SCHEDULERS, Trajectory
-from serve.variants import MINIATURE
 from tests.determinism import drawn_elsewhere
 from tests.fakes import generation
 from tests.pictures import difference, draw, finish, stock_picture

@@ -11,12 +11,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 from safetensors.numpy import load_file, save
 
+from serve.catalogue import MINIATURE, SD_V1
 from serve.errors import WeightsError
 from serve.miniature import WEIGHTS_DIR
+from serve.own_variants import read_catalogue, with_entries
 from serve.pipelines.pipeline import Pipeline
-from serve.variants import MINIATURE, SD_V1
+from serve.variants import Family
 from serve.weights.__main__ import main
 from serve.weights.check import check_family
 from serve.weights.manifest import read_manifest
@@ -210,7 +213,7 @@ def test_one_download_at_a_time_into_a_folder(hub: Hub, folder: Path) -> None:
     hub.stalled = {UNET}
     with subprocess.Popen(**command(hub, folder), stderr=subprocess.PIPE) as process:
         assert hub.stalling.wait(HANG_S)
-        assert "another download into it is running" in refused(hub, folder)
+        assert "another command is writing into it" in refused(hub, folder)
         process.kill()
 
 
@@ -333,7 +336,7 @@ def test_what_cannot_be_had_is_told_with_what_to_do(
     [
         pytest.param(["--mirror", "x"], "mirror: 'x' was given", id="mirror"),
         pytest.param(["--mirror", "a/b=c/d"], "mirror: 'a/b' was given; sd-v1 uses", id="unknown"),
-        pytest.param(["--mirror", f"{SD}=../x/y"], "mirror: '../x/y' was given", id="path"),
+        pytest.param(["--mirror", f"{SD}=../x/y"], "repository: '../x/y' was given", id="path"),
         pytest.param(["--variants", "huge"], "variants: 'huge' was given", id="variant"),
         pytest.param(["--family", "miniature"], "nothing to download", id="shipped"),
     ],
@@ -412,8 +415,12 @@ def test_verify_names_what_differs(hub: Hub, folder: Path) -> None:
     assert "5 file(s) differ" in done.stderr
 
 
-def test_make_weights_is_that_command() -> None:
-    arguments = ["VARIANT=distilled", "DIR=/data/sd", "ARGS=--safety-checker"]
+@pytest.mark.parametrize(
+    ("variant", "more"),
+    [("distilled", "--safety-checker"), ("my-style", "--catalogue my.yaml --update")],
+)
+def test_make_weights_is_that_command(variant: str, more: str) -> None:
+    arguments = [f"VARIANT={variant}", "DIR=/data/sd", f"ARGS={more}"]
     shown = subprocess.run(
         ["make", "--dry-run", "weights", *arguments],
         cwd=ROOT,
@@ -421,8 +428,8 @@ def test_make_weights_is_that_command() -> None:
         text=True,
         check=True,
     ).stdout
-    told = "-m serve.weights download /data/sd --family sd-v1 --variants distilled"
-    assert f"{told} --safety-checker" in shown
+    told = f"-m serve.weights download /data/sd --family sd-v1 --variants {variant}"
+    assert f"{told} {more}" in shown
 
 
 def test_nothing_but_one_repository_is_asked_when_one_is_replaced_whole(
@@ -527,3 +534,170 @@ def test_a_lora_that_arrives_damaged_is_not_merged(hub: Hub, folder: Path) -> No
     assert not (folder / "unet_lcm").exists()
     hub.damaged = set()
     assert "merging" in downloaded(hub, folder, "--variants", "original-lcm")
+
+
+def own(folder: Path, **parts: dict[str, str]) -> tuple[list[str], Family]:
+    """Arguments for `my-style` over `original` with other parts, and the family with it."""
+    path = folder.with_name("my.yaml")
+    path.write_text(yaml.safe_dump([{"name": "my-style", "base": "original", **parts}]))
+    arguments = ["--catalogue", str(path), "--variants", "my-style"]
+    return arguments, with_entries(SD_V1, read_catalogue(path))
+
+
+def part_of(name: str, prefix: str) -> dict[str, bytes]:
+    return {f"{prefix}{path}": content for path, content in files_in(WEIGHTS_DIR / name).items()}
+
+
+def test_an_own_variants_components_come_from_their_own_repositories(
+    hub: Hub, folder: Path
+) -> None:
+    # One repository at two revisions, one with a mirror, and one with its files at the top.
+    hub.repositories["me/style"] = Repository(part_of("unet", "unet/") | part_of("vae", "v/"))
+    hub.repositories["me/mirror"] = Repository(part_of("text_encoder", "text_encoder/"))
+    hub.repositories["me/previews"] = Repository(part_of("vae_tiny", ""))
+    hub.old_commits = {"v1", "v2"}
+    arguments, family = own(
+        folder,
+        unet={"repository": "me/style", "revision": "v1", "licence": "mine"},
+        vae={"repository": "me/style", "revision": "v2", "subfolder": "v"},
+        text_encoder={"repository": "me/words"},
+        preview_vae={"repository": "me/previews", "subfolder": "", "class": "AutoencoderTiny"},
+    )
+    arguments += ["--mirror", "me/words=me/mirror"]
+    told = downloaded(hub, folder, *arguments)
+    assert "licences CreativeML OpenRAIL-M, mine, unknown" in told
+    manifest = check_family(folder, family, ["my-style"], hashes=True)
+    origins = manifest.origins(family.variants["my-style"])
+    assert {name: (made.repository, made.revision, made.licence) for name, made in origins.items()
+            if made.repository != SD} == {
+        "unet": ("me/style", "v1", "mine"),
+        "vae": ("me/style", "v2", "unknown"),
+        "text_encoder": ("me/mirror", hub.repositories["me/mirror"].sha, "unknown"),
+        "preview_vae": ("me/previews", hub.repositories["me/previews"].sha, "unknown"),
+    }  # fmt: skip
+    # It has neither the built-in UNet nor the built-in VAEs.
+    assert set(manifest.components) == set(family.components(["my-style"]))
+    gets = hub.gets.total()
+    told = downloaded(hub, folder, *arguments)
+    assert "unet_my_style: complete, me/style at v1, as pinned" in told
+    assert hub.gets.total() == gets
+
+
+def test_a_run_without_the_catalogue_leaves_own_components_and_update_brings_new_ones(
+    hub: Hub, folder: Path
+) -> None:
+    hub.repositories["me/style"] = style = Repository(part_of("unet", "unet/"))
+    arguments, family = own(folder, unet={"repository": "me/style"})
+    downloaded(hub, folder, *arguments)
+    first, before = style.sha, files_in(folder / "unet_my_style")
+    changed = before["config.json"] + b"\n"
+    style.files["unet/config.json"] = changed
+    downloaded(hub, folder, "--update")
+    assert files_in(folder / "unet_my_style") == before
+    assert read_manifest(folder).components["unet_my_style"].origin.revision == first
+    check_family(folder, family, ["original", "my-style"], hashes=True)
+    downloaded(hub, folder, *arguments, "--update")
+    assert files_in(folder / "unet_my_style") == before | {"config.json": changed}
+    assert read_manifest(folder).components["unet_my_style"].origin.revision == style.sha
+    (folder / "unet_my_style/config.json").write_text("{}")
+    assert (
+        f"{folder / 'unet_my_style/config.json'}: has 2" in run_main(main, "verify", folder).stderr
+    )
+
+
+def test_a_local_component_is_left_as_it_is_once_it_is_pinned(hub: Hub, folder: Path) -> None:
+    arguments, family = own(folder, unet={"folder": "unet_my_style", "licence": "mine"})
+    message = refused(hub, folder, *arguments)
+    assert f"{folder / 'unet_my_style'}: missing" in message
+    assert "serve.weights convert" in message
+    assert files_in(folder) == {}
+    downloaded(hub, folder)
+    before = read_manifest(folder)
+    shutil.copytree(WEIGHTS_DIR / "unet", folder / "unet_my_style")
+    adopt = f"python -m serve.weights adopt {folder} --catalogue FILE"
+    told = f"{folder / 'unet_my_style'}: not in manifest.json; `{adopt}` pins it"
+    assert told in refused(hub, folder, *arguments)
+    with pytest.raises(WeightsError, match=r"unet_my_style/config.json: unknown .* adopt"):
+        check_family(folder, family, ["my-style"])
+    # Half a component that `download` brings isn't adopted.
+    (folder / "vae_my_style").mkdir()
+    own(folder, unet={"folder": "unet_my_style", "licence": "mine"}, vae={"repository": "me/vae"})
+    done = run_main(main, "adopt", folder, *arguments[:2])
+    assert done.stdout == f"Pinned unet_my_style in {folder}\n"
+    adopted = read_manifest(folder)
+    assert adopted.components.items() > before.components.items()
+    origin = adopted.components["unet_my_style"].origin
+    assert (origin.kind, origin.licence) == ("local", "mine")
+    for more in ([], arguments[:2]):
+        assert "that isn't pinned" in run_main(main, "adopt", folder, *more).stderr
+    own(folder, unet={"folder": "unet_my_style", "licence": "mine"})
+    gets = hub.gets.total()
+    assert "unet_my_style: local, as it is" in downloaded(hub, folder, *arguments, "--update")
+    downloaded(hub, folder)
+    assert hub.gets.total() == gets
+    assert read_manifest(folder).components["unet_my_style"] == adopted.components["unet_my_style"]
+    check_family(folder, family, ["my-style", "original"], hashes=True)
+    (folder / "unet_my_style/config.json").unlink()
+    assert "unet_my_style/config.json: missing" in run_main(main, "verify", folder).stderr
+
+
+@pytest.mark.parametrize(
+    ("files", "complaint"),
+    [
+        pytest.param(
+            {"vae/config.json": b'{"_class_name": "AutoencoderTiny"}'},
+            "class: me/vae/vae/config.json holds a AutoencoderTiny; AutoencoderKL is expected; an "
+            "entry's `class`",
+            id="another-class",
+        ),
+        pytest.param(
+            {"vae/config.json": b"[]"}, "me/vae/vae/config.json: must hold a JSON", id="no-json"
+        ),
+        pytest.param(
+            {
+                "vae/config.json": b"{}",
+                "vae/diffusion_pytorch_model.safetensors": None,
+                "vae/diffusion_pytorch_model.bin": b"a pickle",
+            },
+            "me/vae/vae/: has its weights as pickles only",
+            id="pickles-only",
+        ),
+    ],
+)
+def test_a_repository_that_is_not_what_the_entry_says_is_refused_before_its_weights(
+    hub: Hub, folder: Path, files: dict[str, bytes | None], complaint: str
+) -> None:
+    given = {"vae/diffusion_pytorch_model.safetensors": b"weights", **files}
+    published = {name: content for name, content in given.items() if content is not None}
+    hub.repositories["me/vae"] = Repository(published)
+    arguments, _ = own(folder, vae={"repository": "me/vae"})
+    assert complaint in refused(hub, folder, *arguments)
+    assert "vae/diffusion_pytorch_model.safetensors" not in hub.gets
+    assert not (folder / "vae_my_style").exists()
+
+
+def test_what_an_entry_can_correct_is_named(hub: Hub, folder: Path) -> None:
+    hub.repositories["me/flat"] = Repository(part_of("unet", ""))
+    arguments, _ = own(folder, unet={"repository": "me/flat"})
+    assert "me/flat/unet/: is empty, but config.json lies at the repository's top" in (
+        message := refused(hub, folder, *arguments)
+    )
+    assert message.endswith('set `subfolder: ""`')
+    arguments, _ = own(folder, unet={"repository": "me/flat", "revision": "gone"})
+    assert "has no revision 'gone'" in (message := refused(hub, folder, *arguments))
+    assert message.endswith("or correct `revision` in the catalogue")
+    mirrored = refused(hub, folder, *arguments, "--mirror", "me/flat=me/flat@lost")
+    assert "has no revision 'lost'" in mirrored
+    assert "catalogue" not in mirrored
+
+
+def test_a_bad_catalogue_is_refused_by_name(folder: Path) -> None:
+    path = folder.with_name("my.yaml")
+    for content, complaint in (
+        ("- name: x", f"catalogue: {path}: entry 1: base: missing"),
+        ("- {name: x, base: y}", "catalogue: x: base: 'y' was given"),
+    ):
+        path.write_text(content)
+        for command in ("download", "random", "adopt"):
+            done = run_main(main, command, folder, "--catalogue", path)
+            assert (done.returncode, complaint in done.stderr) == (1, True)

@@ -31,6 +31,14 @@ RUN_BY_TESTS = {
     ".venv/bin/python -m serve.weights verify weights/sd-v1",
     ".venv/bin/python -m serve.weights adopt weights/sd-v1",
     ".venv/bin/python -m serve.weights random random/sd-v1",
+    # Run by test_converting.py and test_download.py, with the miniature and a stand-in of the hub.
+    ".venv/bin/python -m serve.weights convert cartoon.safetensors weights/sd-v1 --name cartoon "
+    '--licence "CreativeML OpenRAIL-M" >> catalogue.yaml',
+    ".venv/bin/python -m serve.weights adopt weights/sd-v1 --catalogue catalogue.yaml",
+    # Run by tests/manifests/test_own_variants.py.
+    "cp -r deploy/components/own-variant my-cluster/own-variant",
+    "sed -i s/my-style/cartoon/g my-cluster/own-variant/*.yaml",
+    "cat my-cluster/own-variant/deployment.yaml >> my-cluster/serve-config.yaml",
     # Run by test_keys.py.
     ".venv/bin/python -m serve.keys new alice",
     # For machines with another Python; the benchmark itself is run by test_bench.py.
@@ -51,7 +59,7 @@ RUN_BY_TESTS = {
     ".venv/bin/locust -f loadtests/locustfile.py --host http://127.0.0.1:8000 --headless -u 4 "
     "-t 1m DistilledUser",
     ".venv/bin/locust -f loadtests/locustfile.py --host http://127.0.0.1:8000 --headless -u 4 "
-    "-t 1m EditUser --mixed-variant original",
+    "-t 1m EditUser --variant original",
     ".venv/bin/locust -f loadtests/locustfile.py,loadtests/shapes.py --host http://127.0.0.1:8000 "
     "--headless --load-shape saturation",
     ".venv/bin/python -m loadtests.openloop --host http://127.0.0.1:8000 --variant distilled "

@@ -2,8 +2,9 @@ import tomllib
 
 import pytest
 
+from serve.catalogue import MINIATURE, SD_V1
 from serve.generation import VERSION
-from serve.variants import MINIATURE, SD_V1, Family
+from serve.variants import Family
 from tests.machine import ROOT
 
 FAMILIES = pytest.mark.parametrize("family", [MINIATURE, SD_V1], ids=lambda one: one.name)
@@ -18,6 +19,22 @@ def test_pictures_name_the_projects_version() -> None:
 def test_both_families_serve_the_three_variants_unasked(family: Family) -> None:
     assert list(family.default_variants) == ["original", "distilled", "distilled-tiny-vae"]
     assert all(name == variant.name for name, variant in family.variants.items())
+
+
+def test_the_distilled_family_is_served_where_it_is_named() -> None:
+    named = ["bk-sdm-base", "bk-sdm-tiny", "small-sd", "tiny-sd"]
+    both = [name + suffix for name in named for suffix in ("", "-tiny-vae")]
+    # Few-step ones last.
+    assert list(SD_V1.variants)[3:] == [*both, "original-lcm", "original-lcm-tiny-vae"]
+    assert all(SD_V1.variants[name].on_request for name in both)
+    for name, size in zip(named, ("base", "tiny") * 2, strict=True):
+        variant = SD_V1.variants[name]
+        assert variant.unet.architecture == f"unet_bk_{size}"
+        assert SD_V1.variants[f"{name}-tiny-vae"].vae.folder == "vae_tiny"
+        # Segmind's were distilled from a teacher with a text encoder and a VAE of its own.
+        parts = variant.components.values()
+        own = [part.folder for part in parts if f"segmind/{name}" in str(part.source)]
+        assert len(own) == (3 if name.endswith("-sd") else 0)
 
 
 @FAMILIES

@@ -24,9 +24,10 @@ from typing import Any, get_args
 import diffusers
 import transformers
 
+from serve.catalogue import family
 from serve.errors import ServingError
 from serve.pipelines.devices import DeviceName, device_name, resolve_device
-from serve.variants import FamilyName, family
+from serve.variants import FamilyName
 from serve.weights.layout import architecture_dir, family_dir
 from serve.weights.random_values import write_random_components
 

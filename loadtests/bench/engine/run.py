@@ -15,10 +15,11 @@ import diffusers
 import torch
 import transformers
 
+from serve.catalogue import family
 from serve.errors import ServingError
 from serve.pipelines.devices import DeviceName, device_name, resolve_device
 from serve.pipelines.pipeline import Pipeline
-from serve.variants import Family, FamilyName, family
+from serve.variants import Family, FamilyName
 
 from ...machine import commit
 from ...published import PROMPT, STEPS

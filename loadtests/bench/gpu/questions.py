@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 from torch.profiler import ProfilerActivity, profile
 
+from serve.catalogue import MINIATURE, family
 from serve.miniature import WEIGHTS_DIR
 from serve.pipelines.compile import (
     prepare_decoder,
@@ -29,7 +30,7 @@ from serve.pipelines.optimisations import DEFAULTS, Optimisations
 from serve.pipelines.pipeline import Pipeline
 from serve.pipelines.readiness import Readiness
 from serve.pipelines.trajectories import guide
-from serve.variants import MINIATURE, FamilyName, Variant, family
+from serve.variants import FamilyName, Variant
 
 from ...machine import commit
 from ...published import CALLS, IMAGES_A_CALL, PROMPT

@@ -8,8 +8,8 @@ from pathlib import Path
 import diffusers
 import transformers
 
+from serve.catalogue import family
 from serve.pipelines.devices import resolve_device
-from serve.variants import family
 from serve.weights.layout import architecture_dir, family_dir
 from serve.weights.random_values import write_random_components
 

@@ -11,11 +11,11 @@ from typing import Any
 
 import aiohttp
 
+from serve.catalogue import MINIATURE
 from serve.engine.loop import Engine, Settings
 from serve.engine.tickets import Finished
 from serve.generation import OutputFormat, PictureFormat
 from serve.replica.encoding import Encoder
-from serve.variants import MINIATURE
 
 from ...fixed_step import FixedStep
 from ...machine import free_port

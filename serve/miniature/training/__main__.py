@@ -1,9 +1,9 @@
 """Train the whole miniature from scratch: `python -m serve.miniature.training [--out DIR]`.
 
 Stages, each resumable from its checkpoint in DIR: `latents` (their meaning), `unet` (the teacher
-with its text encoder), `unet_distilled` (the student), `unet_lcm` and `unet_distilled_lcm` (of each
-a UNet for few steps), `vae` and `vae_tiny` (the decoders). The finished folders are in DIR/weights.
-On a CPU two single-threaded processes share the work.
+with its text encoder), `unet_distilled` and `unet_bk_tiny` (its students), `unet_lcm` and
+`unet_distilled_lcm` (of each a UNet for few steps), `vae` and `vae_tiny` (the decoders). The
+finished folders are in DIR/weights. On a CPU two single-threaded processes share the work.
 """
 
 import argparse

@@ -10,7 +10,7 @@ from typing import Any
 
 from diffusers import PNDMScheduler
 
-from ...variants import MINIATURE
+from ...catalogue import MINIATURE
 from ...weights.random_values import build_model
 from .. import WEIGHTS_DIR
 

@@ -25,9 +25,10 @@ from torch.multiprocessing.spawn import spawn
 from tqdm import tqdm
 from transformers import CLIPTextModel
 
+from ...catalogue import family
 from ...errors import WeightsError
 from ...pipelines.components import load_components
-from ...variants import FamilyName, Variant, family
+from ...variants import FamilyName, Variant
 from ...weights.check import check_family
 from ...weights.layout import family_dir
 from .dataset import CaptionedLatents, tokenize

@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
 
+from ...catalogue import MINIATURE
 from ...generation import Source
-from ...variants import MINIATURE
 from .. import WEIGHTS_DIR
 from .drawing import SIZE_PX
 from .family import draw_pictures, load_family

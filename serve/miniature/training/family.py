@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ...catalogue import MINIATURE
 from ...pipelines.pipeline import Pipeline
 from ...pipelines.trajectories import Trajectory
-from ...variants import MINIATURE
 
 
 def load_family(weights: Path) -> Pipeline:

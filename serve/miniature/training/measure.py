@@ -19,9 +19,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from ...catalogue import MINIATURE
 from ...generation import Source
 from ...pipelines.pipeline import Pipeline
-from ...variants import MINIATURE
 from .. import WEIGHTS_DIR
 from . import judges
 from .drawing import THINGS
@@ -33,7 +33,7 @@ _VASE_FROM_PX = 58
 """Flowers are above."""
 _UNSEEN_SEED = 90_000
 """No training stage draws scenes with this seed."""
-_COLOUR_BARS = {"distilled": 0.85, "distilled-tiny-vae": 0.85}
+_COLOUR_BARS = {"distilled": 0.85, "distilled-tiny-vae": 0.85, "bk-sdm-tiny": 0.85}
 _COLOUR_BAR = 0.90
 """Of the other variants."""
 _UNDISTILLED = {"original-lcm": "original", "distilled-lcm": "distilled"}

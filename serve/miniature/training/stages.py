@@ -9,7 +9,7 @@ from diffusers import UNet2DConditionModel
 from torch import Tensor
 from transformers import CLIPTextModel
 
-from ...variants import MINIATURE
+from ...catalogue import MINIATURE
 from .architecture import new_model, scheduler
 from .consistency import distil_steps
 from .dataset import CaptionedLatents, captioned_latents, pictures, vocabulary_captions
@@ -25,6 +25,7 @@ BUDGETS = {
     "unet": Budget(steps=4300, batch=32, learning_rate=1.5e-3, ema=0.9995),
     "vae": Budget(steps=1600, batch=12, learning_rate=1.5e-3, ema=0.995),
     "unet_distilled": Budget(steps=2400, batch=32, learning_rate=8e-4, ema=0.999),
+    "unet_bk_tiny": Budget(steps=1250, batch=32, learning_rate=8e-4, ema=0.999),
     "vae_tiny": Budget(steps=9000, batch=16, learning_rate=2e-3, ema=0.995),
     "unet_lcm": Budget(steps=1500, batch=32, learning_rate=3e-4, ema=0.995),
     "unet_distilled_lcm": Budget(steps=1500, batch=32, learning_rate=3e-4, ema=0.995),
@@ -74,7 +75,7 @@ def train(rank: int, run: TrainingRun) -> None:
     coder = train_latents(world, drawn, run.budget("latents"), out)
     tokenizer = build_tokenizer(vocabulary_captions())
     stages = set(run.stages)
-    if stages & {"unet", "unet_distilled", "unet_lcm", "unet_distilled_lcm"}:
+    if stages & {"unet", "unet_distilled", "unet_bk_tiny", "unet_lcm", "unet_distilled_lcm"}:
         scenes = max(64, round(_SCENES * min(1.0, run.scale))) // run.processes
         data = captioned_latents(out, coder.cpu(), tokenizer, scenes, seed=100 + rank)
         torch.manual_seed(4)
@@ -84,10 +85,9 @@ def train(rank: int, run: TrainingRun) -> None:
             export_text(tokenizer, text.cpu(), weights)
             export_model(unet.cpu(), weights, "unet")
         if stages & {"unet_distilled", "unet_distilled_lcm"}:
-            budget = run.budget("unet_distilled")
-            student = train_student(world, data, unet, text, budget, out)
-            if writes:
-                export_model(student.cpu(), weights, "unet_distilled")
+            student = _distil_student(world, run, "unet_distilled", data, unet, text)
+        if "unet_bk_tiny" in stages:
+            _distil_student(world, run, "unet_bk_tiny", data, unet, text)
         if "unet_lcm" in stages:
             _distil_steps(world, run, "unet_lcm", data, unet, text)
         if "unet_distilled_lcm" in stages:
@@ -106,6 +106,21 @@ def train(rank: int, run: TrainingRun) -> None:
     if run.processes > 1:
         dist.barrier()
         dist.destroy_process_group()
+
+
+def _distil_student(
+    world: World,
+    run: TrainingRun,
+    name: str,
+    data: CaptionedLatents,
+    teacher: UNet2DConditionModel,
+    text: CLIPTextModel,
+) -> UNet2DConditionModel:
+    """Distil a student, and write it."""
+    student = train_student(world, name, data, teacher, text, run.budget(name), run.out)
+    if world.rank == 0:
+        export_model(student.cpu(), run.out / "weights", name)
+    return student
 
 
 def _distil_steps(

@@ -1,4 +1,4 @@
-"""Stages 2 and 3: the teacher UNet with its text encoder, and the student distilled from it."""
+"""The teacher UNet with its text encoder, and the students distilled from it."""
 
 from pathlib import Path
 from typing import Any
@@ -100,14 +100,18 @@ def train_unet(
 
 def train_student(
     world: World,
+    name: str,
     data: CaptionedLatents,
     teacher: UNet2DConditionModel,
     text_encoder: CLIPTextModel,
     budget: Budget,
     folder: Path,
 ) -> UNet2DConditionModel:
-    """Distil the student: task, output and feature loss, https://arxiv.org/abs/2305.15798."""
-    student = student_from(teacher)
+    """Distil the student of this name: task, output and feature loss.
+
+    Kim et al., BK-SDM, https://arxiv.org/abs/2305.15798.
+    """
+    student = student_from(teacher, name)
     use_plain_attention(student, world)
     for frozen in (teacher, text_encoder):
         frozen.to(world.device).eval().requires_grad_(False)
@@ -121,10 +125,11 @@ def train_student(
                 states = text_encoder(tokens).last_hidden_state
                 goal = teacher(noisy, timesteps, encoder_hidden_states=states, return_dict=False)[0]
             guess = student(noisy, timesteps, encoder_hidden_states=states, return_dict=False)[0]
+        pairs = [(ours[at], theirs[at]) for at in ours if ours[at].shape == theirs[at].shape]
         features = [
-            functional.mse_loss(ours[name].float(), theirs[name].float())
-            / theirs[name].float().square().mean().clamp(min=1e-6)
-            for name in ours
+            functional.mse_loss(feature.float(), like.float())
+            / like.float().square().mean().clamp(min=1e-6)
+            for feature, like in pairs
         ]
         return (
             _weighted_error(guess, noise, weight)
@@ -132,25 +137,30 @@ def train_student(
             + _FEATURE_WEIGHT * torch.stack(features).mean()
         )
 
-    fit(world, "unet_distilled", nn.ModuleDict({"unet": student}), loss_of, budget, folder)
+    fit(world, name, nn.ModuleDict({"unet": student}), loss_of, budget, folder)
     return student
 
 
-def student_from(teacher: UNet2DConditionModel) -> UNet2DConditionModel:
+def student_from(teacher: UNet2DConditionModel, name: str) -> UNet2DConditionModel:
     """A student with the teacher's weights.
 
     Each down block keeps its first pair; each up block its first and its last, whose skip
-    connection comes from the block before.
+    connection comes from the block before. Where a student without the innermost blocks has fewer
+    channels, those are new values.
     """
-    student = new_model("unet_distilled")
-    state = teacher.state_dict()
-    taken = {}
-    for key in student.state_dict():
+    student = new_model(name)
+    state, own = teacher.state_dict(), student.state_dict()
+    removed = len(teacher.up_blocks) - len(student.up_blocks)
+    for key, value in own.items():
         parts = key.split(".")
-        if parts[0] == "up_blocks" and parts[2] in ("resnets", "attentions") and parts[3] == "1":
-            parts[3] = "2"
-        taken[key] = state[".".join(parts)]
-    student.load_state_dict(taken)
+        if parts[0] == "up_blocks":
+            parts[1] = str(int(parts[1]) + removed)
+            if parts[2] in ("resnets", "attentions") and parts[3] == "1":
+                parts[3] = "2"
+        like = state[".".join(parts)]
+        if like.shape == value.shape:
+            own[key] = like
+    student.load_state_dict(own)
     return student
 
 
@@ -160,7 +170,10 @@ def _weighted_error(guess: Tensor, goal: Tensor, weight: Tensor) -> Tensor:
 
 
 def _block_outputs(unet: UNet2DConditionModel) -> dict[str, Tensor]:
-    """A dictionary that each forward pass fills with every block's output."""
+    """A dictionary that each forward pass fills with every block's output.
+
+    Up blocks count from the last, since a student may lack the innermost ones.
+    """
     outputs: dict[str, Tensor] = {}
 
     def keep(name: str) -> Any:
@@ -170,8 +183,10 @@ def _block_outputs(unet: UNet2DConditionModel) -> dict[str, Tensor]:
         return hook
 
     for stage in ("down_blocks", "up_blocks"):
-        for index, block in enumerate(getattr(unet, stage)):
-            block.register_forward_hook(keep(f"{stage}.{index}"))
+        blocks = getattr(unet, stage)
+        for index, block in enumerate(blocks):
+            place = index - len(blocks) if stage == "up_blocks" else index
+            block.register_forward_hook(keep(f"{stage}.{place}"))
     return outputs
 
 

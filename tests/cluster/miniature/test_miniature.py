@@ -12,9 +12,9 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
+from serve.catalogue import MINIATURE
 from serve.miniature import WEIGHTS_DIR
 from serve.pipelines.pipeline import Pipeline
-from serve.variants import MINIATURE
 from tests.machine import HANG_S
 from tests.pictures import TOLERANCE, difference, finish
 

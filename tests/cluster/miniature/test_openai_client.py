@@ -10,8 +10,8 @@ import openai
 import pytest
 from PIL import Image
 
+from serve.catalogue import MINIATURE
 from serve.miniature.training.judges import flower_colours
-from serve.variants import MINIATURE
 from tests.machine import HANG_S
 from tests.pictures import TOLERANCE, difference
 

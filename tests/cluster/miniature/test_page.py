@@ -7,7 +7,7 @@ import numpy as np
 from PIL import Image
 from playwright.sync_api import expect
 
-from serve.variants import MINIATURE
+from serve.catalogue import MINIATURE
 from tests.chromium import Open
 from tests.machine import HANG_S
 

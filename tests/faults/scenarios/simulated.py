@@ -7,11 +7,11 @@ import asyncio
 import time
 from unittest import mock
 
+from serve.catalogue import MINIATURE
 from serve.engine.loop import Engine, Settings
 from serve.generation import Generation, PictureFormat
 from serve.replica.options import ReplicaOptions
 from serve.replica.replica import VariantReplica
-from serve.variants import MINIATURE
 from tests.fakes import FakeDenoiser, FakeTrajectory, generation
 
 from ..outcome import Check, Found, none

@@ -11,6 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from serve.catalogue import MINIATURE
 from serve.engine.forecast import Pace
 from serve.engine.loop import Engine, Settings
 from serve.engine.tickets import Preview
@@ -18,7 +19,6 @@ from serve.errors import InvalidRequest
 from serve.generation import Generation
 from serve.miniature import WEIGHTS_DIR
 from serve.pipelines.pipeline import Pipeline
-from serve.variants import MINIATURE
 from tests.fakes import generation
 from tests.machine import HANG_S
 from tests.pictures import TOLERANCE, difference, draw

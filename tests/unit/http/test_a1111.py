@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from serve.catalogue import SD_V1
 from serve.errors import Overloaded, RequestInterrupted, VariantUnavailable
 from serve.generation import Drawing, Generation, PictureFormat, Source, Timings
 from serve.http.a1111.dialect import CONSTANT_ANSWERS, FIXED_OPTIONS, SAMPLER_ALIASES
@@ -24,7 +25,6 @@ from serve.http.body import MAX_BODY_BYTES
 from serve.http.options import HttpOptions
 from serve.keys import KeyFile, new_key
 from serve.pipelines.trajectories import SCHEDULERS
-from serve.variants import SD_V1
 from tests.fakes import generation
 from tests.fuzz.pictures import encoded
 from tests.machine import HANG_S, until

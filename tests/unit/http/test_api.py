@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from serve.catalogue import MINIATURE, SD_V1
 from serve.config import AppArgs
 from serve.errors import (
     DeadlineExceeded,
@@ -43,7 +44,7 @@ from serve.miniature import WEIGHTS_DIR
 from serve.replica.encoding import encode
 from serve.replica_info import Memory, ReplicaInfo
 from serve.routing.auto import QualityFirstPolicy
-from serve.variants import MINIATURE, SD_V1, Family, Variant, offered_models
+from serve.variants import Family, Variant, offered_models
 from serve.weights.manifest import Manifest, Origin, PinnedComponent, read_manifest
 from tests import asgi
 

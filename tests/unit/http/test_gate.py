@@ -13,6 +13,7 @@ import pytest
 from fastapi import FastAPI
 from PIL import Image
 
+from serve.catalogue import MINIATURE
 from serve.config import AppArgs
 from serve.errors import InvalidApiKey, RequestTimeout
 from serve.generation import Drawing, Generation, PartialPicture, PictureEvent, PictureFormat
@@ -20,7 +21,6 @@ from serve.http.api import build_api
 from serve.http.gate import MAX_HEADER_BYTES, MAX_HEADERS, Gate
 from serve.http.options import HttpOptions
 from serve.keys import KeyFile, new_key
-from serve.variants import MINIATURE
 from tests.asgi import call, client_of, with_scope
 from tests.machine import until
 from tests.unit.http.test_api import JSON, URL, FakeRouter, assert_openai_error

@@ -4,10 +4,10 @@ from typing import Any
 
 import pytest
 
+from serve.catalogue import MINIATURE, SD_V1
 from serve.errors import InvalidRequest, UnknownField
 from serve.http.options import RequestLimits
 from serve.http.schemas import GenerationRequest, parse_request
-from serve.variants import MINIATURE, SD_V1
 
 LIMITS = RequestLimits()
 VARIANT = MINIATURE.variants["original"]

@@ -22,10 +22,10 @@ from loadtests.bench.engine.sections import (
 from loadtests.bench.engine.timing import Clock, alternate
 from loadtests.published import FLOP_BOUND, PROMPT, STEPS
 from loadtests.rounds import Spread
+from serve.catalogue import MINIATURE, SD_V1
 from serve.engine.loop import Settings
 from serve.miniature import WEIGHTS_DIR
 from serve.pipelines.pipeline import Pipeline
-from serve.variants import MINIATURE, SD_V1
 from serve.weights.layout import architecture_dir
 from serve.weights.random_values import build_model
 from tests.commands import run_main
@@ -67,7 +67,14 @@ def test_the_fixed_share_is_what_does_not_grow(
 
 @pytest.mark.parametrize(
     ("name", "gflop"),
-    [("unet", 803.3), ("unet_distilled", 510.9), ("vae", 2514.5), ("vae_tiny", 141.35)],
+    [
+        ("unet", 803.3),
+        ("unet_distilled", 510.9),
+        ("unet_bk_base", 523.0),
+        ("unet_bk_tiny", 485.5),
+        ("vae", 2514.5),
+        ("vae_tiny", 141.35),
+    ],
 )
 def test_the_counter_counts_the_published_flop_of_a_unet_call_and_a_decode(
     name: str, gflop: float

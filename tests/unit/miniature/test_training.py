@@ -65,7 +65,7 @@ def test_two_processes_train_a_stage_together(tmp_path, stage, steps):
 
 def test_the_student_starts_with_the_teachers_first_and_last_pairs():
     teacher = new_model("unet")
-    state, student = teacher.state_dict(), student_from(teacher).state_dict()
+    state, student = teacher.state_dict(), student_from(teacher, "unet_distilled").state_dict()
     for ours, theirs in [
         ("down_blocks.0.resnets.0.conv1.weight", "down_blocks.0.resnets.0.conv1.weight"),
         ("up_blocks.1.resnets.0.conv1.weight", "up_blocks.1.resnets.0.conv1.weight"),
@@ -73,6 +73,20 @@ def test_the_student_starts_with_the_teachers_first_and_last_pairs():
         ("up_blocks.2.attentions.1.proj_in.weight", "up_blocks.2.attentions.2.proj_in.weight"),
     ]:
         assert torch.equal(student[ours], state[theirs])
+
+
+def test_the_smaller_student_starts_with_the_teachers_outer_blocks():
+    teacher = new_model("unet")
+    state, student = teacher.state_dict(), student_from(teacher, "unet_bk_tiny").state_dict()
+    for ours, theirs in [
+        ("down_blocks.1.resnets.0.conv1.weight", "down_blocks.1.resnets.0.conv1.weight"),
+        ("up_blocks.0.resnets.1.conv1.weight", "up_blocks.1.resnets.2.conv1.weight"),
+        ("up_blocks.1.attentions.1.proj_in.weight", "up_blocks.2.attentions.2.proj_in.weight"),
+    ]:
+        assert torch.equal(student[ours], state[theirs])
+    # Its first resnet takes what the innermost block gave, which has other channels.
+    shape = student["up_blocks.0.resnets.0.conv1.weight"].shape
+    assert shape != state["up_blocks.1.resnets.0.conv1.weight"].shape
 
 
 def test_folding_the_scaling_factor_changes_no_picture():

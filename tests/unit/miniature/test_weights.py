@@ -6,8 +6,8 @@ import stat
 import pytest
 import torch
 
+from serve.catalogue import MINIATURE
 from serve.miniature import WEIGHTS_DIR
-from serve.variants import MINIATURE
 from serve.weights.random_values import build_model
 
 
@@ -46,6 +46,17 @@ def test_the_student_has_bk_sdm_smalls_shape():
     assert (teacher["layers_per_block"], student["layers_per_block"]) == (2, 1)
     assert student["mid_block_type"] is None
     assert teacher["block_out_channels"] == student["block_out_channels"]
+
+
+def test_the_smaller_student_has_bk_sdm_tinys_shape():
+    student, smaller = _config("unet_distilled"), _config("unet_bk_tiny")
+    for name in ("block_out_channels", "down_block_types"):
+        assert smaller[name] == student[name][:-1]
+    assert smaller["up_block_types"] == student["up_block_types"][1:]
+    without = ("block_out_channels", "down_block_types", "up_block_types")
+    assert {k: v for k, v in smaller.items() if k not in without} == {
+        k: v for k, v in student.items() if k not in without
+    }
 
 
 def test_both_vaes_shrink_by_eight_and_swap_by_their_scaling_factors():

@@ -8,6 +8,7 @@ import pytest
 import torch
 from diffusers import UNet2DConditionModel
 
+from serve.catalogue import MINIATURE
 from serve.miniature import WEIGHTS_DIR
 from serve.pipelines.attention import choose_attention, plain_call
 from serve.pipelines.compile import (
@@ -22,7 +23,6 @@ from serve.pipelines.pipeline import Pipeline
 from serve.pipelines.readiness import Readiness
 from serve.pipelines.trajectories import Trajectory
 from serve.pipelines.vae import pixels
-from serve.variants import MINIATURE
 from tests.emulated_cuda import prepare_as_on_cuda, record_again
 from tests.fakes import generation
 from tests.pictures import difference, finish

@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 import torch
 
+from serve.catalogue import MINIATURE
 from serve.generation import Generation, Preparation, SchedulerName, Source
 from serve.miniature import WEIGHTS_DIR
 from serve.miniature.training.scenes import draw as draw_scene
 from serve.miniature.training.scenes import random_scene
 from serve.pipelines.pipeline import Pipeline
-from serve.variants import MINIATURE, Variant
+from serve.variants import Variant
 from tests.fakes import generation
 from tests.pictures import TOLERANCE, difference, draw, stock_edit, unfinished
 

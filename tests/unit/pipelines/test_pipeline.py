@@ -10,6 +10,7 @@ import psutil
 import pytest
 import torch
 
+from serve.catalogue import MINIATURE
 from serve.errors import DeviceUnavailable, NotFinite, OutOfDeviceMemory
 from serve.generation import Generation, SchedulerName
 from serve.miniature import WEIGHTS_DIR
@@ -19,7 +20,7 @@ from serve.pipelines.pipeline import Pipeline
 from serve.pipelines.trajectories import SCHEDULERS, Trajectory
 from serve.pipelines.vae import Decoder
 from serve.settings import forbid_chance
-from serve.variants import MINIATURE, Variant
+from serve.variants import Variant
 from tests.determinism import drawn_elsewhere
 from tests.fakes import generation
 from tests.pictures import TOLERANCE, difference, draw, finish, stock_picture, unfinished

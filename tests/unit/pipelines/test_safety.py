@@ -9,10 +9,10 @@ import torch
 from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 
+from serve.catalogue import SD_V1
 from serve.errors import OutOfDeviceMemory, WeightsError
 from serve.pipelines.pipeline import Pipeline
 from serve.pipelines.safety import SafetyChecker, _flags
-from serve.variants import SD_V1
 from tests.fakes import generation
 from tests.pictures import draw
 from tests.safety import (

@@ -6,10 +6,10 @@ import pytest
 import torch
 from diffusers.schedulers.scheduling_pndm import PNDMScheduler
 
+from serve.catalogue import MINIATURE
 from serve.generation import SchedulerName
 from serve.miniature import WEIGHTS_DIR
 from serve.pipelines.trajectories import SCHEDULERS, guide, new_scheduler, plan, unet_calls
-from serve.variants import MINIATURE
 from tests.fakes import generation
 
 VARIANT = MINIATURE.variants["original"]

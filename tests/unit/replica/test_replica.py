@@ -11,6 +11,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
+from serve.catalogue import MINIATURE
 from serve.errors import (
     DeadlineUnreachable,
     EngineClosed,
@@ -23,7 +24,7 @@ from serve.generation import VERSION, FinishedPicture, Generation, PartialPictur
 from serve.metrics import ReplicaMetrics
 from serve.replica.options import ReplicaOptions
 from serve.replica.replica import VariantReplica
-from serve.variants import MINIATURE, Variant
+from serve.variants import Variant
 from tests.fakes import FakeDenoiser, FakeTrajectory, generation
 from tests.machine import HANG_S, until, wait_for
 

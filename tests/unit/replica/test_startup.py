@@ -10,6 +10,7 @@ import torch
 from torch._dynamo.exc import TorchDynamoException
 
 from serve.app import _load_pipeline
+from serve.catalogue import MINIATURE
 from serve.config import AppArgs
 from serve.metrics import ReplicaMetrics
 from serve.miniature import WEIGHTS_DIR
@@ -18,7 +19,6 @@ from serve.pipelines.cuda_graphs import Recording
 from serve.pipelines.optimisations import Optimisations
 from serve.replica.encoding import Encoder
 from serve.replica.startup import start
-from serve.variants import MINIATURE
 from tests.emulated_cuda import prepare_as_on_cuda, record_again
 
 FAULTS = {

@@ -10,6 +10,7 @@ from ray.exceptions import RayActorError
 from ray.serve._private.common import DeploymentID
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 
+from serve.catalogue import MINIATURE
 from serve.errors import (
     InvalidRequest,
     NotFinite,
@@ -25,7 +26,7 @@ from serve.replica_info import Memory, ReplicaInfo
 from serve.routing.auto import QualityFirstPolicy, WeightedPolicy
 from serve.routing.replicas import RayReplicas
 from serve.routing.router import Router
-from serve.variants import MINIATURE, Variant
+from serve.variants import Variant
 from serve.weights.manifest import read_manifest
 from tests.fakes import generation
 from tests.machine import until

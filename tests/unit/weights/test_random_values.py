@@ -8,9 +8,10 @@ import torch
 from safetensors.numpy import load_file
 from transformers import CLIPTokenizer
 
+from serve.catalogue import MINIATURE, SD_V1
 from serve.miniature import WEIGHTS_DIR
+from serve.own_variants import read_catalogue, with_entries
 from serve.pipelines.pipeline import Pipeline
-from serve.variants import MINIATURE, SD_V1
 from serve.weights.check import check_family
 from serve.weights.layout import architecture_dir
 from serve.weights.manifest import read_manifest
@@ -28,6 +29,8 @@ UNET = "unet/diffusion_pytorch_model.fp16.safetensors"
     [
         ("unet", 859_520_964),
         ("unet_distilled", 482_346_884),
+        ("unet_bk_base", 579_384_964),
+        ("unet_bk_tiny", 323_384_964),
         ("vae", 83_653_863),
         ("vae_tiny", 1_222_532 + 1_222_531),
         ("text_encoder", 123_060_480),
@@ -90,6 +93,26 @@ def test_its_manifest_says_that_the_values_are_random(folder: Path) -> None:
     for variant in map(MINIATURE.variants.get, MINIATURE.default_variants):
         assert "random values" in (manifest.note(variant) or "")
         assert read_manifest(WEIGHTS_DIR).note(variant) is None
+
+
+def test_own_variants_have_the_architecture_of_their_base(tmp_path: Path) -> None:
+    catalogue, folder = tmp_path / "my.yaml", tmp_path / "family"
+    catalogue.write_text(
+        "- {name: mine, base: distilled, unet: {folder: unet_mine},"
+        " tokenizer: {repository: me/words}}"
+    )
+    arguments = ["--family", "miniature", "--catalogue", catalogue]
+    assert cli("random", folder, *arguments, "--variants", "mine") == 0
+    family = with_entries(MINIATURE, read_catalogue(catalogue))
+    manifest = check_family(folder, family, ["mine"], hashes=True)
+    assert {"unet_mine", "tokenizer_mine"} < set(manifest.components)
+    paths = folder / "unet_mine", WEIGHTS_DIR / "unet_distilled"
+    made, base = (load_file(path / Path(UNET).name) for path in paths)
+    assert {n: v.shape for n, v in made.items()} == {n: v.shape for n, v in base.items()}
+    # A later run that doesn't know them leaves them.
+    assert cli("random", folder, "--family", "miniature", "--seed", 3) == 0
+    assert read_manifest(folder).components["unet_mine"] == manifest.components["unet_mine"]
+    assert cli("verify", folder) == 0
 
 
 def test_it_is_never_written_over_other_files(

@@ -5,14 +5,17 @@ from pathlib import Path
 
 import pytest
 
+from serve.catalogue import MINIATURE, SD_V1
 from serve.errors import WeightsError
 from serve.miniature import WEIGHTS_DIR
+from serve.own_variants import CatalogueEntry, with_entries
 from serve.pipelines.pipeline import Pipeline
-from serve.variants import MINIATURE, SD_V1, Family
+from serve.variants import Family
 from serve.weights.__main__ import main
 from serve.weights.check import check_family
 from serve.weights.layout import architecture_dir, family_dir, fp32_bytes
 from serve.weights.manifest import read_manifest
+from tests.commands import Done, run_main
 from tests.safety import NEVER, sd_v1_with_checker, write_stand_in
 
 ALL = list(MINIATURE.default_variants)
@@ -55,6 +58,27 @@ def test_a_missing_file_is_named(folder: Path, name: str) -> None:
 def test_a_missing_component_is_named(folder: Path) -> None:
     shutil.rmtree(folder / "vae_tiny")
     assert "vae_tiny: missing" in refusal(folder)
+
+
+def test_what_brings_a_missing_component_is_named(tmp_path: Path) -> None:
+    parts = {"unet": {"repository": "me/style"}, "vae": {"folder": "vae_mine"}}
+    entries = [
+        CatalogueEntry.model_validate({"name": name, "base": "original", name: parts[name]})
+        for name in parts
+    ]
+    family = with_entries(SD_V1, entries)
+    for name in ("unet", "vae", "tiny-sd"):
+        with pytest.raises(WeightsError) as caught:
+            check_family(tmp_path, family, [name])
+        command = f"`make weights FAMILY=sd-v1 DIR={tmp_path} VARIANT={name}"
+        catalogue = "" if name == "tiny-sd" else ' ARGS="--catalogue FILE"'
+        assert caught.value.message == (
+            f"{tmp_path / 'tokenizer'}: missing; it must hold a CLIPTokenizer; "
+            f"{command}{catalogue}` downloads it"
+        )
+    shutil.copytree(WEIGHTS_DIR, tmp_path, dirs_exist_ok=True)
+    with pytest.raises(WeightsError, match=r"vae_mine: missing.*serve.weights convert.* adopt"):
+        check_family(tmp_path, family, ["vae"])
 
 
 def test_only_what_is_served_is_needed(folder: Path) -> None:
@@ -120,9 +144,10 @@ def test_a_pickle_that_is_named_and_pinned_as_what_is_needed_never_runs(
     (folder / name).write_bytes(pickled)
     assert str(folder / name) in refusal(folder)
     (folder / "manifest.json").unlink()
-    assert cli("adopt", folder, "--family", "miniature") == 0
-    # Pinned as it is. What the check leaves to the loader, that must not unpickle.
-    if name == "tokenizer/tokenizer.json":
+    # What the check leaves to the loader is pinned as it is, and the loader must not unpickle.
+    adopted = name == "tokenizer/tokenizer.json"
+    assert cli("adopt", folder, "--family", "miniature") == (0 if adopted else 1)
+    if adopted:
         check_family(folder, MINIATURE, ALL, hashes=True)
         with pytest.raises(Exception, match=r"utf-8|JSON"):
             Pipeline.load([MINIATURE.variants["original"]], folder, "cpu")
@@ -184,6 +209,58 @@ def test_without_a_manifest_nothing_is_served_until_the_files_are_adopted(folder
     manifest = check_family(folder, MINIATURE, ALL, hashes=True)
     assert {part.origin.kind for part in manifest.components.values()} == {"local"}
     assert cli("adopt", folder, "--family", "miniature") == 1
+
+
+def adopt(folder: Path, *more: object) -> Done:
+    return run_main(main, "adopt", folder, "--family", "miniature", *more)
+
+
+def test_a_local_component_is_pinned_again_where_it_changed_and_dropped_where_it_is_gone(
+    folder: Path, tmp_path: Path
+) -> None:
+    catalogue = tmp_path / "my.yaml"
+    catalogue.write_text("- {name: my-style, base: original, unet: {folder: unet_my_style}}")
+    mine, command = folder / "unet_my_style", f"weights adopt {folder} --family miniature"
+    mine.mkdir()
+    shutil.copy(folder / "unet/config.json", mine)
+    # Half a folder isn't pinned.
+    assert f"{mine}: has no .safetensors" in adopt(folder, "--catalogue", catalogue).stderr
+    shutil.copytree(folder / "unet", mine, dirs_exist_ok=True)
+    assert adopt(folder, "--catalogue", catalogue).returncode == 0
+    shutil.copytree(folder / "unet_lcm", mine, dirs_exist_ok=True)
+    (folder / "vae/config.json").write_text("{}")  # Shipped, so that it is never pinned again.
+    (mine / "more.json").write_text("{}")
+    told = run_main(main, "verify", folder).stderr
+    assert told.count(f"pin its folder with `python -m serve.{command} --catalogue FILE`") == 2
+    before = read_manifest(folder).components
+    done = adopt(folder, "--catalogue", catalogue)
+    assert done.stdout == "unet_my_style: pinned again\n"
+    after = read_manifest(folder).components
+    assert {name for name in after if after[name] != before[name]} == {"unet_my_style"}
+    assert "isn't pinned as it is" in adopt(folder, "--catalogue", catalogue).stderr
+    shutil.copytree(WEIGHTS_DIR / "vae", folder / "vae", dirs_exist_ok=True)
+    shutil.rmtree(mine)
+    told = run_main(main, "verify", folder).stderr
+    assert f"{mine}: missing; put it back, or drop its pin with `python -m serve.{command}`" in told
+    shutil.rmtree(folder / "vae")
+    # As the catalogue no longer names it.
+    assert adopt(folder).stdout == (
+        "unet_my_style: dropped from manifest.json, as its folder is gone\n"
+    )
+    assert set(read_manifest(folder).components) == set(before) - {"unet_my_style"}
+
+
+def test_a_retrained_component_of_an_adopted_family_is_pinned_again(folder: Path) -> None:
+    (folder / "manifest.json").unlink()
+    assert cli("adopt", folder) == 0
+    shutil.copytree(folder / "unet_distilled", folder / "unet", dirs_exist_ok=True)
+    told = run_main(main, "verify", folder).stderr
+    hint = f"if you changed it, pin its folder with `python -m serve.weights adopt {folder}`"
+    assert f"{folder / UNET}: has " in told
+    assert hint in told
+    assert run_main(main, "adopt", folder).stdout == "unet: pinned again\n"
+    # It has folders that aren't sd-v1's, which stay unknown.
+    assert f"{folder / UNET}" not in run_main(main, "verify", folder).stderr
 
 
 def test_weights_of_another_family_are_refused(folder: Path) -> None:
