@@ -7,7 +7,7 @@ Which variant to pay for:
 
 Load on a running endpoint:
 
-    locustfile    Locust users, one class per variant: a closed loop
+    locustfile    Locust users, a class per built-in variant: a closed loop
     shapes        how many of them there are, over time; `profiles` says it without Locust
     trace_replay  a Locust user that fires the arrivals of a recorded trace
     openloop      requests at scheduled instants, whatever has come back; `arrivals` schedules them

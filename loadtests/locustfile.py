@@ -1,4 +1,4 @@
-"""Locust users, one class per variant: `locust -f loadtests/locustfile.py --host http://...`.
+"""Locust users, a class per built-in variant: `locust -f loadtests/locustfile.py --host http://...`.
 
 A closed loop: each user waits for its picture and asks for the next at once. For latency under a
 given rate use `loadtests.openloop`. Each reply is checked against its request; a wrong picture, and
@@ -17,6 +17,8 @@ from loadtests.bodies import GENERATIONS, content_of, path_of
 from loadtests.keys import KEY_HELP, KEY_VARIABLE
 from loadtests.replies import AUTO, Verdict, judge, judge_stream
 from loadtests.workload import Workload
+from serve.catalogue import MINIATURE, SD_V1
+from serve.variants import Variant
 
 # Workers of a distributed run ask for different requests.
 _REQUESTS_OF_A_WORKER = 1_000_000
@@ -33,9 +35,10 @@ def _add_arguments(parser: Any) -> None:
     parser.add_argument("--prompts", choices=("miniature", "sd-v1"), default="miniature")
     parser.add_argument("--workload-seed", type=int, default=0, help="of prompts and seeds")
     parser.add_argument(
+        "--variant",
         "--mixed-variant",
         default="distilled",
-        help="of MixedStepsUser, EditUser, StreamingUser",
+        help="of AnyVariantUser, MixedStepsUser, EditUser, StreamingUser, and of a trace",
     )
     parser.add_argument("--previews", type=int, default=3, help="of StreamingUser, 1 to 3")
     parser.add_argument("--slo", type=float, default=0, help="seconds; later replies are failures")
@@ -68,7 +71,7 @@ class VariantUser(FastHttpUser):
     """Asks one variant for one picture after another."""
 
     abstract = True
-    # `--mixed-variant` and `--steps` where a class names none.
+    # `--variant` and `--steps` where a class names none.
     variant = ""
     on_request = False
     step_counts: tuple[int, ...] = ()
@@ -87,7 +90,7 @@ class VariantUser(FastHttpUser):
         """Read the command line's arguments."""
         options = self.environment.parsed_options
         self.options = options
-        self.variant = self.variant or options.mixed_variant
+        self.variant = self.variant or options.variant
         self.workload = Workload.shipped(
             options.prompts,
             seed=options.workload_seed,
@@ -172,57 +175,30 @@ def _one_picture(name: str) -> Callable[[VariantUser], None]:
     return generate
 
 
-class OriginalUser(VariantUser):
-    """Asks `original`."""
-
-    variant = "original"
-    generate = _one_picture(variant)
-
-
-class DistilledUser(VariantUser):
-    """Asks `distilled`."""
-
-    variant = "distilled"
-    generate = _one_picture(variant)
+def _user_class(variant: Variant) -> type[VariantUser]:
+    """`DistilledTinyVaeUser`, say, which asks `distilled-tiny-vae`."""
+    name = "".join(part.capitalize() for part in variant.name.split("-"))
+    fields = {
+        "__doc__": f"Asks `{variant.name}`.",
+        "variant": variant.name,
+        "on_request": variant.on_request,
+        "generate": _one_picture(variant.name),
+    }
+    return type(f"{name}User", (VariantUser,), fields)
 
 
-class DistilledTinyVaeUser(VariantUser):
-    """Asks `distilled-tiny-vae`."""
+# Locust finds user classes among the names of this module.
+globals().update(
+    (user_class.__name__, user_class)
+    for user_class in map(_user_class, {**MINIATURE.variants, **SD_V1.variants}.values())
+)
 
-    variant = "distilled-tiny-vae"
-    generate = _one_picture(variant)
 
+class AnyVariantUser(VariantUser):
+    """Asks `--variant`, such as one of your own."""
 
-class OriginalLcmUser(VariantUser):
-    """Asks `original-lcm`."""
-
-    variant = "original-lcm"
     on_request = True
-    generate = _one_picture(variant)
-
-
-class OriginalLcmTinyVaeUser(VariantUser):
-    """Asks `original-lcm-tiny-vae`, which sd-v1 has."""
-
-    variant = "original-lcm-tiny-vae"
-    on_request = True
-    generate = _one_picture(variant)
-
-
-class DistilledLcmUser(VariantUser):
-    """Asks `distilled-lcm`, which the miniature has."""
-
-    variant = "distilled-lcm"
-    on_request = True
-    generate = _one_picture(variant)
-
-
-class DistilledLcmTinyVaeUser(VariantUser):
-    """Asks `distilled-lcm-tiny-vae`, which the miniature has."""
-
-    variant = "distilled-lcm-tiny-vae"
-    on_request = True
-    generate = _one_picture(variant)
+    generate = _one_picture("variant")
 
 
 class AutoUser(VariantUser):

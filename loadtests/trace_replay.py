@@ -20,7 +20,6 @@ from loadtests.locustfile import VariantUser
 @events.init_command_line_parser.add_listener
 def _add_arguments(parser: Any) -> None:
     parser.add_argument("--trace", default="", help="CSV file with a column arrival_s")
-    parser.add_argument("--variant", default="distilled", help="variant that is asked")
 
 
 class TraceUser(VariantUser):
@@ -32,7 +31,6 @@ class TraceUser(VariantUser):
     def on_start(self) -> None:
         """Read the trace."""
         super().on_start()
-        self.variant = self.options.variant
         self._schedule_s = arrivals.trace(Path(self.options.trace))
 
     @tag("trace")

@@ -68,6 +68,8 @@ class FakeService:
     preview_s: float = 0.1
     break_streams: bool = False
     family: str = "sd-v1"
+    # By variant and diffusers' name, as `/v1/models` has them; without, all are made of the same.
+    components: dict[str, dict[str, dict[str, str]]] = field(default_factory=dict)
     random_weights: bool = False
     # What each variant's replica says of itself.
     replica: dict[str, Any] | None = field(
@@ -99,9 +101,11 @@ class FakeService:
                 "id": name,
                 "family": self.family,
                 "random_weights": self.random_weights,
+                "components": self.components.get(name, {}),
                 "defaults": {
                     "size": "64x64",
                     "num_inference_steps": 25,
+                    "guidance_scale": 7.5,
                     "scheduler": "pndm",
                 },
                 "schedulers": ["pndm", "ddim", "dpm++", "euler"],

@@ -17,8 +17,9 @@ import transformers
 from numpy.typing import NDArray
 from transformers import CLIPModel, CLIPProcessor
 
+from serve.catalogue import family
 from serve.pipelines.pipeline import Pipeline
-from serve.variants import Family, family
+from serve.variants import Component, Variant
 from serve.weights.layout import family_dir
 
 from ..rounds import NameT
@@ -47,9 +48,15 @@ def judge(
     if endpoint.family == "miniature" or weights_dir:
         print("Decoding identical latents with both VAEs ...", flush=True)
         folder, count = family_dir(endpoint.family, weights_dir), min(design.pictures, 8)
-        found["vaes"] = vae_similarity(
-            family(endpoint.family), design.variants, folder, design.drawn, count
-        )
+        pairs = []
+        for pair in vae_pairs(served_variants(endpoint, design.variants)):
+            needed = {part.folder for variant in pair for part in variant.components.values()}
+            if absent := sorted(name for name in needed if not (folder / name).is_dir()):
+                names = " and ".join(variant.name for variant in pair)
+                record.left_out.append(f"the VAEs of {names}: no {', '.join(absent)} in {folder}")
+            else:
+                pairs.append(pair)
+        found["vaes"] = vae_similarity(pairs, folder, design.drawn, count)
     if clip is None:
         return
     print("CLIP scores ...", flush=True)
@@ -72,11 +79,30 @@ def judge(
         record.left_out.append(f"CLIP scores of {missing} settings of the frontier")
 
 
-def vae_pairs(family: Family, names: Sequence[str]) -> list[tuple[str, str]]:
+def served_variants(endpoint: Endpoint, names: Sequence[str]) -> list[Variant]:
+    """The variants as `/v1/models` has them, since not all need be built in."""
+    like = next(iter(family(endpoint.family).variants.values()))
+    variants = []
+    for model in (endpoint.models[name] for name in names):
+        defaults = model["defaults"]
+        changes: dict[str, Any] = {
+            "name": model["id"],
+            "default_size_px": int(defaults["size"].split("x")[0]),
+            "default_steps": defaults["num_inference_steps"],
+            "guidance_scale": defaults["guidance_scale"],
+            "default_scheduler": defaults["scheduler"],
+            "preview_vae": None,
+        }
+        for name, part in model["components"].items():
+            changes[name] = Component(part["folder"], part["component_class"], source=None)
+        variants.append(replace(like, **changes))
+    return variants
+
+
+def vae_pairs(variants: Sequence[Variant]) -> list[tuple[Variant, Variant]]:
     """Variants with the same UNet and another VAE: (the one with the KL VAE, the other)."""
-    variants = [family.variants[name] for name in names]
     return [
-        (variant.name, other.name)
+        (variant, other)
         for variant in variants
         for other in variants
         if variant.unet == other.unet
@@ -86,7 +112,7 @@ def vae_pairs(family: Family, names: Sequence[str]) -> list[tuple[str, str]]:
 
 
 def vae_similarity(
-    family: Family, names: Sequence[str], folder: Path, workload: Workload, count: int
+    pairs: Sequence[tuple[Variant, Variant]], folder: Path, workload: Workload, count: int
 ) -> dict[tuple[str, str], Similarity]:
     """Decode the same latents with both VAEs of each pair, so that no UNet's part is in it.
 
@@ -94,14 +120,12 @@ def vae_similarity(
     """
     transformers.logging.disable_progress_bar()
     found = {}
-    for kl_name, other_name in vae_pairs(family, names):
-        variant = family.variants[kl_name]
-        other = family.variants[other_name]
+    for variant, other in pairs:
         pipeline = Pipeline.load([variant, other], folder, "auto")
         ours: list[NDArray[np.uint8]] = []
         theirs: list[NDArray[np.uint8]] = []
         for index in range(count):
-            asked = workload.body(index, kl_name)
+            asked = workload.body(index, variant.name)
             guidance = asked.get("guidance_scale", variant.guidance_scale)
             steps = asked.get("num_inference_steps")
             job = variant.generation(
@@ -112,7 +136,7 @@ def vae_similarity(
                 pipeline.step([trajectory])
             theirs.append(pipeline.decode([trajectory])[0])
             ours.append(pipeline.decode([replace(trajectory, variant=other)])[0])
-        found[kl_name, other_name] = similarity(ours, theirs)
+        found[variant.name, other.name] = similarity(ours, theirs)
     return found
 
 

@@ -191,6 +191,26 @@ def test_an_interruption_while_models_judge_keeps_what_was_measured(tmp_path: Pa
     )
 
 
+def test_own_variants_vaes_are_compared_where_their_weights_are_here(tmp_path: Path) -> None:
+    components = {
+        name: {
+            "unet": {"folder": unet, "component_class": "UNet2DConditionModel"},
+            "vae": {"folder": vae, "component_class": kind},
+        }
+        for vae, kind in (("vae", "AutoencoderKL"), ("vae_tiny", "AutoencoderTiny"))
+        for name, unet in ((f"a-{vae}", "unet_distilled"), (f"b-{vae}", "unet_my_style"))
+    }
+    speeds = dict.fromkeys(components, 0.01)
+    fake = FakeService(latency_s=0, serial_s=speeds, family="miniature", components=components)
+    done = compare(fake, tmp_path, "--quick", "--minutes", "0.4", "--steps", "2")
+    assert done.returncode == 0, done.stderr
+    assert "the VAEs of b-vae and b-vae_tiny: no unet_my_style in " in done.stdout
+    report = json.loads((tmp_path / "report.json").read_text())
+    (pair,) = report["quality"]["vaes_on_identical_latents"]
+    assert (pair["kl"], pair["other"]) == ("a-vae", "a-vae_tiny")
+    assert 0.2 < pair["ssim"] < 1
+
+
 def test_a_plan_is_held_to_what_a_later_run_measures(whole: Path, tmp_path: Path) -> None:
     path = tmp_path / "plan.json"
     planned = run_main(

@@ -18,7 +18,7 @@ from tests.machine import HANG_S, ROOT, free_port, wait_for
 PATH = "/v1/images/generations"
 LOCUSTFILE = "loadtests/locustfile.py"
 REPLAY = "loadtests/trace_replay.py"
-VARIANTS = ["original", "distilled", "distilled-tiny-vae"]
+VARIANTS = ["original", "distilled", "distilled-tiny-vae", "original-lcm-tiny-vae", "my-style"]
 
 
 def command(service: FakeService, *arguments: str, files: str = LOCUSTFILE) -> list[str]:
@@ -68,14 +68,15 @@ def users(count: int) -> list[str]:
 
 
 def test_each_class_asks_its_variant_and_has_its_row() -> None:
-    classes = ["OriginalUser", "DistilledUser", "DistilledTinyVaeUser"]
+    classes = ["OriginalUser", "DistilledUser", "DistilledTinyVaeUser", "OriginalLcmTinyVaeUser"]
+    classes += ["AnyVariantUser", "--variant", "my-style"]
     with serving(FakeService()) as service:
 
         def seeds(variant: str) -> list[int]:
             return [body["seed"] for body in service.asked if body["model"] == variant]
 
         found, _ = run(
-            service, *users(3), "--steps", "7", "--key", "secret", *classes,
+            service, *users(5), "--steps", "7", "--key", "secret", *classes,
             until=lambda: min(map(len, map(seeds, VARIANTS))) > 5,
         )  # fmt: skip
     assert set(found) == {f"{PATH} [{variant}]" for variant in VARIANTS}

@@ -14,8 +14,9 @@ import pytest
 from loadtests import arrivals
 from loadtests.compare.auto import find_auto, offers, slo_of_auto_s
 from loadtests.compare.costs import Cheapest, Costs, cheapest, costs
-from loadtests.compare.decoders import clip_scores, vae_pairs
+from loadtests.compare.decoders import clip_scores, served_variants, vae_pairs
 from loadtests.compare.design import Design
+from loadtests.compare.endpoint import Endpoint
 from loadtests.compare.findings import compare, find, slo_s
 from loadtests.compare.gate import Change, NotComparable, changes, check_comparable, read_report
 from loadtests.compare.quality import similarity, to_reference
@@ -25,7 +26,12 @@ from loadtests.compare.rungs import Carried, Rung, capacity_per_s, carried, rung
 from loadtests.compare.search import first_rate, for_the_curve, for_the_search, next_rate
 from loadtests.compare.verdict import of_auto, verdict
 from loadtests.workload import Workload
-from serve.variants import MINIATURE, SD_V1
+from serve.catalogue import MINIATURE, SD_V1
+from serve.http.models import _model
+from serve.own_variants import CatalogueEntry, ComponentEntry, with_entries
+from serve.variants import Family
+from serve.weights.layout import architecture_dir
+from serve.weights.manifest import read_manifest
 from tests.fake_service import reply_to
 from tests.unit.loadtests.samples import sample
 
@@ -555,19 +561,37 @@ def test_pictures_are_compared_where_both_were_drawn() -> None:
     assert (found["distilled"].pairs, found["distilled"].ssim) == (1, 1)
 
 
+def pairs(family: Family, names: Sequence[str]) -> list[tuple[str, str]]:
+    found = vae_pairs([family.variants[name] for name in names])
+    return [(variant.name, other.name) for variant, other in found]
+
+
 def test_the_tiny_vae_is_held_to_the_kl_vae_of_the_same_unet() -> None:
     for family in (MINIATURE, SD_V1):
-        pairs = vae_pairs(family, family.default_variants)
-        assert pairs == [("distilled", "distilled-tiny-vae")]
-    assert vae_pairs(SD_V1, ["original", "original-lcm", "original-lcm-tiny-vae"]) == [
+        found = pairs(family, family.default_variants)
+        assert found == [("distilled", "distilled-tiny-vae")]
+    assert pairs(SD_V1, ["original", "original-lcm", "original-lcm-tiny-vae"]) == [
         ("original-lcm", "original-lcm-tiny-vae")
     ]
 
 
+def test_variants_are_taken_as_the_service_lists_them() -> None:
+    vae = ComponentEntry(folder="vae_tiny")
+    entry = CatalogueEntry(name="mine", base="distilled", vae=vae, default_steps=7)
+    known = with_entries(MINIATURE, [entry])
+    manifest = read_manifest(architecture_dir("miniature"))
+    models = {
+        name: _model(known, variant, manifest, None).model_dump()
+        for name, variant in known.variants.items()
+    }
+    for variant in served_variants(Endpoint("", "miniature", models, {}), [*models]):
+        listed = known.variants[variant.name]
+        assert variant.generation("a cat", [1]) == listed.generation("a cat", [1])
+        assert variant.components == listed.components
+
+
 def test_a_clip_score_is_a_cosine(tmp_path: Path) -> None:
     from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPProcessor, CLIPTokenizer
-
-    from serve.weights.layout import architecture_dir
 
     tokenizer = CLIPTokenizer.from_pretrained(architecture_dir("sd-v1") / "tokenizer")
     small = {
