@@ -21,11 +21,11 @@ from ray.scripts.scripts import start as ray_start
 from ray.serve.schema import ServeDeploySchema
 
 from serve.app import build_app, compose
+from serve.catalogue import family
 from serve.config import AppArgs
 from serve.http.schemas import bounds
 from serve.http.streaming import HEARTBEAT_S
 from serve.routing.auto import QualityFirstPolicy
-from serve.variants import family
 from serve.weights.layout import architecture_dir
 from serve.weights.manifest import read_manifest
 from tests.manifests.rendering import (
@@ -64,6 +64,16 @@ _OPERATORS_LABELS = {
     "app.kubernetes.io/created-by",
     "ray.io/identifier",
 }
+
+
+def app_args(manifests: list[Manifest]) -> AppArgs:
+    """The application's options, with the catalogue that the ConfigMap has."""
+    given = serve_config(manifests)["applications"][0]["args"]
+    path = Path(str(given.get("catalogue")))
+    for one in of_kind(manifests, "ConfigMap"):
+        if path.name in one["data"]:
+            given["catalogue"] = yaml.safe_load(one["data"][path.name])
+    return AppArgs.model_validate(given)
 
 
 def core_kinds_fit_their_schemas(manifests: list[Manifest]) -> Iterator[str]:
@@ -121,7 +131,7 @@ def the_app_builds_from_the_serve_config(manifests: list[Manifest]) -> Iterator[
     if application["import_path"] != "serve.app:build_app":
         yield f"import_path: {application['import_path']}"
     try:
-        args = AppArgs.model_validate(application["args"])
+        args = app_args(manifests)
     except ValueError as fault:
         yield f"args: {fault}"
         return
@@ -130,10 +140,10 @@ def the_app_builds_from_the_serve_config(manifests: list[Manifest]) -> Iterator[
     else:
         # The published weights aren't here; how the application is put together needs none.
         manifest = read_manifest(architecture_dir(args.family))
-        # A merged UNet has the architecture of its base.
+        # A merged UNet has the architecture of its base, and so has an own variant's.
         pinned = {
-            name: manifest.components[part.lora.base if part.lora else name]
-            for name, part in family(args.family).components(args.served).items()
+            name: manifest.components[part.architecture]
+            for name, part in args.known.components(args.served).items()
         }
         manifest = manifest.model_copy(update={"components": pinned})
         compose(args, manifest, lambda variant: None)  # type: ignore[arg-type, return-value]
@@ -187,7 +197,7 @@ def the_drain_chain_holds(manifests: list[Manifest]) -> Iterator[str]:
 
 def everything_before_the_service_waits_longer(manifests: list[Manifest]) -> Iterator[str]:
     request_s = serve_config(manifests)["http_options"]["request_timeout_s"]
-    args = AppArgs.model_validate(serve_config(manifests)["applications"][0]["args"])
+    args = app_args(manifests)
     if args.max_request_s is None or args.max_request_s + args.body_timeout_s >= request_s:
         yield (
             f"max_request_s: {args.max_request_s}; with body_timeout_s {args.body_timeout_s:g} it "
@@ -254,8 +264,7 @@ def answers_and_logs_cross_serve_whole(manifests: list[Manifest]) -> Iterator[st
         return
     name = "RAY_SERVE_REPLICA_GRPC_MAX_MESSAGE_LENGTH"
     most_bytes = int(environment.get(name, 4 * 1024**2))
-    known = family(serve_config(manifests)["applications"][0]["args"]["family"]).variants
-    side_px = max(variant.max_size_px for variant in known.values())
+    side_px = max(variant.max_size_px for variant in app_args(manifests).known.variants.values())
     pictures = bounds()["n"][1]
     # Three bytes a pixel, and what PNG adds to noise that it can't make smaller.
     needed = int(pictures * 3 * side_px**2 * 1.02)
@@ -712,6 +721,37 @@ def the_weights_are_where_they_are_looked_for(manifests: list[Manifest]) -> Iter
         "--safety-checker" in yaml.safe_dump(one) for one in jobs
     ):
         yield "the weights Job and the serve configuration differ in the safety checker"
+    downloaded: set[str] = set()
+    for container in (each for one in jobs for each in containers(one["spec"]["template"])):
+        if "download" in (command := container["command"]):
+            named = [one.split("=")[1] for one in command if one.startswith("--variants=")]
+            default = family(args["family"]).default_variants
+            # argparse takes the last.
+            downloaded |= {*(named[-1].split(",") if named else default)}
+    for name in {*args.get("variants", ())} - downloaded:
+        yield f"the weights Job doesn't download {name}"
+
+
+def the_catalogue_is_where_it_is_looked_for(manifests: list[Manifest]) -> Iterator[str]:
+    """Whatever reads the catalogue has its ConfigMap mounted, and reads the same one."""
+    file = serve_config(manifests)["applications"][0]["args"].get("catalogue")
+    for where, template in pod_templates(manifests).items():
+        maps = {one["name"] for one in template["spec"].get("volumes", []) if "configMap" in one}
+        for container in containers(template):
+            command = container.get("command", [])
+            if "serve.weights" in command:
+                read = [one for one in command if one.startswith("--catalogue")]
+                if read != [f"--catalogue={file}"] * bool(file):
+                    yield f"{where}, {container['name']}: reads {read}, the application {file}"
+            elif container["name"] not in ("ray-head", "ray-worker"):
+                continue
+            mounted = [
+                (one["mountPath"], one.get("readOnly"))
+                for one in container["volumeMounts"]
+                if one["name"] in maps
+            ]
+            if mounted != ([(str(Path(file).parent), True)] if file else []):
+                yield f"{where}, {container['name']}: mounts {mounted}, but needs {file}"
 
 
 def what_hangs_is_given_up_in_time(manifests: list[Manifest]) -> Iterator[str]:
@@ -722,7 +762,7 @@ def what_hangs_is_given_up_in_time(manifests: list[Manifest]) -> Iterator[str]:
     (application,) = config["applications"]
     if application["args"].get("device") != "cuda":
         return  # A step on a CPU may take that long.
-    stuck_after_s = AppArgs.model_validate(application["args"]).stuck_after_s
+    stuck_after_s = app_args(manifests).stuck_after_s
     timeout_s = config["http_options"]["request_timeout_s"]
     for one in application["deployments"]:
         if "health_check_period_s" not in one:
@@ -780,7 +820,7 @@ def a_key_is_kept_from_shutting_others_out(manifests: list[Manifest]) -> Iterato
 
 
 def auto_keeps_what_requests_outlive(manifests: list[Manifest]) -> Iterator[str]:
-    args = AppArgs.model_validate(serve_config(manifests)["applications"][0]["args"])
+    args = app_args(manifests)
     if isinstance(args.auto, QualityFirstPolicy):
         longest_s = args.max_request_s or float("inf")
         if args.auto.slo_s >= longest_s:

@@ -54,8 +54,8 @@ def test_every_component_is_rendered_by_some_test() -> None:
         for one in yaml.safe_load(path.read_text()).get("components", [])
     ]
     components = {path.name for path in (ROOT / "deploy" / "components").iterdir()}
-    # test_examples.py renders the last.
-    assert components <= {*included, *OPTIONAL, "weights-image"}
+    # test_examples.py renders the first of the last two, test_own_variants.py the second.
+    assert components <= {*included, *OPTIONAL, "weights-image", "own-variant"}
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -489,7 +489,12 @@ FAULTS: dict[Check, list[tuple[str, Plant]]] = {
         ("differ in the safety checker",
          lambda m: pod_of(m, "Job")["initContainers"][0]["command"].remove("--safety-checker")),
         ("differ in the safety checker", without_arg("safety_checker")),
+        ("doesn't download original-lcm", in_args(variants=["original", "original-lcm"])),
         ("HF_HUB_OFFLINE", in_ray_environment(HF_HUB_OFFLINE="0")),
+    ],
+    checks.the_catalogue_is_where_it_is_looked_for: [
+        ("ray-head: mounts [], but needs /c/x.yaml", in_args(catalogue="/c/x.yaml")),
+        ("download: reads [], the application /c/x.yaml", in_args(catalogue="/c/x.yaml")),
     ],
     checks.what_hangs_is_given_up_in_time: [
         ("would drain", in_ray_environment(RAY_SERVE_FORCE_STOP_UNHEALTHY_REPLICAS="0")),
