@@ -23,7 +23,7 @@ def test_too_little_memory_is_told_with_both_figures(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=2**30))
     with pytest.raises(ServingError, match=r"memory: 1\.0 GiB available, 3\.1 GiB needed"):
         launcher._check_memory(AppArgs())
-    with pytest.raises(ServingError, match=r"4\.6 GiB needed; serve fewer with --variants"):
+    with pytest.raises(ServingError, match=r"5\.1 GiB needed; serve fewer with --variants"):
         launcher._check_memory(AppArgs(variants=("all",)))
 
 

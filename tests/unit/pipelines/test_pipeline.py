@@ -142,10 +142,11 @@ def test_variants_with_the_same_unet_share_its_calls_and_each_decodes_its_own() 
 
 
 def test_what_variants_share_is_loaded_once() -> None:
-    original, distilled, tiny, *few_step = packed().components.values()
+    original, distilled, tiny, smaller, *few_step = packed().components.values()
     assert original.text_encoder is distilled.text_encoder is tiny.text_encoder
     assert original.unet is not distilled.unet is tiny.unet
-    assert original.vae is distilled.vae is not tiny.vae
+    assert distilled.unet is not smaller.unet is not original.unet
+    assert original.vae is distilled.vae is smaller.vae is not tiny.vae
     assert original.preview_vae is distilled.preview_vae is tiny.vae
     teacher, student, student_tiny = few_step
     assert original.unet is not teacher.unet is not student.unet is student_tiny.unet
