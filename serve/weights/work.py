@@ -4,7 +4,7 @@ The shapes stand in the headers of the files, so that neither torch nor the weig
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from math import prod
 from pathlib import Path
 
@@ -14,6 +14,8 @@ from ..variants import Component, Variant
 
 _TOKENS = 77
 _MULTIPLY_AND_ADD = 2
+# AutoencoderTiny's own, where a configuration leaves them out.
+_TINY_BLOCKS = (3, 3, 3, 1)
 _Shapes = dict[str, tuple[int, ...]]
 
 
@@ -59,7 +61,7 @@ def decoder_flop(folder: Path, vae: Component, side: int) -> float:
     shapes = _shapes(folder / vae.folder)
     if vae.component_class == "AutoencoderTiny":
         config = json.loads((folder / vae.folder / "config.json").read_text(encoding="utf-8"))
-        doubled = list(_doubled(config["num_decoder_blocks"]))
+        doubled = list(_doubled(config.get("num_decoder_blocks", _TINY_BLOCKS)))
         return sum(
             _product(shape, (side * 2 ** doubled[int(name.split(".")[2])]) ** 2)
             for name, shape in shapes.items()
@@ -105,7 +107,7 @@ def _attention(channels: int, queries: float, keys: float) -> float:
     return 2 * _MULTIPLY_AND_ADD * channels * queries * keys
 
 
-def _doubled(blocks_of_levels: list[int]) -> Iterator[int]:
+def _doubled(blocks_of_levels: Sequence[int]) -> Iterator[int]:
     """How often the picture's side has been doubled at each of AutoencoderTiny's layers."""
     yield from (0, 0)  # A convolution and its activation.
     last = len(blocks_of_levels) - 1

@@ -342,8 +342,9 @@ def _require_neutral(table: Mapping[str, tuple[Any, ...]], name: str, value: Any
 
 
 def _decoded(text: str, field: str) -> bytes:
+    head = _DATA_URL.match(text)
     try:
-        return base64.b64decode(_DATA_URL.sub("", text, count=1), validate=True)
+        return base64.b64decode(text[head.end() :] if head else text, validate=True)
     except ValueError:
         raise InvalidRequest(
             f"{field}: something other than base64 was given; it must be a PNG, JPEG or WebP file "

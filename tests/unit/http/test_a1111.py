@@ -732,6 +732,7 @@ def test_a_picture_is_scaled_as_resize_mode_says(
         ({"init_images": ["x", "y"]}, "init_images", "2 pictures"),
         ({"init_images": "x"}, "init_images", "it must be a list of strings, or absent"),
         ({"init_images": ["http://x"]}, "init_images", "URLs and paths aren't read"),
+        ({"init_images": ["AAAAdata:image/png;base64,AAAA"]}, "init_images", "other than base64"),
         ({"init_images": [in_base64(b"<svg/>")]}, "init_images", "SVG"),
         ({"mask": "no base64"}, "mask", "other than base64"),
         ({"mask": BLACK}, "mask", "no part of it is white"),

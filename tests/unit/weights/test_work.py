@@ -1,13 +1,17 @@
 """The work of a picture, against what torch counts."""
 
+import json
+from pathlib import Path
+
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from serve.catalogue import MINIATURE
+from serve.catalogue import MINIATURE, SD_V1
 from serve.miniature import WEIGHTS_DIR
 from serve.variants import Component
-from serve.weights.random_values import build_model
+from serve.weights.layout import architecture_dir
+from serve.weights.random_values import build_model, write_random_components
 from serve.weights.work import decoder_flop, picture_flop, unet_flop
 
 SIDE = 12
@@ -47,3 +51,14 @@ def test_it_counts_steps_and_guidance() -> None:
     assert picture_flop(WEIGHTS_DIR, variant) == pytest.approx(50 * unet + decoder)
     few = MINIATURE.variants["original-lcm"]
     assert picture_flop(WEIGHTS_DIR, few) == pytest.approx(4 * unet + decoder)
+
+
+def test_a_tiny_vae_whose_configuration_names_no_blocks_has_diffusers_own(tmp_path: Path) -> None:
+    vae = SD_V1.variants["distilled-tiny-vae"].vae
+    write_random_components(tmp_path, architecture_dir("sd-v1"), {vae.folder: vae})
+    expected = decoder_flop(tmp_path, vae, SIDE)
+    path = tmp_path / vae.folder / "config.json"
+    config = json.loads(path.read_text())
+    assert config.pop("num_decoder_blocks") == [3, 3, 3, 1]
+    path.write_text(json.dumps(config))
+    assert decoder_flop(tmp_path, vae, SIDE) == expected
